@@ -1,0 +1,293 @@
+"""Every knob of a run, on one page.
+
+Frozen dataclasses of plain values, composed in `ExperimentConfig`. `override`, `to_dict` and `from_dict`
+are strict: an unknown path or a value of another type is an error that names the path. The dotted path of a
+knob (`optimizer.max_lr`) is also its command-line flag and its name in a search space.
+
+Facts of the data (voxels of a subject, tokens and width of the targets) are not here: they come from the
+manifest. Names follow Scotti et al. (2023), MindEye; defaults are the published values unless said otherwise.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the shards are and how they are read."""
+
+    url: str = "data/demo"
+    """Folder or s3:// prefix that holds manifest.json."""
+    subject: str = "subj01"
+    """Subject to train on, by its name in the manifest."""
+    targets: str = "efficientnet-lite0"
+    """Name of the clip_tokens set in the manifest."""
+    repeat_draw: Literal["cycle", "random", "mean", "random_combine"] = "random_combine"
+    """How one response is made of a picture's repeats in training; evaluation always averages them."""
+    cache_gib: float = 4.0
+    """Decoded samples kept in memory by each worker, at most (GiB)."""
+    prefetch_batches: int = 4
+    """Batches read ahead of the training step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Residual MLP from voxels to tokens (MindEye, section 3.1)."""
+
+    hidden: int = 4096
+    num_blocks: int = 4
+    input_dropout: float = 0.5
+    block_dropout: float = 0.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectorConfig:
+    """Token-wise MLP in front of the contrastive loss."""
+
+    hidden: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig:
+    """Diffusion prior over clip_tokens (MindEye, section 3.2)."""
+
+    depth: int = 6
+    heads: int = 12
+    head_dim: int = 64
+    feedforward_factor: int = 4
+    timesteps: int = 100
+    condition_dropout: float = 0.2
+    """Chance that a sample's condition is replaced by the null table; its noisy tokens likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The high-level pipeline: backbone, projector and prior."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """BiMixCo first, SoftCLIP after, the prior's loss throughout (MindEye, section 3.3)."""
+
+    mixco_fraction: float = 0.33
+    """Share of the epochs that use BiMixCo (0..1)."""
+    mix_alpha: float = 0.15
+    """mix_coef is drawn from Beta(mix_alpha, mix_alpha)."""
+    mix_probability: float = 0.5
+    """Chance that a sample is mixed at all."""
+    mixco_temperature: float = 0.006
+    soft_temperature_start: float = 0.004
+    soft_temperature_end: float = 0.0075
+    contrastive_weight: float = 1.0
+    prior_weight: float = 30.0
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.mixco_fraction <= 1, "loss.mixco_fraction", self.mixco_fraction, "0..1")
+        for name in ("mixco_temperature", "soft_temperature_start", "soft_temperature_end"):
+            _check(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "a value above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with the OneCycle schedule, momentum cycling included."""
+
+    max_lr: float = 3e-4
+    warmup_epochs: float = 2.0
+    start_factor: float = 25.0
+    """The first learning rate is max_lr / start_factor."""
+    final_factor: float = 1000.0
+    """The last learning rate is max_lr / start_factor / final_factor."""
+    momentum_high: float = 0.95
+    momentum_low: float = 0.85
+    second_moment_decay: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    clip_norm: float = 0.0
+    """Largest norm of the whole gradient; 0 leaves it alone, as published."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+    """Length and batches, none of which depends on the number of workers."""
+
+    seed: int = 42
+    epochs: int = 240
+    global_batch_size: int = 32
+    """Samples of one optimizer step over all workers; all of them are negatives of each other."""
+    max_micro_batch_size: int = 4096
+    """Most samples on one device at once; gradient accumulation follows from it, with the same negatives."""
+    validate_every_epochs: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "global_batch_size", "max_micro_batch_size", "validate_every_epochs"):
+            _check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When checkpoints are written and how many stay."""
+
+    every_steps: int = 500
+    keep: int = 2
+    """Newest checkpoints that are kept besides the best one."""
+
+    def __post_init__(self) -> None:
+        _check(self.every_steps >= 1, "checkpoint.every_steps", self.every_steps, "at least 1")
+        _check(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """Machines and how the model is spread over them; changes the time a run takes, not its result."""
+
+    num_workers: int = 1
+    device: Literal["cpu", "cuda"] = "cpu"
+    backend: Literal["torch", "deepspeed"] = "torch"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shards: nothing (0), optimizer (1), and gradients (2), and weights (3)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    offload_optimizer: bool = False
+    """Keep DeepSpeed's optimizer state in host memory."""
+    cpus_per_worker: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.num_workers >= 1, "compute.num_workers", self.num_workers, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingConfig:
+    """MLflow, beside the journal that every run keeps in its own folder."""
+
+    mlflow: str = "sqlite"
+    """Tracking server URL; `sqlite` keeps a data base beside the run folder, `off` logs nothing."""
+    experiment: str = "mindeye-dist"
+    every_steps: int = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """One whole run."""
+
+    run_dir: str = "runs/demo"
+    """Folder of this run: checkpoints, journal, reports."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        _check(
+            self.compute.num_workers <= self.training.global_batch_size,
+            "compute.num_workers",
+            self.compute.num_workers,
+            f"at most training.global_batch_size ({self.training.global_batch_size})",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationConfig:
+    """A simulated subject: voxels with known tuning and NSD's noise (data/simulate.py)."""
+
+    subject: str = "subj01"
+    seed: int = 0
+    num_voxels: int = 4000
+    num_repeats: int = 3
+    early_fraction: float = 0.29
+    """Share of voxels in V1-hV4, driven by low-level features through receptive fields."""
+    num_components: int = 60
+    """Principal components of the clip_tokens that higher voxels are tuned to."""
+    tuning_exponent: float = 1.3
+    """Component k enters the tuning with standard deviation k**-tuning_exponent."""
+    unexplained_fraction: float = 0.5
+    """Share of the signal variance that is driven by the picture but not by the features."""
+    lowrank_fraction: float = 0.25
+    """Share of the noise variance that is common to the whole brain (arousal, motion)."""
+    lowrank_rank: int = 20
+    smooth_fraction: float = 0.25
+    """Share of the noise variance that neighbouring voxels have in common."""
+    smooth_fwhm: float = 4.0
+    """Width of that common noise along the sheet (voxels)."""
+    ncsnr_log_mean: float = -0.9
+    ncsnr_log_sd: float = 0.45
+    trials_per_session: int = 750
+
+
+def _check(holds: bool, path: str, got: object, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"{path}: got {got!r}, expected {expected}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return the config as nested dicts of plain values."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
+    """Rebuild a config from `to_dict`'s output.
+
+    Raises:
+        ValueError: a key is unknown, missing, or its value has another type; the message names the path.
+    """
+    hints = get_type_hints(cls)
+    if unknown := sorted(set(values) - set(hints)):
+        raise ValueError(f"unknown config keys: {', '.join(path + key for key in unknown)}")
+    if missing := sorted(set(hints) - set(values)):
+        raise ValueError(f"missing config keys: {', '.join(path + key for key in missing)}")
+    return cls(**{key: _typed(hints[key], value, path + key) for key, value in values.items()})
+
+
+def override(config: C, changes: Mapping[str, Any]) -> C:
+    """Return the config with values replaced by dotted path, e.g. `{"optimizer.max_lr": 1e-3}`.
+
+    Raises:
+        ValueError: a path does not exist or a value has the wrong type.
+    """
+    values = to_dict(config)
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        node = values
+        for section in sections:
+            node = node.get(section, {})
+            if not isinstance(node, dict):
+                node = {}
+        if key not in node or isinstance(node[key], dict):
+            raise ValueError(f"{path}: no such setting")
+        node[key] = value
+    return from_dict(type(config), values)
+
+
+def paths(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Return every setting as a flat dict from dotted path to value."""
+    flat: dict[str, Any] = {}
+    for key, value in to_dict(config).items() if not isinstance(config, dict) else config.items():
+        if isinstance(value, dict):
+            flat |= paths(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _typed(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{path}: got {value!r}, expected a section")
+        return from_dict(hint, value, f"{path}.")
+    if get_origin(hint) is Literal:
+        _check(value in get_args(hint), path, value, f"one of {get_args(hint)}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _check(type(value) is hint, path, value, hint.__name__)
+    return value
