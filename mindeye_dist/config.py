@@ -212,6 +212,10 @@ class SimulationConfig:
     """Component k enters the tuning with standard deviation k**-tuning_exponent."""
     unexplained_fraction: float = 0.5
     """Share of the signal variance that is driven by the picture but not by the features."""
+    shared_fraction: float = 0.0
+    """Share of that unexplained variance that lies along the tuning of the features."""
+    tuning_fwhm: float = 4.0
+    """Width along the sheet over which voxels share their tuning (voxels)."""
     lowrank_fraction: float = 0.25
     """Share of the noise variance that is common to the whole brain (arousal, motion)."""
     lowrank_rank: int = 20
@@ -219,6 +223,8 @@ class SimulationConfig:
     """Share of the noise variance that neighbouring voxels have in common."""
     smooth_fwhm: float = 4.0
     """Width of that common noise along the sheet (voxels)."""
+    session_gain_sd: float = 0.03
+    """Standard deviation over sessions of the gain of the signal."""
     ncsnr_log_mean: float = -0.9
     ncsnr_log_sd: float = 0.45
     trials_per_session: int = 750
@@ -284,6 +290,12 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise ValueError(f"{path}: got {value!r}, expected a section")
         return from_dict(hint, value, f"{path}.")
+    if get_origin(hint) is dict:
+        _check(isinstance(value, Mapping), path, value, "a mapping")
+        return {key: _typed(get_args(hint)[1], item, f"{path}.{key}") for key, item in value.items()}
+    if get_origin(hint) is tuple:
+        _check(isinstance(value, list | tuple), path, value, "a list")
+        return tuple(_typed(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
     if get_origin(hint) is Literal:
         _check(value in get_args(hint), path, value, f"one of {get_args(hint)}")
         return value

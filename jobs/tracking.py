@@ -1,0 +1,71 @@
+"""MLflow, fed from rank 0 in a thread of its own: a slow or dead server costs no step.
+
+What could not be delivered is said once, and stays in the run's journal.
+"""
+
+import logging
+import math
+import queue
+import threading
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+
+from mindeye_dist.config import ExperimentConfig, paths
+
+log = logging.getLogger(__name__)
+FLUSH_SECONDS = 20.0
+
+
+class Tracker:
+    """Sends rows of metrics to MLflow."""
+
+    def __init__(self, config: ExperimentConfig, uri: str) -> None:
+        self._config = config
+        self._uri = uri
+        self._rows: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._send, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def __call__(self, metrics: dict[str, Any]) -> None:
+        """Queue one row of metrics; it must have a `step`."""
+        self._rows.put(metrics)
+
+    def close(self) -> None:
+        """Send what is queued, for a bounded time."""
+        self._rows.put(None)
+        self._thread.join(FLUSH_SECONDS)
+        if self._thread.is_alive():
+            log.warning("mlflow: %s did not take all metrics; the journal has them", self._uri)
+
+    def _send(self) -> None:
+        try:
+            client = MlflowClient(self._uri)
+            run_id = self._start(client)
+            while (row := self._rows.get()) is not None:
+                client.log_batch(run_id, metrics=_metrics(row))
+            client.set_terminated(run_id)
+        except (MlflowException, OSError) as error:
+            log.warning("mlflow: %s: %s; metrics stay in the journal", self._uri, error)
+
+    def _start(self, client: MlflowClient) -> str:
+        name = self._config.tracking.experiment
+        found = client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else client.create_experiment(name)
+        run = client.create_run(experiment, run_name=self._config.run_dir.rstrip("/").split("/")[-1])
+        params = [Param(path, str(value)) for path, value in paths(self._config).items()]
+        client.log_batch(run.info.run_id, params=params)
+        run_id: str = run.info.run_id
+        return run_id
+
+
+def _metrics(row: dict[str, Any]) -> list[Metric]:
+    # One time stamp for the row; NaN is no metric of ours, a non-finite loss stops the run.
+    stamp = int(row.get("time", 0) * 1000)
+    return [
+        Metric(key, float(value), stamp, int(row["step"]))
+        for key, value in row.items()
+        if key not in ("step", "time") and math.isfinite(value)
+    ]

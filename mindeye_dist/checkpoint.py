@@ -1,0 +1,270 @@
+"""Checkpoints: a folder that is whole or not there.
+
+`model.safetensors` (float32, loadable by anything), `optimizer-*.safetensors` (each rank a share of the
+parameters), `config.json`, `state.json`, and last `manifest.json` with the digests of all of them. A checkpoint is
+written under another name, read back, verified and renamed; a killed or failed save leaves the earlier ones
+untouched. Nothing is ever unpickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mindeye_dist.config import ExperimentConfig, from_dict, to_dict
+from mindeye_dist.distributed import agree, rank, world_size
+
+log = logging.getLogger(__name__)
+MODEL, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "state.json", "manifest.json"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written, is not whole, or does not fit; lists the differences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run stands; the loader's position follows from the step.
+
+    Attributes:
+        step: optimizer steps done.
+        best_step: the step of the best validation, -1 before the first.
+        best_score: its score.
+    """
+
+    step: int = 0
+    best_step: int = -1
+    best_score: float = float("-inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """What a model must know of its data to be rebuilt."""
+
+    num_voxels: int
+    num_tokens: int
+    dim: int
+    encoder: str
+    encoder_digest: str
+
+
+class Checkpoints:
+    """The checkpoints of one run, `step-*` folders under `<run_dir>/checkpoints`."""
+
+    def __init__(self, run_dir: str, keep: int) -> None:
+        self.folder = Path(run_dir) / "checkpoints"
+        self._keep = keep
+
+    def save(
+        self, place: Place, parameters: Iterator[tuple[str, dict[str, Tensor]]], about: dict[str, Any]
+    ) -> Path:
+        """Write a checkpoint; called on all ranks with the same place.
+
+        Args:
+            place: where the run stands.
+            parameters: name and training state of each, yielded alike on every rank.
+            about: what else goes into the folder, by file name, as JSON.
+
+        Raises:
+            CheckpointError: a rank could not write; on all ranks, and nothing earlier is lost.
+        """
+        final = self.folder / f"step-{place.step:08d}"
+        partial = self.folder / f".writing-{place.step:08d}"
+        with _together(f"{partial}: cannot be made"):
+            if rank() == 0:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+        with _together(f"{partial}: cannot be written"):
+            _write_tensors(partial, parameters)
+        with _together(f"{partial}: cannot be completed"):
+            if rank() == 0:
+                files = {STATE: dataclasses.asdict(place), **about}
+                for name, values in files.items():
+                    (partial / name).write_text(json.dumps(values, indent=1))
+                digests = {path.name: digest(path) for path in sorted(partial.iterdir())}
+                (partial / MANIFEST).write_text(json.dumps(digests, indent=1))
+                shutil.rmtree(final, ignore_errors=True)
+                partial.rename(final)
+                self._forget(place)
+        return final
+
+    def newest(self) -> Path | None:
+        """Return the newest checkpoint that is whole; later ones that are not are named in the log."""
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
+            try:
+                verify(path)
+            except CheckpointError as error:
+                log.warning("passed over: %s", error)
+            else:
+                return path
+        return None
+
+    def best(self) -> Path | None:
+        """Return the checkpoint of the best validation so far, by the newest one's word."""
+        newest = self.newest()
+        if newest is None:
+            return None
+        place = read_place(newest)
+        path = self.folder / f"step-{place.best_step:08d}"
+        return path if path.exists() else newest
+
+    def _forget(self, place: Place) -> None:
+        paths = sorted(self.folder.glob("step-*"))
+        kept = {path.name for path in paths[-self._keep :]} | {f"step-{place.best_step:08d}"}
+        for path in paths:
+            if path.name not in kept:
+                shutil.rmtree(path)
+
+
+def verify(path: Path) -> None:
+    """Check every file of a checkpoint against the manifest.
+
+    Raises:
+        CheckpointError: a file is missing or not the one that was written.
+    """
+    try:
+        digests = json.loads((path / MANIFEST).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint: {error}") from error
+    for name, expected in digests.items():
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path}: {name} is missing")
+        if digest(path / name) != expected:
+            raise CheckpointError(f"{path}: {name} is damaged: its digest is not the manifest's")
+
+
+def digest(path: Path) -> str:
+    """Return a file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_config(path: Path) -> ExperimentConfig:
+    """Return the config that a checkpoint was trained with."""
+    return from_dict(ExperimentConfig, _read_json(path / CONFIG))
+
+
+def read_shapes(path: Path) -> Shapes:
+    """Return the shapes that a checkpoint's model was built for."""
+    return from_dict(Shapes, _read_json(path / "shapes.json"))
+
+
+def read_place(path: Path) -> Place:
+    """Return where the run stood."""
+    return from_dict(Place, _read_json(path / STATE))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the model's weights by name."""
+    with _safetensors(path / MODEL) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+class TrainingState:
+    """Random access to the training state in a checkpoint, one parameter at a time."""
+
+    def __init__(self, path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+        self._files: dict[str, Path] = {}
+        found: dict[str, tuple[int, ...]] = {}
+        for file_path in [path / MODEL, *sorted(path.glob("optimizer-*.safetensors"))]:
+            with _safetensors(file_path) as file:
+                for name in file.keys():  # noqa: SIM118
+                    self._files[name] = file_path
+                    if file_path.name == MODEL:
+                        found[name] = tuple(file.get_slice(name).get_shape())
+        check_shapes(path, found, expected)
+
+    def __call__(self, name: str) -> dict[str, Tensor]:
+        """Return weight and moments of a parameter."""
+        keys = {"weight": name, **{key: f"{key}:{name}" for key in MOMENTS}}
+        state = {}
+        for key, stored in keys.items():
+            if stored not in self._files:
+                raise CheckpointError(f"{stored}: missing from the optimizer's files")
+            with _safetensors(self._files[stored]) as file:
+                state[key] = file.get_tensor(stored)
+        return state
+
+
+def check_shapes(
+    path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> None:
+    """Compare the tensors of a file with those of a model.
+
+    Raises:
+        CheckpointError: lists what is missing, unexpected or of another shape.
+    """
+    problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name} is {found[name]}, the model has {expected[name]}"
+        for name in sorted(found.keys() & expected.keys())
+        if found[name] != expected[name]
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: does not fit the model: " + "; ".join(problems))
+
+
+def describe(config: ExperimentConfig, shapes: Shapes) -> dict[str, Any]:
+    """Return the JSON files that make a checkpoint self-contained."""
+    return {CONFIG: to_dict(config), "shapes.json": dataclasses.asdict(shapes)}
+
+
+def _write_tensors(folder: Path, parameters: Iterator[tuple[str, dict[str, Tensor]]]) -> None:
+    weights, moments = {}, {}
+    for i, (name, state) in enumerate(parameters):
+        if rank() == 0:
+            weights[name] = state["weight"].detach().cpu().contiguous()
+        if i % world_size() == rank():
+            for key in MOMENTS:
+                moments[f"{key}:{name}"] = state[key].detach().cpu().contiguous()
+    if rank() == 0:
+        _save(folder / MODEL, weights)
+    _save(folder / f"optimizer-{rank():05d}-of-{world_size():05d}.safetensors", moments)
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(str(error)) from error
+
+
+@contextmanager
+def _together(what: str) -> Iterator[None]:
+    problem = ""
+    try:
+        yield
+    except OSError as error:
+        problem = f"rank {rank()}: {error}"
+    problems = [text for text in agree(problem) if text]
+    if problems:
+        raise CheckpointError(f"{what}: {'; '.join(problems)}")
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    return values

@@ -1,0 +1,280 @@
+"""Shards: tar files in the published webdataset layout, their indexes and the manifest beside them.
+
+A sample is the members that share a KEY: `KEY.jpg` (or png), `KEY.nsdgeneral.npy` (repeats, voxels) float16,
+`KEY.coco73k.npy`, `KEY.num_uniques.npy`, `KEY.trial.npy`; targets lie in shards of their own, with the same keys
+and `KEY.clip_tokens.npy` (tokens, dim). An index says where each member starts, how long it is and its xxh3
+checksum, so that single members can be read by range and verified; unknown members are never read.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import xxhash
+
+from mindeye_dist.config import from_dict
+from mindeye_dist.data.store import DataError, Store
+
+Split = Literal["train", "val", "test"]
+MANIFEST = "manifest.json"
+FORMAT = "mindeye-dist-shards/1"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One tar file.
+
+    Attributes:
+        path: relative to the manifest, as is that of its index.
+        sha256: digest of the whole tar; index_sha256 that of its index.
+    """
+
+    path: str
+    index: str
+    num_bytes: int
+    num_samples: int
+    sha256: str
+    index_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roi:
+    """A region of interest: voxels start..stop of the subject."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """clip_tokens of every picture by one encoder, in shards parallel to the samples'."""
+
+    encoder: str
+    digest: str
+    num_tokens: int
+    dim: int
+    splits: dict[str, tuple[Shard, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One brain.
+
+    Attributes:
+        rois: region table, empty where it is not known.
+        ncsnr: noise-ceiling SNR of each voxel, empty where it is not known.
+        truth: path of the simulator's truth, empty for a real brain.
+    """
+
+    num_voxels: int
+    num_repeats: int
+    rois: tuple[Roi, ...]
+    ncsnr: tuple[float, ...]
+    truth: str
+    splits: dict[str, tuple[Shard, ...]]
+    targets: dict[str, Targets]
+
+    def count(self, split: str) -> int:
+        """Return the number of samples of a split."""
+        return sum(shard.num_samples for shard in self.splits[split])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a folder of shards holds."""
+
+    format: str
+    licence: str
+    subjects: dict[str, Subject]
+
+    def subject(self, name: str) -> Subject:
+        """Return a subject.
+
+        Raises:
+            DataError: there is no such subject; the message lists those there are.
+        """
+        if name not in self.subjects:
+            raise DataError(f"subject {name!r} is not in the manifest, which has {sorted(self.subjects)}")
+        return self.subjects[name]
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a member's bytes lie in its tar, and their xxh3_64 checksum in hex."""
+
+    offset: int
+    size: int
+    checksum: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The members of one key of one shard, by their suffix (`jpg`, `nsdgeneral.npy`)."""
+
+    shard: str
+    key: str
+    members: Mapping[str, Member]
+
+    def member(self, suffix: str) -> Member:
+        """Return a member.
+
+        Raises:
+            DataError: the sample lacks it.
+        """
+        if suffix not in self.members:
+            raise DataError(
+                f"{self.shard}: sample {self.key} has no {suffix}, only {sorted(self.members)}"
+            )
+        return self.members[suffix]
+
+
+def read_manifest(store: Store) -> Manifest:
+    """Return the manifest of a store.
+
+    Raises:
+        DataError: there is none, or it is not one.
+    """
+    where = store.locate(MANIFEST)
+    try:
+        values = json.loads(store.read(MANIFEST))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{where}: not JSON: {error}") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise DataError(f"{where}: expected a manifest of format {FORMAT!r}")
+    try:
+        return from_dict(Manifest, values)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def write_manifest(store: Store, manifest: Manifest) -> None:
+    """Write the manifest; done last, it makes the shards visible."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=1)
+    store.write(MANIFEST, text.encode())
+
+
+def scan_tar(data: bytes, shard: str) -> list[Sample]:
+    """Return the samples of a tar, in its order.
+
+    Raises:
+        DataError: the tar is cut short or corrupt, or a key's members are apart or doubled.
+    """
+    samples: dict[str, dict[str, Member]] = {}
+    last = ""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for entry in tar:
+                if not entry.isfile():
+                    continue
+                key, _, suffix = entry.name.partition(".")
+                if key != last and key in samples:
+                    raise DataError(f"{shard}: members of sample {key} are not side by side")
+                members = samples.setdefault(key, {})
+                if suffix in members:
+                    raise DataError(f"{shard}: sample {key} has {suffix} twice")
+                end = entry.offset_data + entry.size
+                if end > len(data):
+                    raise DataError(f"{shard}: sample {key} ends at byte {end} of {len(data)}")
+                body = memoryview(data)[entry.offset_data : end]
+                members[suffix] = Member(entry.offset_data, entry.size, checksum(body))
+                last = key
+    except tarfile.TarError as error:
+        raise DataError(f"{shard}: not a whole tar file: {error}") from error
+    return [Sample(shard, key, members) for key, members in samples.items()]
+
+
+def write_shard(store: Store, path: str, data: bytes) -> Shard:
+    """Write a tar and its index, and return their entry for the manifest."""
+    samples = scan_tar(data, path)
+    index_path = path.removesuffix(".tar") + ".index.json"
+    rows = [
+        {"key": sample.key, "members": {k: dataclasses.astuple(m) for k, m in sample.members.items()}}
+        for sample in samples
+    ]
+    index = json.dumps(rows).encode()
+    store.write(path, data)
+    store.write(index_path, index)
+    return Shard(
+        path=path,
+        index=index_path,
+        num_bytes=len(data),
+        num_samples=len(samples),
+        sha256=hashlib.sha256(data).hexdigest(),
+        index_sha256=hashlib.sha256(index).hexdigest(),
+    )
+
+
+def read_index(store: Store, shard: Shard) -> list[Sample]:
+    """Return the samples of a shard from its index.
+
+    Raises:
+        DataError: the index is missing or not the one that the manifest was made with.
+    """
+    data = store.read(shard.index)
+    if hashlib.sha256(data).hexdigest() != shard.index_sha256:
+        raise DataError(f"{store.locate(shard.index)}: is not the index that the manifest was made with")
+    return [
+        Sample(shard.path, row["key"], {k: Member(*m) for k, m in row["members"].items()})
+        for row in json.loads(data)
+    ]
+
+
+def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[bytes]:
+    """Return members' bytes, each checked; a bad one is fetched once more before it is reported.
+
+    Raises:
+        DataError: a member is missing or its bytes are not those that were indexed; names shard, key and offset.
+    """
+    members = [sample.member(suffix) for sample, suffix in requests]
+    parts = store.read_ranges(
+        [(sample.shard, m.offset, m.offset + m.size) for (sample, _), m in zip(requests, members, strict=True)]
+    )
+    for i, ((sample, suffix), member) in enumerate(zip(requests, members, strict=True)):
+        if checksum(parts[i]) == member.checksum:
+            continue
+        parts[i] = store.read_ranges([(sample.shard, member.offset, member.offset + member.size)])[0]
+        if checksum(parts[i]) != member.checksum:
+            raise DataError(
+                f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte {member.offset}: "
+                f"got {len(parts[i])} bytes with checksum {checksum(parts[i])}, "
+                f"expected {member.size} with {member.checksum}"
+            )
+    return parts
+
+
+def checksum(data: Any) -> str:
+    """Return the xxh3_64 checksum of bytes, in hex."""
+    return xxhash.xxh3_64_hexdigest(data)
+
+
+def decode_npy(data: bytes, where: str) -> np.ndarray:
+    """Return the array of a .npy member; objects are refused.
+
+    Raises:
+        DataError: the bytes are no plain array; names `where`.
+    """
+    try:
+        return np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{where}: not a plain .npy array: {error}") from error
+
+
+def encode_npy(array: np.ndarray) -> bytes:
+    """Return an array as the bytes of a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def chunked(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    """Yield consecutive runs of at most `size` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,84 @@
+"""Bytes by URL: local folders and s3:// prefixes through the same few calls.
+
+Everything is addressed by a path relative to the store's root. S3 credentials, region and endpoint come from
+where boto users keep them (environment, ~/.aws); nothing here knows them.
+"""
+
+import os
+from collections.abc import Sequence
+
+import fsspec
+from botocore.exceptions import BotoCoreError
+from fsspec.implementations.local import LocalFileSystem
+
+Range = tuple[str, int, int]
+"""Path, first byte, and the byte after the last."""
+
+_UNREADABLE = (OSError, BotoCoreError)
+
+
+class DataError(Exception):
+    """Data that cannot be had or is not what it should be; names URL, subject, shard, key or offset."""
+
+
+class Store:
+    """A folder or bucket prefix.
+
+    Raises:
+        DataError: from every method, naming the URL, when the bytes cannot be had.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self._files, self._root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError, *_UNREADABLE) as error:
+            raise DataError(f"{url}: {error}") from error
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a folder of this machine."""
+        return isinstance(self._files, LocalFileSystem)
+
+    def locate(self, path: str) -> str:
+        """Return the full URL of a path, for messages."""
+        return f"{self.url}/{path}"
+
+    def exists(self, path: str) -> bool:
+        """Return whether there is a file at the path."""
+        try:
+            return bool(self._files.exists(f"{self._root}/{path}"))
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be reached: {error}") from error
+
+    def read(self, path: str) -> bytes:
+        """Return a whole file."""
+        try:
+            data: bytes = self._files.cat_file(f"{self._root}/{path}")
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be read: {error}") from error
+        return data
+
+    def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
+        """Return several byte ranges, fetched at the same time where the store is remote."""
+        paths, starts, ends = zip(*ranges, strict=True)
+        full = [f"{self._root}/{path}" for path in paths]
+        try:
+            parts: list[bytes] = self._files.cat_ranges(full, list(starts), list(ends), on_error="raise")
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(paths[0])}: cannot be read: {error}") from error
+        return parts
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a whole file; a local one appears at once or not at all."""
+        target = f"{self._root}/{path}"
+        try:
+            if not self.is_local:
+                self._files.pipe_file(target, data)
+                return
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with open(f"{target}.part", "wb") as file:
+                file.write(data)
+            os.replace(f"{target}.part", target)
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be written: {error}") from error

@@ -1,0 +1,70 @@
+"""This process among the workers, and the gather that makes a loss see the global batch.
+
+Without a process group everything here is the identity of one worker. Every rank computes the same loss on the
+same whole matrices, so the gradient of a gathered tensor needs no communication: each rank keeps its own rows,
+times the world size, because backends average gradients over ranks. A test pins that the loss and the gradients
+of any number of workers are those of one process on the joined batch.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def rank() -> int:
+    """Return this process's rank, 0 when alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of workers, 1 when alone."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for all workers."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def agree(message: str) -> list[str]:
+    """Return every rank's message, on every rank."""
+    if not dist.is_initialized():
+        return [message]
+    messages: list[Any] = [None] * world_size()
+    dist.all_gather_object(messages, message)
+    return messages
+
+
+def local_slice(count: int, rank: int, world_size: int) -> slice:
+    """Return the rows of a global batch that belong to a rank; sizes differ by one at most."""
+    base, extra = divmod(count, world_size)
+    start = rank * base + min(rank, extra)
+    return slice(start, start + base + (rank < extra))
+
+
+def gather(rows: Shaped[Tensor, "batch *rest"], count: int) -> Shaped[Tensor, "global_batch *rest"]:
+    """Return all ranks' rows in the order of the global batch of `count` rows, with gradient to our own."""
+    if world_size() == 1:
+        return rows
+    return _Gather.apply(rows, count)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, count: int) -> Tensor:
+        slices = [local_slice(count, other, world_size()) for other in range(world_size())]
+        ctx.own = slices[rank()]
+        longest = max(part.stop - part.start for part in slices)
+        padded = rows.new_zeros(longest, *rows.shape[1:])
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in slices]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: s.stop - s.start] for part, s in zip(parts, slices, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0][ctx.own] * world_size(), None

@@ -1,0 +1,347 @@
+"""Backends: who holds the model and its optimizer, and how both are spread over workers.
+
+`TorchBackend` is one process or DDP, `DeepSpeedBackend` shards optimizer (ZeRO 1), gradients (2) and weights (3).
+Both keep float32 weights, compute in bf16 by autocast where asked, and give the same numbers within rounding.
+Training state goes in and out by parameter name, whole and in float32, so a checkpoint does not know which backend,
+ZeRO stage or number of workers wrote it. The only file that names DeepSpeed.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mindeye_dist.config import ComputeConfig, OptimizerConfig, TrainingConfig
+from mindeye_dist.distributed import rank, world_size
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+ParameterState = dict[str, Tensor]
+"""`weight`, `exp_avg` and `exp_avg_sq` of one parameter, whole, float32."""
+
+
+class Backend(Protocol):
+    """What the trainer asks of a backend; every method is called on all ranks."""
+
+    device: torch.device
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the model."""
+
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Add the loss's gradient; `last` ends the accumulation of a step."""
+
+    def step(self, lr: float, momentum: float) -> None:
+        """Apply the mean gradient over ranks and clear it."""
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+
+    def state(self) -> Iterator[tuple[str, ParameterState]]:
+        """Yield every parameter's training state, in the model's order."""
+
+    def load_state(self, read: Callable[[str], ParameterState], steps: int) -> None:
+        """Take over every parameter's training state, as after `steps` steps."""
+
+
+class TorchBackend:
+    """Plain torch: one process, or DDP where there is a process group."""
+
+    def __init__(self, model: nn.Module, compute: ComputeConfig, optimizer: OptimizerConfig) -> None:
+        self.device = local_device(compute.device)
+        self._model = model.to(self.device)
+        self._replica: nn.Module = model
+        if world_size() > 1:
+            self._replica = DistributedDataParallel(model)
+        self._clip_norm = optimizer.clip_norm
+        self._autocast = compute.precision == "bf16"
+        self._optimizer = build_optimizer(self._model, optimizer)
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the model, in bf16 where the config says so."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
+            return self._replica(*inputs)
+
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Add the gradient; DDP averages it over ranks each time, which adds up to the same."""
+        loss.backward()
+
+    def step(self, lr: float, momentum: float) -> None:
+        """Clip, step and clear."""
+        set_schedule(self._optimizer, lr, momentum)
+        if self._clip_norm > 0:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        self._replica.train(mode)
+
+    def state(self) -> Iterator[tuple[str, ParameterState]]:
+        """Yield every parameter's training state."""
+        for name, parameter in self._model.named_parameters():
+            yield name, parameter_state(parameter, self._optimizer)
+
+    def load_state(self, read: Callable[[str], ParameterState], steps: int) -> None:
+        """Take over every parameter's training state."""
+        for name, parameter in self._model.named_parameters():
+            load_parameter(parameter, self._optimizer, read(name), steps)
+
+
+class DeepSpeedBackend:
+    """DeepSpeed's engine, its settings derived from our config."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        compute: ComputeConfig,
+        optimizer: OptimizerConfig,
+        training: TrainingConfig,
+    ) -> None:
+        self.device = local_device(compute.device)
+        if self.device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+
+        _skip_shared_memory_kernel()
+        if not torch.distributed.is_initialized():
+            raise ValueError("compute.backend deepspeed: needs a process group (Ray or torchrun)")
+        deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+        self._stage = compute.zero_stage
+        self._engine, *_ = deepspeed.initialize(
+            model=model.to(self.device),
+            optimizer=_deepspeed_optimizer(model, compute, optimizer),
+            config=deepspeed_settings(compute, optimizer, training),
+        )
+        for state in self._engine.basic_optimizer.state.values():
+            # ZeRO 3 takes a step without gradient when it is set up; Adam's count must not show it.
+            state["step"] = torch.zeros_like(torch.as_tensor(state["step"]))
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the model through the engine."""
+        return self._engine(*inputs)
+
+    def backward(self, loss: Tensor, last: bool = True) -> None:
+        """Add the gradient; the engine shards and averages it."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, lr: float, momentum: float) -> None:
+        """Step and clear; the engine clips."""
+        set_schedule(self._engine.basic_optimizer, lr, momentum)
+        self._engine.step()
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout on or off."""
+        self._engine.train(mode)
+
+    def state(self) -> Iterator[tuple[str, ParameterState]]:
+        """Yield every parameter's training state, gathered from all ranks one at a time."""
+        optimizer = self._engine.basic_optimizer
+        for name, parameter in self._engine.module.named_parameters():
+            if self._stage == 0:
+                yield name, parameter_state(parameter, optimizer)
+            elif self._stage == 3:
+                yield name, _gather_zero3(parameter)
+            else:
+                yield name, _gather_zero12(parameter, self._partitions(), optimizer)
+
+    def load_state(self, read: Callable[[str], ParameterState], steps: int) -> None:
+        """Take over every parameter's training state, each rank its part."""
+        optimizer = self._engine.basic_optimizer
+        if self._stage in (1, 2):
+            for flat in self._partitions():
+                optimizer.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
+        for name, parameter in self._engine.module.named_parameters():
+            state = read(name)
+            if self._stage == 0:
+                load_parameter(parameter, optimizer, state, steps)
+            elif self._stage == 3:
+                _load_zero3(parameter, state)
+            else:
+                _load_zero12(parameter, state, self._partitions(), optimizer)
+        for moments in optimizer.state.values():
+            moments["step"] = torch.tensor(float(steps))
+
+    def _partitions(self) -> list[Tensor]:
+        # This rank's share of the flattened weights of each parameter group, ZeRO 1 and 2.
+        partitions: list[Tensor] = self._engine.optimizer.single_partition_of_fp32_groups
+        return partitions
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Return AdamW that decays matrices and leaves biases and norm gains alone.
+
+    (The published filter meant to spare the gains too, but matched none of them.)
+    """
+    return torch.optim.AdamW(
+        parameter_groups(model, config), lr=0.0, eps=config.eps, betas=_decays(config), foreach=False
+    )
+
+
+def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Return the decayed and the undecayed parameters."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:
+    """Set this step's learning rate and first decay."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        group["betas"] = (momentum, group["betas"][1])
+
+
+def parameter_state(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> ParameterState:
+    """Return the training state of a parameter that is whole on this rank."""
+    moments = optimizer.state.get(parameter, {})
+    return {
+        "weight": parameter.detach(),
+        **{key: moments.get(key, torch.zeros_like(parameter)) for key in MOMENTS},
+    }
+
+
+def load_parameter(
+    parameter: nn.Parameter, optimizer: torch.optim.Optimizer, state: ParameterState, steps: int
+) -> None:
+    """Copy one whole parameter's training state in place."""
+    parameter.data.copy_(state["weight"])
+    optimizer.state[parameter] = {
+        "step": torch.tensor(float(steps)),
+        **{key: state[key].to(parameter.device).clone() for key in MOMENTS},
+    }
+
+
+def local_device(kind: str) -> torch.device:
+    """Return this worker's device.
+
+    Raises:
+        ValueError: CUDA is asked for where there is none.
+    """
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("compute.device: got 'cuda', but torch sees no CUDA device")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def deepspeed_settings(
+    compute: ComputeConfig, optimizer: OptimizerConfig, training: TrainingConfig
+) -> dict[str, Any]:
+    """Return DeepSpeed's own config, every number derived from ours."""
+    zero: dict[str, Any] = {"stage": compute.zero_stage}
+    if compute.zero_stage == 3:
+        # Small tensors are not worth a gather of their own.
+        zero["stage3_param_persistence_threshold"] = 10_000
+    if compute.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": max(1, training.global_batch_size // world_size()),
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": optimizer.clip_norm,
+        "zero_optimization": zero,
+        "torch_autocast": {"enabled": compute.precision == "bf16", "dtype": "bfloat16"},
+        "steps_per_print": 10**9,
+    }
+
+
+def _deepspeed_optimizer(
+    model: nn.Module, compute: ComputeConfig, optimizer: OptimizerConfig
+) -> torch.optim.Optimizer:
+    if not compute.offload_optimizer:
+        return build_optimizer(model, optimizer)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    return DeepSpeedCPUAdam(
+        parameter_groups(model, optimizer), lr=0.0, eps=optimizer.eps, betas=_decays(optimizer)
+    )
+
+
+def _decays(config: OptimizerConfig) -> tuple[float, float]:
+    return (config.momentum_high, config.second_moment_decay)
+
+
+def _skip_shared_memory_kernel() -> None:
+    # On a CPU DeepSpeed would compile a communication kernel for a minute that training never calls.
+    from deepspeed.ops import __compatible_ops__
+
+    if "deepspeed_shm_comm" in __compatible_ops__:
+        __compatible_ops__["deepspeed_shm_comm"] = False
+
+
+# DeepSpeed's own accessors of whole optimizer states are not used for ZeRO 1 and 2: they link the states of all
+# parameter groups after the first group's first step, when the second group has none yet (0.19.8).
+
+
+def _fragments(
+    parameter: Any, partitions: list[Tensor], optimizer: torch.optim.Optimizer
+) -> tuple[slice, ParameterState]:
+    """Return the range of a parameter that lies in this rank's partition, and views of its state there."""
+    mapping = parameter._hp_mapping
+    if mapping is None:
+        return slice(0, 0), {}
+    theirs, ours = mapping.lp_fragment_address, mapping.hp_fragment_address
+    flat = partitions[mapping.param_group_index]
+    moments = optimizer.state.get(flat, {})
+    whole = {"weight": flat.data, **{key: moments[key] for key in MOMENTS if key in moments}}
+    views = {key: tensor.narrow(0, ours.start, ours.numel) for key, tensor in whole.items()}
+    return slice(theirs.start, theirs.start + theirs.numel), views
+
+
+def _gather_zero12(
+    parameter: Any, partitions: list[Tensor], optimizer: torch.optim.Optimizer
+) -> ParameterState:
+    own, views = _fragments(parameter, partitions, optimizer)
+    state = {}
+    for key in ("weight", *MOMENTS):
+        whole = torch.zeros(parameter.numel(), device=parameter.device)
+        if key in views:
+            whole[own] = views[key]
+        torch.distributed.all_reduce(whole)
+        state[key] = whole.reshape(parameter.shape)
+    return state
+
+
+def _load_zero12(
+    parameter: Any,
+    state: ParameterState,
+    partitions: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    parameter.data.copy_(state["weight"])
+    own, views = _fragments(parameter, partitions, optimizer)
+    for key, view in views.items():
+        view.copy_(state[key].flatten()[own])
+
+
+def _gather_zero3(parameter: Any) -> ParameterState:
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    moments = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+    return {"weight": safe_get_full_fp32_param(parameter), **moments}
+
+
+def _load_zero3(parameter: Any, state: ParameterState) -> None:
+    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+    size = parameter.ds_tensor.numel()  # of every rank's part; the last is padded
+    for key, whole in state.items():
+        padded = whole.new_zeros(size * world_size())
+        padded[: whole.numel()] = whole.flatten()
+        part = padded.narrow(0, size * rank(), size).to(parameter.ds_tensor.device)
+        if key != "weight":
+            safe_set_local_optimizer_state(parameter, part, key)
+            continue
+        safe_set_local_fp32_param(parameter, part)
+        parameter.ds_tensor.data.copy_(part)
+        if parameter.data.numel() == whole.numel():  # small parameters stay whole on every rank
+            parameter.data.copy_(whole)

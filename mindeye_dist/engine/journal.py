@@ -1,0 +1,36 @@
+"""The run's journal: every metric as one JSON line in the run folder, whatever happens to a tracking server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+JOURNAL = "journal.jsonl"
+SUMMARY = "summary.json"
+
+
+class Journal:
+    """Appends metrics to a run's journal; opened by rank 0 only."""
+
+    def __init__(self, run_dir: str, from_step: int) -> None:
+        self._path = Path(run_dir) / JOURNAL
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_journal(run_dir) if row["step"] <= from_step]
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        self._path.write_text(text)
+
+    def __call__(self, metrics: dict[str, Any]) -> None:
+        """Append one row; it must have a `step`."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+
+def read_journal(run_dir: str) -> list[dict[str, Any]]:
+    """Return the rows of a run's journal; a last line cut short by a kill is left out."""
+    path = Path(run_dir) / JOURNAL
+    rows: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows

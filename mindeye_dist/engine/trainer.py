@@ -1,0 +1,253 @@
+"""Trainer: batches -> mixing -> model -> objective -> backend, with validation and checkpoints.
+
+It receives its parts and builds none. Where a run stands is one number, the step: order, draws, dropout, learning
+rate and temperature are functions of it, so a resumed run repeats the undisturbed one.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mindeye_dist.batch import Batch
+from mindeye_dist.checkpoint import Checkpoints, Place
+from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.data.loader import Dataset, TrainLoader, eval_batches
+from mindeye_dist.distributed import gather, local_slice, rank, world_size
+from mindeye_dist.draws import Mixing, draw_mixing, draw_prior, no_mixing
+from mindeye_dist.engine.backends import Backend
+from mindeye_dist.engine.schedule import one_cycle
+from mindeye_dist.losses import cosine_similarity, mix_voxels
+from mindeye_dist.metrics import DIRECTIONS, ranks, top_k
+from mindeye_dist.models.mindeye import Outputs
+from mindeye_dist.objective import Losses, Objective
+from mindeye_dist.randomness import seed_for
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class NonFiniteLossError(Exception):
+    """The loss of a batch is NaN or infinite; names the step and the samples."""
+
+
+@dataclass
+class Clock:
+    """Where the time of the training steps goes, in seconds since the start of this process."""
+
+    started: float
+    waited: float = 0.0
+    training: float = 0.0
+    samples: int = 0
+
+
+class Trainer:
+    """Trains one model; called alike on every rank.
+
+    Args:
+        config: the run.
+        loader: the training batches.
+        validation: the val split.
+        objective: the loss.
+        backend: model and optimizer.
+        checkpoints: where they are saved.
+        about: JSON files that go into every checkpoint.
+        reports: take each row of metrics; none but on rank 0.
+    """
+
+    def __init__(  # noqa: PLR0913 - these are the parts, and it builds none of them
+        self,
+        *,
+        config: ExperimentConfig,
+        loader: TrainLoader,
+        validation: Dataset,
+        objective: Objective,
+        backend: Backend,
+        checkpoints: Checkpoints,
+        about: dict[str, Any],
+        reports: Sequence[Report],
+    ) -> None:
+        self.config = config
+        self.loader = loader
+        self.validation = validation
+        self.objective = objective
+        self.backend = backend
+        self.checkpoints = checkpoints
+        self.about = about
+        self.reports = reports
+        samples = config.training.epochs * len(loader.dataset)
+        self.total_steps = max(1, samples // config.training.global_batch_size)
+        self.clock = Clock(time.monotonic())
+
+    def fit(self, place: Place) -> Place:
+        """Train from a place to the end and return where it ended."""
+        every = self.config.checkpoint.every_steps
+        batches = self.loader.batches(place.step, self.total_steps, rank(), world_size())
+        for batch in self._timed(batches):
+            begun = time.monotonic()
+            epoch = self.loader.epoch(batch.step)
+            losses = self.train_step(batch, epoch)
+            self.clock.training += time.monotonic() - begun
+            self.clock.samples += batch.global_size
+            place = replace(place, step=batch.step + 1)
+            done = place.step == self.total_steps
+            if place.step % self.config.tracking.every_steps == 0 or done:
+                self._report(self._progress(place.step, epoch, losses))
+            improved = False
+            if done or self._ends_validation_epoch(batch.step):
+                score = self.validate(place.step, epoch)
+                if score > place.best_score:
+                    place = replace(place, best_step=place.step, best_score=score)
+                    improved = True
+            if improved or done or place.step % every == 0:
+                self.checkpoints.save(place, self.backend.state(), self.about)
+        return place
+
+    def train_step(self, batch: Batch, epoch: int) -> Losses:
+        """Take one optimizer step on this rank's part of a global batch."""
+        batch = to_device(batch, self.backend.device)
+        mixing = no_mixing(batch)
+        if self.objective.mixes(epoch):
+            mixing = draw_mixing(self.config.loss, self.config.training.seed, batch)
+            batch = mix(batch, mixing)
+        self.backend.train(True)
+        parts = self._parts(batch)
+        if len(parts) == 1:
+            losses = self.objective(self._forward(batch, "train"), batch, epoch, mixing)
+            self._check_finite(losses.total, batch)
+            self.backend.backward(losses.total)
+        else:
+            losses = self._accumulate(parts, batch, epoch, mixing)
+        self.backend.step(*self._schedule(batch.step))
+        return losses
+
+    @torch.no_grad()
+    def validate(self, step: int, epoch: int) -> float:
+        """Report the objective and retrieval over the whole val split; return the mean top-1 of both directions."""
+        self.backend.train(False)
+        preds, targets, sums, count = [], [], np.zeros(3), 0
+        size = self.config.training.global_batch_size
+        for batch in eval_batches(self.validation, size, rank(), world_size()):
+            batch = to_device(batch, self.backend.device)
+            outputs = self._forward(batch, "validate")
+            losses = self.objective(outputs, batch, epoch, no_mixing(batch))
+            sums += batch.global_size * np.array([x.item() for x in vars(losses).values()])
+            count += batch.global_size
+            preds.append(gather(outputs.projected.flatten(1), batch.global_size))
+            targets.append(gather(batch.clip_tokens.flatten(1), batch.global_size))
+        similarity = cosine_similarity(torch.cat(preds), torch.cat(targets)).cpu().numpy()
+        top1 = {f"val/top1_{d}": top_k(ranks(similarity, d), 1) for d in DIRECTIONS}
+        means = {f"val/{name}": float(v) for name, v in zip(vars(losses), sums / count, strict=True)}
+        self._report({"step": step, "epoch": epoch, **means, **top1})
+        return float(np.mean(list(top1.values())))
+
+    def _forward(self, batch: Batch, purpose: str) -> Outputs:
+        seed = self.config.training.seed
+        draw = draw_prior(self.config.model.prior, seed, batch, purpose)
+        # Dropout draws from torch's global generator; seeded here, its masks need no state of their own.
+        torch.manual_seed(seed_for(seed, "dropout", batch.step, rank(), batch.start))
+        outputs: Outputs = self.backend.forward(batch.voxels, batch.clip_tokens, draw)
+        return outputs
+
+    def _accumulate(self, parts: list[Batch], batch: Batch, epoch: int, mixing: Mixing) -> Losses:
+        """Take a step in parts that see all negatives of the whole batch (GradCache, Gao et al. 2021).
+
+        All outputs are computed without a graph, the loss gives their gradients, and each part runs again, with
+        the same dropout, to pass its share on to the weights.
+        """
+        with torch.no_grad():
+            outputs = [self._forward(part, "train") for part in parts]
+        joined = Outputs(
+            projected=torch.cat([o.projected for o in outputs]).requires_grad_(),
+            pred_x_0=torch.cat([o.pred_x_0 for o in outputs]).requires_grad_(),
+        )
+        losses = self.objective(joined, batch, epoch, mixing)
+        self._check_finite(losses.total, batch)
+        losses.total.backward()
+        for part in parts:
+            own = slice(part.start - batch.start, part.start - batch.start + len(part.keys))
+            again = self._forward(part, "train")
+            surrogate = inner(again.projected, joined.projected.grad, own) + inner(
+                again.pred_x_0, joined.pred_x_0.grad, own
+            )
+            self.backend.backward(surrogate, last=part is parts[-1])
+        return losses
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        largest = math.ceil(batch.global_size / world_size())
+        count = math.ceil(largest / self.config.training.max_micro_batch_size)
+        slices = [local_slice(len(batch.keys), i, count) for i in range(count)]
+        return [batch.part(s.start, s.stop) for s in slices]
+
+    def _schedule(self, step: int) -> tuple[float, float]:
+        optimizer = self.config.optimizer
+        return one_cycle(
+            optimizer, step, self.total_steps, optimizer.warmup_epochs / self.config.training.epochs
+        )
+
+    def _ends_validation_epoch(self, step: int) -> bool:
+        every = self.config.training.validate_every_epochs
+        return self.loader.epoch(step + 1) // every > self.loader.epoch(step) // every
+
+    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
+        if not bool(torch.isfinite(loss)):
+            raise NonFiniteLossError(
+                f"step {batch.step}: the loss is {loss.item()}; rank {rank()} had samples "
+                + ", ".join(batch.keys)
+            )
+
+    def _report(self, row: dict[str, Any]) -> None:
+        row = {"time": round(time.time(), 3), **row}
+        for report in self.reports:
+            report(row)
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            begun = time.monotonic()
+            batch = next(batches, None)
+            self.clock.waited += time.monotonic() - begun
+            if batch is None:
+                return
+            yield batch
+
+    def _progress(self, step: int, epoch: int, losses: Losses) -> dict[str, Any]:
+        clock = self.clock
+        lr, _ = self._schedule(step - 1)
+        busy = clock.training + clock.waited
+        return {
+            "step": step,
+            "total_steps": self.total_steps,
+            "epoch": epoch,
+            **{f"train/{name}": value.item() for name, value in vars(losses).items()},
+            "train/lr": lr,
+            "train/temperature": self.objective.temperature(epoch),
+            "train/samples_per_s": clock.samples / busy,
+            "train/data_wait_fraction": clock.waited / busy,
+            "train/wall_s": time.monotonic() - clock.started,
+        }
+
+
+def mix(batch: Batch, mixing: Mixing) -> Batch:
+    """Return the batch with its voxels mixed; partners may be on other ranks."""
+    everyone = gather(batch.voxels, batch.global_size)
+    own = slice(batch.start, batch.start + len(batch.keys))
+    return replace(batch, voxels=mix_voxels(everyone, mixing.mix_partner, mixing.mix_coef)[own])
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on a device."""
+    return replace(
+        batch,
+        voxels=batch.voxels.to(device, non_blocking=True),
+        clip_tokens=batch.clip_tokens.to(device, non_blocking=True),
+    )
+
+
+def inner(outputs: Tensor, gradient: Tensor | None, own: slice) -> Tensor:
+    """Return the scalar whose gradient with respect to `outputs` is rows `own` of `gradient`."""
+    assert gradient is not None
+    return (outputs.float() * gradient[own].float()).sum()

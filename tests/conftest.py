@@ -1,0 +1,149 @@
+"""Tiny real objects that tests share: a linear brain in real shards, and a config that fits it."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mindeye_dist.config import (
+    BackboneConfig,
+    DataConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PriorConfig,
+    ProjectorConfig,
+    TrainingConfig,
+    to_dict,
+)
+from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, encode_npy, write_manifest
+from mindeye_dist.data.store import Store
+from mindeye_dist.data.writer import write_shards
+
+NUM_VOXELS, NUM_REPEATS, NUM_TOKENS, DIM = 24, 3, 5, 16
+COUNTS = {"train": 23, "val": 7, "test": 9}
+
+
+def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
+    """Write a subject whose voxels are a random linear map of its clip_tokens, plus noise."""
+    generator = np.random.default_rng(0)
+    tuning = generator.standard_normal((NUM_TOKENS * DIM, num_voxels)) / np.sqrt(NUM_TOKENS * DIM)
+    store = Store(str(url))
+    splits, target_splits, first = {}, {}, 0
+    for split, count in counts.items():
+        tokens = generator.standard_normal((count, NUM_TOKENS, DIM)).astype(np.float16)
+        clean = tokens.reshape(count, -1) @ tuning
+        noise = 0.5 * generator.standard_normal((count, NUM_REPEATS, num_voxels))
+        voxels = (clean[:, None] + noise).astype(np.float16)
+        keys = [f"sample{first + i:09d}" for i in range(count)]
+        samples = [
+            {
+                "jpg": picture(first + i),
+                "nsdgeneral.npy": encode_npy(voxels[i]),
+                "num_uniques.npy": encode_npy(np.array(NUM_REPEATS - (i % 5 == 0))),
+                "coco73k.npy": encode_npy(np.array(first + i)),
+                "trial.npy": encode_npy(np.array(first + i)),
+            }
+            for i in range(count)
+        ]
+        splits[split] = write_shards(store, f"{split}/{split}_subj01", zip(keys, samples, strict=True), 10)
+        targets = [{"clip_tokens.npy": encode_npy(t)} for t in tokens]
+        target_splits[split] = write_shards(
+            store, f"targets/tiny/{split}/{split}_subj01", zip(keys, targets, strict=True), 10
+        )
+        first += count
+    manifest = Manifest(
+        format=FORMAT,
+        licence="random numbers",
+        subjects={
+            "subj01": Subject(
+                num_voxels=num_voxels,
+                num_repeats=NUM_REPEATS,
+                rois=(),
+                ncsnr=(),
+                truth="",
+                splits=splits,
+                targets={
+                    "tiny": Targets(
+                        encoder="tiny",
+                        digest="0" * 64,
+                        num_tokens=NUM_TOKENS,
+                        dim=DIM,
+                        splits=target_splits,
+                    )
+                },
+            )
+        },
+    )
+    write_manifest(store, manifest)
+    return manifest
+
+
+def picture(number):
+    """Return a small JPEG of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (16, 16), (number * 7 % 256, 80, 160)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Keep tests from fighting over cores; sums then have one order, too."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory):
+    """Return the folder of a tiny subject; read only."""
+    folder = tmp_path_factory.mktemp("shards")
+    write_tiny_subject(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_config(tiny_shards, tmp_path):
+    """Return a run on the tiny subject: 23 samples in batches of 6, so that batches span epochs."""
+    config = ExperimentConfig(
+        run_dir=str(tmp_path / "run"),
+        data=DataConfig(url=str(tiny_shards), targets="tiny"),
+        model=ModelConfig(
+            backbone=BackboneConfig(hidden=32, num_blocks=2),
+            projector=ProjectorConfig(hidden=32),
+            prior=PriorConfig(depth=1, heads=2, head_dim=8, feedforward_factor=2, timesteps=10),
+        ),
+        optimizer=OptimizerConfig(max_lr=1e-3, warmup_epochs=1),
+        training=TrainingConfig(epochs=6, global_batch_size=6, validate_every_epochs=2),
+    )
+    return replace(config, tracking=replace(config.tracking, mlflow="off", every_steps=1))
+
+
+def run_workers(configs, count, folder):
+    """Run `worker` for each config in turn on `count` processes under torchrun."""
+    file = Path(folder) / f"configs-{count}.json"
+    file.write_text(json.dumps([to_dict(config) for config in configs]))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    result = subprocess.run(
+        [*torchrun, str(Path(__file__).parent / "workers.py"), str(file)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, "\n".join(
+        line for line in result.stderr.splitlines() if "[rank0]" in line
+    )
+
+
+@pytest.fixture(scope="session")
+def workers():
+    """Return `run_workers`."""
+    return run_workers

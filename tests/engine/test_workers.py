@@ -1,0 +1,119 @@
+"""Nothing depends on the number of workers, the backend or the ZeRO stage.
+
+Oracle: the one-process run of the torch backend, whose losses and final weights all others must repeat.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.launch import worker
+from mindeye_dist.checkpoint import Checkpoints, read_weights
+from mindeye_dist.config import override
+from mindeye_dist.engine.journal import read_journal
+
+NO_DROPOUT = {
+    "model.backbone.input_dropout": 0.0,
+    "model.backbone.block_dropout": 0.0,
+    "loss.prior_weight": 1.0,
+}
+
+
+def curve(run_dir):
+    """Return the training losses and the validation's of every step, as rows."""
+    rows = read_journal(run_dir)
+    names = ("contrastive", "prior", "total")
+    return [
+        [row[f"{part}/{name}"] for name in names]
+        for row in rows
+        for part in ("train", "val")
+        if f"{part}/total" in row
+    ]
+
+
+def weights(run_dir):
+    return read_weights(Checkpoints(run_dir, 1).newest())
+
+
+@pytest.fixture
+def plain(tiny_config):
+    """Return the oracle's config, at least 20 steps without dropout, and run it."""
+    config = override(tiny_config, NO_DROPOUT)
+    worker(config)
+    assert len(read_journal(config.run_dir)) >= 20
+    return config
+
+
+def variant(config, name, **changes):
+    dotted = {key.replace("__", "."): value for key, value in changes.items()}
+    return override(config, {"run_dir": f"{config.run_dir}-{name}", **dotted})
+
+
+def assert_same(config, other, rtol, atol):
+    np.testing.assert_allclose(curve(other.run_dir), curve(config.run_dir), rtol=rtol)
+    expected = weights(config.run_dir)
+    for name, weight in weights(other.run_dir).items():
+        torch.testing.assert_close(weight, expected[name], rtol=rtol, atol=atol)
+
+
+def test_two_torch_workers(plain, workers, tmp_path):
+    other = variant(plain, "two", compute__num_workers=2)
+    # Five samples over two workers, so that ranks have parts of different size.
+    odd = variant(plain, "odd", training__global_batch_size=5)
+    odd_two = variant(plain, "odd-two", training__global_batch_size=5, compute__num_workers=2)
+    worker(odd)
+    workers([other, odd_two], 2, tmp_path)
+    assert_same(plain, other, 1e-4, 1e-5)
+    assert_same(odd, odd_two, 1e-4, 1e-5)
+
+
+def test_accumulation_keeps_all_negatives(plain):
+    other = variant(plain, "parts", training__max_micro_batch_size=2)
+    worker(other)
+    assert_same(plain, other, 1e-4, 1e-5)
+
+
+def test_accumulation_repeats_its_dropout(tiny_config):
+    """The second pass of a part must draw the first pass's masks: the loss is that of one pass over both."""
+    config = override(tiny_config, {"training.max_micro_batch_size": 3, "training.epochs": 1})
+    again = variant(config, "again")
+    worker(config)
+    worker(again)
+    assert curve(config.run_dir) == curve(again.run_dir)
+
+
+@pytest.mark.deepspeed
+def test_deepspeed_zero_stages(plain, workers, tmp_path):
+    others = [
+        variant(
+            plain, f"zero{stage}", compute__num_workers=2, compute__backend="deepspeed", compute__zero_stage=stage
+        )
+        for stage in (0, 1, 2, 3)
+    ]
+    parts = variant(
+        plain,
+        "zero2-parts",
+        compute__num_workers=2,
+        compute__backend="deepspeed",
+        compute__zero_stage=2,
+        training__max_micro_batch_size=2,
+    )
+    workers([*others, parts], 2, tmp_path)
+    for other in [*others, parts]:
+        assert_same(plain, other, 1e-4, 1e-5)
+
+
+@pytest.mark.deepspeed
+def test_bf16_agrees_between_backends(tiny_config, workers, tmp_path):
+    """bf16 has 8 bits of mantissa: losses agree to a few parts in a thousand over a handful of steps."""
+    config = override(tiny_config, {**NO_DROPOUT, "compute.precision": "bf16", "training.epochs": 2})
+    others = [
+        variant(
+            config, f"zero{stage}", compute__num_workers=2, compute__backend="deepspeed", compute__zero_stage=stage
+        )
+        for stage in (0, 2, 3)
+    ]
+    worker(config)
+    workers(others, 2, tmp_path)
+    for other in others:
+        np.testing.assert_allclose(curve(other.run_dir), curve(config.run_dir), rtol=2e-2)
