@@ -22,7 +22,7 @@ from mindeye_dist.data.shards import Manifest, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.distributed import rank
 from mindeye_dist.engine.backends import Backend, DeepSpeedBackend, TorchBackend
-from mindeye_dist.engine.journal import Journal
+from mindeye_dist.engine.journal import Journal, write_summary
 from mindeye_dist.engine.trainer import Report, Trainer
 from mindeye_dist.models.mindeye import MindEye
 from mindeye_dist.objective import Objective
@@ -61,6 +61,8 @@ def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
         reports=[Journal(config.run_dir, place.step), *reports] if rank() == 0 else [],
     )
     trainer.fit(place)
+    if rank() == 0:
+        write_summary(config.run_dir, trainer.summary())
 
 
 def data_shapes(manifest: Manifest, data: DataConfig) -> Shapes:

@@ -237,6 +237,7 @@ def _write_tensors(folder: Path, parameters: Iterator[tuple[str, dict[str, Tenso
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     try:
         save_file(tensors, path)
+        path.chmod(0o644)  # safetensors leaves files that only their owner may read
     except SafetensorError as error:  # how safetensors reports a full disk
         raise OSError(str(error)) from error
 

@@ -67,7 +67,7 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
             "subj01": Subject(
                 num_voxels=num_voxels,
                 num_repeats=NUM_REPEATS,
-                rois=(),
+                rois={},
                 ncsnr=(),
                 truth="",
                 splits=splits,

@@ -1,6 +1,7 @@
-"""Not a test: what torchrun starts for tests of several workers. Runs `worker` for each config of a JSON file."""
+"""Not a test: runs `worker` for each config of a JSON file, alone or as one of torchrun's workers."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from mindeye_dist.config import ExperimentConfig, from_dict
 
 
 def main() -> None:
-    """Run every config in turn, in one process group."""
+    """Run every config in turn."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    several = "WORLD_SIZE" in os.environ
+    if several:
+        dist.init_process_group("gloo")
     for values in json.loads(Path(sys.argv[1]).read_text()):
         worker(from_dict(ExperimentConfig, values))
-    dist.destroy_process_group()
+    if several:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

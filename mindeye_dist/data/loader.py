@@ -92,6 +92,18 @@ class Dataset:
                 self._cache[index] = response
         return [self._cache[i] if i in self._cache else fresh[i] for i in indices]
 
+    def averages(
+        self,
+    ) -> tuple[Float[np.ndarray, "pictures voxels"], Float[np.ndarray, "pictures tokens dim"]]:
+        """Return the whole split: each picture's mean over its distinct repeats, and its clip_tokens."""
+        shape = (len(self), self.voxel_shape[1])
+        voxels, tokens = np.empty(shape, np.float32), np.empty((len(self), *self.token_shape), np.float32)
+        for start in range(0, len(self), 256):
+            for i, response in enumerate(self.read(range(start, min(start + 256, len(self)))), start):
+                voxels[i] = response.voxels.astype(np.float32).mean(axis=0)
+                tokens[i] = response.clip_tokens
+        return voxels, tokens
+
     def pictures(self, indices: Sequence[int]) -> list[bytes]:
         """Return the encoded pictures of samples (jpg or png)."""
         requests = [

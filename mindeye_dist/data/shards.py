@@ -45,15 +45,6 @@ class Shard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Roi:
-    """A region of interest: voxels start..stop of the subject."""
-
-    name: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Targets:
     """clip_tokens of every picture by one encoder, in shards parallel to the samples'."""
 
@@ -69,14 +60,14 @@ class Subject:
     """One brain.
 
     Attributes:
-        rois: region table, empty where it is not known.
+        rois: voxel numbers of each region, empty where they are not known.
         ncsnr: noise-ceiling SNR of each voxel, empty where it is not known.
         truth: path of the simulator's truth, empty for a real brain.
     """
 
     num_voxels: int
     num_repeats: int
-    rois: tuple[Roi, ...]
+    rois: dict[str, tuple[int, ...]]
     ncsnr: tuple[float, ...]
     truth: str
     splits: dict[str, tuple[Shard, ...]]

@@ -116,9 +116,6 @@ class DeepSpeedBackend:
             optimizer=_deepspeed_optimizer(model, compute, optimizer),
             config=deepspeed_settings(compute, optimizer, training),
         )
-        for state in self._engine.basic_optimizer.state.values():
-            # ZeRO 3 takes a step without gradient when it is set up; Adam's count must not show it.
-            state["step"] = torch.zeros_like(torch.as_tensor(state["step"]))
 
     def forward(self, *inputs: Any) -> Any:
         """Run the model through the engine."""
@@ -152,9 +149,8 @@ class DeepSpeedBackend:
     def load_state(self, read: Callable[[str], ParameterState], steps: int) -> None:
         """Take over every parameter's training state, each rank its part."""
         optimizer = self._engine.basic_optimizer
-        if self._stage in (1, 2):
-            for flat in self._partitions():
-                optimizer.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
+        for flat in self._partitions():
+            optimizer.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
         for name, parameter in self._engine.module.named_parameters():
             state = read(name)
             if self._stage == 0:
@@ -167,8 +163,12 @@ class DeepSpeedBackend:
             moments["step"] = torch.tensor(float(steps))
 
     def _partitions(self) -> list[Tensor]:
-        # This rank's share of the flattened weights of each parameter group, ZeRO 1 and 2.
-        partitions: list[Tensor] = self._engine.optimizer.single_partition_of_fp32_groups
+        # This rank's share of the flattened weights, which is what the optimizer steps on.
+        partitions: list[Tensor] = []
+        if self._stage == 3:
+            partitions = self._engine.optimizer.fp32_partitioned_groups_flat
+        elif self._stage > 0:
+            partitions = self._engine.optimizer.single_partition_of_fp32_groups
         return partitions
 
 

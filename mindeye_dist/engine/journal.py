@@ -34,3 +34,14 @@ def read_journal(run_dir: str) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return rows
+
+
+def write_summary(run_dir: str, summary: dict[str, Any]) -> None:
+    """Write a finished run's training facts."""
+    (Path(run_dir) / SUMMARY).write_text(json.dumps(summary, indent=1))
+
+
+def read_summary(run_dir: str) -> dict[str, Any]:
+    """Return a run's training facts, empty where it did not end."""
+    path = Path(run_dir) / SUMMARY
+    return json.loads(path.read_text()) if path.exists() else {}

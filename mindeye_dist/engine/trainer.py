@@ -5,6 +5,7 @@ rate and temperature are functions of it, so a resumed run repeats the undisturb
 """
 
 import math
+import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -106,6 +107,23 @@ class Trainer:
             if improved or done or place.step % every == 0:
                 self.checkpoints.save(place, self.backend.state(), self.about)
         return place
+
+    def summary(self) -> dict[str, Any]:
+        """Return the facts of this process's training, for the report."""
+        clock, compute = self.clock, self.config.compute
+        busy = max(clock.training + clock.waited, 1e-9)
+        return {
+            "steps": self.total_steps,
+            "samples_per_s": clock.samples / busy,
+            "data_wait_fraction": clock.waited / busy,
+            "wall_s": time.monotonic() - clock.started,
+            "world_size": world_size(),
+            "backend": compute.backend,
+            "zero_stage": compute.zero_stage if compute.backend == "deepspeed" else None,
+            "precision": compute.precision,
+            "device": compute.device,
+            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        }
 
     def train_step(self, batch: Batch, epoch: int) -> Losses:
         """Take one optimizer step on this rank's part of a global batch."""

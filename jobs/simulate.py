@@ -1,0 +1,245 @@
+"""Simulate subjects: pictures -> clip_tokens -> brains -> shards, manifest, targets and the truth.
+
+`python jobs/simulate.py` makes the demo's subject from the project's own rendered scenes; `--images` takes a folder
+or tar of pictures instead, `--preset nsd-subj01` the size and noise of a subject of NSD. No brain is harmed: the
+voxels are simulated, and the manifest says so.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from rich.progress import track
+
+from jobs.command import clear_errors, place
+from mindeye_dist.config import SimulationConfig
+from mindeye_dist.data.pictures import decode, encode_jpeg, read_files, small, square_jpeg
+from mindeye_dist.data.scenes import render_scene
+from mindeye_dist.data.shards import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Subject,
+    Targets,
+    encode_npy,
+    write_manifest,
+)
+from mindeye_dist.data.simulate import SimulatedSubject, make_subject, nsd_preset
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.tuning import FeatureSpace, fit_feature_space
+from mindeye_dist.data.writer import write_shards
+from mindeye_dist.models.frozen import (
+    EfficientNetLite0,
+    ProjectedEncoder,
+    efficientnet_lite0_weights,
+    fit_projection,
+    project,
+)
+from mindeye_dist.randomness import numpy_generator
+
+LICENCE = "Simulated brains: no human data. Pictures under their own licence; rendered scenes are MIT."
+TARGETS = "efficientnet-lite0"
+ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simulate:
+    """Simulate subjects that see pictures, and write their shards."""
+
+    out: str = "data/demo"
+    """Folder or s3:// prefix to write to."""
+    images: str = ""
+    """Folder or tar of JPEG or PNG pictures; rendered scenes without it."""
+    preset: str = ""
+    """nsd-subj01 .. nsd-subj08: voxel count and noise of a subject of NSD, instead of --simulation."""
+    subjects: tuple[str, ...] = ("subj01",)
+    """Subjects to simulate; they see the same pictures with brains of their own."""
+    train_pictures: int = 3000
+    val_pictures: int = 300
+    test_pictures: int = 500
+    side: int = 160
+    """Width and height of the stored pictures (pixels)."""
+    dim: int = 64
+    """Width of a clip_token: principal components kept of the encoder's channels."""
+    seed: int = 0
+    """Which scenes are rendered, or how the pictures are shuffled into splits."""
+    overwrite: bool = False
+    """Write even where there is a manifest already."""
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pictures of each split, in the order in which they are dealt."""
+        return {"train": self.train_pictures, "val": self.val_pictures, "test": self.test_pictures}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A stored picture and what is known about it."""
+
+    jpeg: bytes
+    about: dict[str, object]
+
+
+def simulate(options: Simulate) -> Manifest:
+    """Simulate and write everything, the manifest last.
+
+    Raises:
+        DataError: there is a manifest already, or too few or unreadable pictures.
+    """
+    store = Store(options.out)
+    if not options.overwrite and store.exists(MANIFEST):
+        raise DataError(f"{store.locate(MANIFEST)}: is there already; --overwrite replaces it")
+    pictures = list(load_pictures(options))
+    clip_tokens, encoder = encode(pictures, options)
+    small_pictures = np.stack([small(decode(p.jpeg, f"picture {i}")) for i, p in enumerate(pictures)])
+    space = fit_feature_space(
+        clip_tokens[: options.train_pictures],
+        small_pictures[: options.train_pictures],
+        num_semantic=options.simulation.num_components,
+    )
+    features = space(clip_tokens, small_pictures)
+    write_about(store, pictures, options)
+    write_file(store, ENCODER_FILE, encoder.save)
+    subjects = {}
+    for name in options.subjects:
+        brain = make_subject(simulation_config(options, name), space)
+        subjects[name] = write_subject(store, options, brain, pictures, features, clip_tokens, encoder)
+    manifest = Manifest(format=FORMAT, licence=LICENCE, subjects=subjects)
+    write_manifest(store, manifest)
+    return manifest
+
+
+def load_pictures(options: Simulate) -> Iterator[Picture]:
+    """Yield the pictures of all splits: rendered scenes, or files in a seeded shuffle.
+
+    Raises:
+        DataError: there are fewer files than asked for, or one cannot be read as a picture.
+    """
+    total = sum(options.counts.values())
+    if not options.images:
+        for index in track(range(total), "rendering scenes", disable=not sys.stderr.isatty()):
+            scene = render_scene(index, options.seed, options.side)
+            about = {"source": f"scene {options.seed}/{index}", "caption": scene.caption}
+            yield Picture(encode_jpeg(scene.picture), about | {"factors": scene.factors})
+        return
+    files = list(read_files(Path(options.images)))
+    if len(files) < total:
+        raise DataError(f"{options.images}: has {len(files)} pictures, expected at least {total}")
+    order = numpy_generator(options.seed, "splits").permutation(len(files))[:total]
+    for number in track(order, "reading pictures", disable=not sys.stderr.isatty()):
+        name, data = files[number]
+        yield Picture(square_jpeg(data, options.side, f"{options.images}: {name}"), {"source": name})
+
+
+def encode(pictures: Sequence[Picture], options: Simulate) -> tuple[np.ndarray, ProjectedEncoder]:
+    """Return clip_tokens (pictures, tokens, dim) and the encoder, its projection fitted on the train pictures."""
+    base = EfficientNetLite0(efficientnet_lite0_weights())
+    raw = np.empty((len(pictures), base.num_tokens, base.dim), np.float16)
+    for start in track(range(0, len(pictures), 32), "encoding pictures", disable=not sys.stderr.isatty()):
+        chunk = pictures[start : start + 32]
+        rgb = np.stack([decode(p.jpeg, f"picture {start + i}") for i, p in enumerate(chunk)])
+        images = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
+        raw[start : start + len(chunk)] = base(images).numpy()
+    batches = [torch.from_numpy(part) for part in np.array_split(raw, -(-len(raw) // 256))]
+    train = torch.from_numpy(raw[: options.train_pictures]).split(256)
+    encoder = ProjectedEncoder(base, fit_projection((part.float() for part in train), options.dim))
+    projected = [project(part.float(), encoder.projection).numpy() for part in batches]
+    return np.concatenate(projected), encoder
+
+
+def simulation_config(options: Simulate, subject: str) -> SimulationConfig:
+    """Return the settings of one subject: the preset's, or those of the flags."""
+    config = options.simulation
+    if options.preset:
+        config = nsd_preset(options.preset.removeprefix("nsd-"))
+    return replace(config, subject=subject)
+
+
+def write_subject(  # noqa: PLR0913 - each is another part of what a subject saw and is
+    store: Store,
+    options: Simulate,
+    brain: SimulatedSubject,
+    pictures: Sequence[Picture],
+    features: np.ndarray,
+    clip_tokens: np.ndarray,
+    encoder: ProjectedEncoder,
+) -> Subject:
+    """Show the pictures to a brain, write its shards, targets and truth, and return its manifest entry."""
+    name = brain.config.subject
+    print(f"{name}: {len(pictures)} pictures x {brain.config.num_repeats} repeats", file=sys.stderr)
+    responses = brain.respond(range(len(pictures)), features)
+    splits, targets, first = {}, {}, 0
+    for split, count in options.counts.items():
+        numbers = range(first, first + count)
+        keys = [f"sample{number:09d}" for number in numbers]
+        members = (
+            {
+                "jpg": pictures[n].jpeg,
+                "nsdgeneral.npy": encode_npy(responses.voxels[n]),
+                "coco73k.npy": encode_npy(np.array(n)),
+                "num_uniques.npy": encode_npy(np.array(brain.config.num_repeats)),
+                "trial.npy": encode_npy(responses.trials[n]),
+            }
+            for n in numbers
+        )
+        tokens = ({"clip_tokens.npy": encode_npy(clip_tokens[n].astype(np.float16))} for n in numbers)
+        splits[split] = write_shards(store, f"{split}/{split}_{name}", zip(keys, members, strict=True))
+        stem = f"targets/{TARGETS}-{encoder.digest[:12]}/{split}/{split}_{name}"
+        targets[split] = write_shards(store, stem, zip(keys, tokens, strict=True))
+        first += count
+    truth = f"truth/{name}.safetensors"
+    write_file(store, truth, brain.save)
+    return Subject(
+        num_voxels=brain.config.num_voxels,
+        num_repeats=brain.config.num_repeats,
+        rois={roi: tuple(voxels.tolist()) for roi, voxels in brain.rois.items()},
+        ncsnr=tuple(float(value) for value in brain.ncsnr),
+        truth=truth,
+        splits=splits,
+        targets={
+            TARGETS: Targets(
+                encoder=encoder.name,
+                digest=encoder.digest,
+                num_tokens=encoder.num_tokens,
+                dim=encoder.dim,
+                splits=targets,
+            )
+        },
+    )
+
+
+def write_about(store: Store, pictures: Sequence[Picture], options: Simulate) -> None:
+    """Write what is known of every picture (source, caption, true factors), a JSON line each."""
+    names = [split for split, count in options.counts.items() for _ in range(count)]
+    rows = [
+        {"key": f"sample{n:09d}", "split": split, **picture.about}
+        for n, (split, picture) in enumerate(zip(names, pictures, strict=True))
+    ]
+    store.write("truth/pictures.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def write_file(store: Store, path: str, save: Callable[[Path], None]) -> None:
+    """Write to a store what can only save itself to a local file."""
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / Path(path).name
+        save(local)
+        store.write(path, local.read_bytes())
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line and simulate."""
+    with clear_errors():
+        options = tyro.cli(Simulate, args=arguments, description=__doc__)
+        simulate(replace(options, out=place(options.out)))
+        print(f"wrote {place(options.out)}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,121 @@
+"""Train on a Ray cluster: `python jobs/train.py [--recipe NAME] [--data.url URL] [--optimizer.max-lr 1e-3] ...`.
+
+With no argument it is the demo: it simulates a subject first where there is none. Every knob of
+mindeye_dist/config.py is a flag.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import torch.distributed as dist
+import tyro
+
+from jobs.command import clear_errors, connect, settle
+from jobs.launch import data_shapes, launch, worker
+from jobs.recipes import recipe
+from jobs.simulate import Simulate, simulate
+from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.config import DataConfig, ExperimentConfig
+from mindeye_dist.data.shards import MANIFEST, read_manifest
+from mindeye_dist.data.store import Store
+from mindeye_dist.engine.journal import JOURNAL, SUMMARY
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a decoder from voxels to clip_tokens on a Ray cluster."""
+
+    recipe: str = "demo"
+    """Whole run to start from (jobs/recipes.py); the other flags change it."""
+    resume: bool = False
+    """Go on from the run folder's newest good checkpoint."""
+    overwrite: bool = False
+    """Delete what an earlier run left in the run folder."""
+    without_ray: bool = False
+    """Train in this very process; under torchrun, in each of its processes."""
+    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
+        default_factory=ExperimentConfig
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, check what can be checked at once, and train."""
+    with clear_errors():
+        named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        named.add_argument("--recipe", default=Train.recipe)
+        name = named.parse_known_args(arguments)[0].recipe
+        options = tyro.cli(
+            Train,
+            default=Train(recipe=name, config=recipe(name)),
+            args=arguments,
+            description=__doc__,
+        )
+        config = settle(options.config)
+        if name == "demo" and options.config.data.url == DataConfig.url:
+            simulate_demo(config.data.url)
+        data_shapes(read_manifest(Store(config.data.url)), config.data)
+        if options.without_ray:
+            prepare(config, options)
+            run_here(config)
+            return
+        connect(config)
+        prepare(config, options)
+        launch(config)
+        print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+
+
+def simulate_demo(url: str) -> None:
+    """Make the demo's simulated subject where there is none yet."""
+    if not Store(url).exists(MANIFEST):
+        print(f"no data at {url}: simulating a subject first", file=sys.stderr)
+        simulate(Simulate(out=url))
+
+
+def prepare(config: ExperimentConfig, options: Train) -> None:
+    """See that the run folder is new, or that its run is meant to go on or to be deleted.
+
+    Raises:
+        ValueError: it holds a run and neither is asked for, or there is none to go on with.
+    """
+    if "://" in config.run_dir:
+        raise ValueError(f"run_dir: got {config.run_dir!r}, expected a folder that all workers share")
+    checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
+    if options.resume:
+        if checkpoints.newest() is None:
+            raise ValueError(f"--resume: no good checkpoint in {checkpoints.folder}")
+        return
+    if options.overwrite:
+        clear(Path(config.run_dir))
+    elif checkpoints.folder.exists():
+        raise ValueError(
+            f"run_dir: {config.run_dir} holds a run; --resume goes on with it, --overwrite deletes it, "
+            "--run-dir names another folder"
+        )
+    Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+
+
+def clear(run_dir: Path) -> None:
+    """Delete what a run leaves in its folder, and nothing else."""
+    for name in ("checkpoints", "ray"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for name in (JOURNAL, SUMMARY, "report.json", "report.html"):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def run_here(config: ExperimentConfig) -> None:
+    """Train in this process, one of several where torchrun says so."""
+    alone = "WORLD_SIZE" not in os.environ
+    if not alone:
+        dist.init_process_group("nccl" if config.compute.device == "cuda" else "gloo")
+    worker(config)
+    if not alone:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

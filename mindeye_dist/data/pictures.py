@@ -1,0 +1,83 @@
+"""Pictures: files of a folder or tar -> square RGB pictures and their JPEG bytes."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from mindeye_dist.data.store import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+MAX_PIXELS = 2**26
+# Pillow raises these by itself for headers that declare still larger pictures.
+_PILLOW_SIZE_ALARMS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+SMALL_SIDE = 32
+JPEG_QUALITY = 92
+
+
+def read_files(source: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield name and bytes of every JPEG or PNG of a folder, at any depth, or of a tar, sorted by name.
+
+    Raises:
+        DataError: there is no such folder or tar.
+    """
+    if source.is_dir():
+        for path in sorted(source.rglob("*")):
+            if path.suffix.lower() in SUFFIXES:
+                yield str(path.relative_to(source)), path.read_bytes()
+        return
+    try:
+        with tarfile.open(source) as tar:
+            entries = [e for e in tar if e.isfile() and e.name.lower().endswith(SUFFIXES)]
+            for entry in sorted(entries, key=lambda e: e.name):
+                file = tar.extractfile(entry)
+                if file is not None:
+                    yield entry.name, file.read()
+    except (OSError, tarfile.TarError) as error:
+        raise DataError(f"{source}: neither a folder nor a tar of pictures: {error}") from error
+
+
+def decode(data: bytes, where: str) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode the bytes of a JPEG or PNG file to RGB.
+
+    Raises:
+        DataError: the bytes cannot be decoded, or declare more than `MAX_PIXELS` pixels; names `where`.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"{where}: {width} x {height} pixels, expected at most {MAX_PIXELS}")
+            # RGBA first: a palette with transparency has no direct way to RGB.
+            return np.array(picture.convert("RGBA").convert("RGB"))
+    except (OSError, SyntaxError, ValueError, *_PILLOW_SIZE_ALARMS) as error:
+        raise DataError(f"{where}: cannot be read as a picture: {error}") from error
+
+
+def square_jpeg(data: bytes, side: int, where: str) -> bytes:
+    """Return a picture cut to its central square, `side` pixels wide, as JPEG; such a JPEG stays as it is."""
+    rgb = decode(data, where)
+    height, width = rgb.shape[:2]
+    if height == width == side and data.startswith(b"\xff\xd8"):
+        return data
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    picture = Image.fromarray(rgb[top : top + edge, left : left + edge])
+    return encode_jpeg(np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS)))
+
+
+def encode_jpeg(rgb: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Return a picture as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def small(rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "32 32 3"]:
+    """Return the small picture that the simulator's low-level features are taken from."""
+    picture = Image.fromarray(rgb).resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BOX)
+    return np.asarray(picture)

@@ -1,0 +1,248 @@
+"""Report: an evaluation and its run's journal -> `report.json`, and `report.html` for readers.
+
+The page is one file that asks the network for nothing: style, plots (SVG) and pictures (data URIs)
+are inside it. It puts every score (retrieval as in Scotti et al. 2023, section 4.1) beside what
+frames it: chance, a ridge baseline, shuffled brains and, for a simulated brain, the ideal observer.
+"""
+
+import base64
+import io
+import json
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from mindeye_dist.config import paths
+from mindeye_dist.metrics import DIRECTIONS
+
+THUMBNAIL_SIDE = 112
+CURVE_POINTS = 300
+
+MEASURES = {"raw": "", "centred": "_centred"}
+"""Suffix of a direction's key by how its scores were made."""
+
+ROWS = {
+    "model": "This model",
+    "ridge": "Ridge regression",
+    "optimal_linear": "Best linear decoder",
+    "optimal": "Ideal observer",
+    "shuffled": "Shuffled brains",
+}
+"""Rows of the retrieval table in reading order; rows it does not name follow under their own."""
+
+CURVES = {
+    "Total loss": {"train/total": "training", "val/total": "validation"},
+    "Contrastive loss": {"train/contrastive": "training", "val/contrastive": "validation"},
+    "Prior loss": {"train/prior": "training", "val/prior": "validation"},
+    "Validation top-1 (0 to 1)": {
+        f"val/top1_{name}": name.replace("_", " ") for name in DIRECTIONS
+    },
+    "Learning rate": {"train/lr": "learning rate"},
+    "Temperature": {"train/temperature": "temperature"},
+}
+"""Lines of each plot by their key in the journal."""
+
+INKS = {"faint": "#000000", "text": "#000001", "first": "#000002", "second": "#000003"}
+"""Stand-ins, in plots, for the style sheet's colours of these names; axes come in black."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One retrieval: a query of the test pool and the pool's best matches for it, best first.
+
+    Attributes:
+        query: number of the sample whose brain (or image) asks.
+        matches: numbers of the samples whose images (or brains) answer.
+        rank: place of the true match, 1 is best.
+    """
+
+    query: int
+    matches: tuple[int, ...]
+    rank: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation gives: the report and what its page shows.
+
+    Attributes:
+        report: JSON-able.
+        examples: by direction.
+        pictures: encoded pictures of the samples that the examples name.
+    """
+
+    report: dict[str, Any]
+    examples: dict[str, list[Example]]
+    pictures: dict[int, bytes]
+
+
+def write_report(
+    folder: Path, evaluation: Evaluation, journal: list[dict[str, Any]], train: dict[str, Any]
+) -> Path:
+    """Write `report.json` and `report.html` into a folder and return the page's path.
+
+    Args:
+        folder: made if it is not there.
+        evaluation: of the checkpoint.
+        journal: metrics of its run; may be empty.
+        train: what training took; a key may be missing, or None where it does not apply.
+    """
+    report = evaluation.report | {"train": train}
+    text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    page = _page(report, evaluation, journal)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "report.json", text)
+    return _write(folder / "report.html", page)
+
+
+def _write(path: Path, text: str) -> Path:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    return partial.replace(path)
+
+
+def _page(report: dict[str, Any], evaluation: Evaluation, journal: list[dict[str, Any]]) -> str:
+    template = resources.files("mindeye_dist").joinpath("report.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"percent": _percent, "duration": _duration}
+    rows = _rows(report["retrieval"])
+    return environment.from_string(template).render(
+        report=report,
+        rows=rows,
+        measures=MEASURES,
+        bars={direction: _bars(rows, direction) for direction in DIRECTIONS},
+        curves=_curves(journal, report["config"]),
+        switch=_switch(report["config"]),
+        examples=evaluation.examples,
+        pictures={n: _data_uri(data) for n, data in evaluation.pictures.items()},
+        settings=paths(report["config"]),
+    )
+
+
+def _rows(retrieval: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the scores of each row by its label; chance, which has no interval, comes last."""
+    found = {name: row for name, row in retrieval.items() if isinstance(row, dict)}
+    rows = {label: found.pop(name) for name, label in ROWS.items() if name in found}
+    pool = retrieval["pool"]
+    chance = {"top1": retrieval["chance"], "top1_ci": None}
+    chance |= {"top5": min(1, 5 / pool), "median_rank": (pool + 1) / 2}
+    keys = [direction + suffix for direction in DIRECTIONS for suffix in MEASURES.values()]
+    return rows | found | {"Chance": dict.fromkeys(keys, chance)}
+
+
+def _bars(rows: dict[str, dict[str, Any]], direction: str) -> Markup:
+    """Draw top-1 with its interval for every row: raw as a bar, centred as a thin one below it."""
+    figure = Figure(figsize=(4.6, 0.3 + 0.42 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows.values()):
+        raw, centred = (row[direction + suffix] for suffix in MEASURES.values())
+        ink = INKS["text" if place else "first"]
+        interval = raw["top1_ci"] or [raw["top1"]]
+        axes.barh(place, raw["top1"], 0.42, color=ink, alpha=0.6)
+        axes.barh(place + 0.32, centred["top1"], 0.14, color=ink, alpha=0.3)
+        axes.plot(interval, [place] * len(interval), color=ink)
+        end = (max(*interval, raw["top1"]), place)
+        axes.annotate(_percent(raw["top1"]), end, (6, 0), textcoords="offset points", va="center")
+    scores = [score for row in rows.values() for score in row.values()]
+    axes.set_xlim(0, 1.22 * max(max(score["top1_ci"] or [score["top1"]]) for score in scores))
+    axes.set_yticks(range(len(rows)), list(rows), parse_math=False)
+    axes.tick_params(length=0)
+    axes.set_xticks([])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.invert_yaxis()
+    values = ", ".join(f"{label} {_percent(row[direction]['top1'])}" for label, row in rows.items())
+    return _svg(figure, f"Top-1 {direction.replace('_', ' ')}: {values}")
+
+
+def _curves(journal: list[dict[str, Any]], config: dict[str, Any]) -> dict[str, Markup | None]:
+    """Draw the journal over epochs; a plot that it has no rows for is None."""
+    last = max((row.get("total_steps", row["step"]) for row in journal), default=1)
+    epochs = config["training"]["epochs"] / max(last, 1)
+    plots: dict[str, Markup | None] = {}
+    for title, names in CURVES.items() if journal else ():
+        lines: dict[str, np.ndarray] = {}
+        for key, name in names.items():
+            points = np.array([(epochs * row["step"], row[key]) for row in journal if key in row])
+            lines |= {name: points} if len(points) else {}
+        plots[title] = _plot(title, lines, config) if lines else None
+    return plots
+
+
+def _plot(title: str, lines: dict[str, np.ndarray], config: dict[str, Any]) -> Markup:
+    figure = Figure(figsize=(4.2, 2.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="epoch", xlim=(0, config["training"]["epochs"]))
+    for (name, points), ink in zip(lines.items(), ("first", "second"), strict=False):
+        marker = "o" if len(points) == 1 else ""
+        axes.plot(*_thinned(points).T, color=INKS[ink], label=name, marker=marker)
+    if (switch := _switch(config)) is not None:
+        axes.axvline(switch, color=INKS["faint"], linestyle="--", linewidth=1, zorder=0)
+    if len(CURVES[title]) > 1:
+        axes.legend(frameon=False)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    axes.spines[["top", "right"]].set_visible(False)
+    ends = ", ".join(f"{name} ends at {points[-1, 1]:.4g}" for name, points in lines.items())
+    return _svg(figure, f"{title} over epochs: {ends}")
+
+
+def _thinned(points: np.ndarray) -> np.ndarray:
+    """Return at most CURVE_POINTS points, each the mean of its neighbours."""
+    parts = np.array_split(points, min(len(points), CURVE_POINTS))
+    return np.array([part.mean(axis=0) for part in parts])
+
+
+def _switch(config: dict[str, Any]) -> int | None:
+    """Return the epoch in which SoftCLIP takes over from BiMixCo, if both of them are used."""
+    epochs = config["training"]["epochs"]
+    epoch = int(config["loss"]["mixco_fraction"] * epochs)
+    return epoch if 0 < epoch < epochs else None
+
+
+def _svg(figure: Figure, alt: str) -> Markup:
+    """Return a figure as an SVG element that takes its colours and fonts from the page."""
+    buffer = io.StringIO()
+    for background in (figure.patch, *(axes.patch for axes in figure.axes)):
+        background.set_visible(False)
+    # Ids are hashed with the salt: equal from run to run, and never shared by two plots of a page.
+    with matplotlib.rc_context({"svg.hashsalt": alt, "svg.fonttype": "none"}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    head, body = buffer.getvalue().split("<defs>", 1)
+    (box,) = re.findall(r'viewBox="[^"]*"', head)
+    # The style would hold for the whole page, and names such as axes_1 come again in every plot.
+    body = re.sub(r'<style.*?</style>|(?<=<g) id="[^"]*"', "", body, flags=re.DOTALL)
+    body = re.sub(r'font-family: [^;"]*(; )?', "", body.replace("xlink:href", "href"))
+    for name, ink in INKS.items():
+        body = body.replace(ink, f"var(--{name})")
+    start = Markup('<svg role="img" aria-label="{}" {}><defs>').format(alt, Markup(box))
+    return start + Markup(body)
+
+
+def _data_uri(data: bytes) -> str:
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        small = image.convert("RGB")
+    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    small.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _percent(share: float) -> str:
+    """Return a share (0..1) in percent."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

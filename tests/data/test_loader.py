@@ -1,0 +1,232 @@
+"""Order, parts and repeats of the loader; and everything that can be wrong with a shard."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from mindeye_dist.config import DataConfig, TrainingConfig
+from mindeye_dist.data.loader import Dataset, TrainLoader, draw_repeat, eval_batches
+from mindeye_dist.data.shards import MANIFEST, encode_npy, read_manifest
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.randomness import numpy_generator
+
+
+def open_dataset(folder, split="train", **changes):
+    config = DataConfig(**{"url": str(folder), "targets": "tiny", **changes})
+    store = Store(config.url)
+    return Dataset(store, read_manifest(store), config, split), config
+
+
+def open_loader(folder, batch=6, seed=1, **changes):
+    dataset, config = open_dataset(folder, **changes)
+    training = TrainingConfig(global_batch_size=batch, seed=seed)
+    return TrainLoader(dataset, config, training)
+
+
+def test_every_epoch_is_a_permutation(tiny_shards):
+    loader = open_loader(tiny_shards)
+    count = len(loader.dataset)
+    steps = -(-3 * count // loader.global_batch_size)
+    stream = np.concatenate([loader.order(step) for step in range(steps)])
+    epochs = [stream[i * count : (i + 1) * count] for i in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(count))
+    assert list(epochs[0]) != list(epochs[1])
+
+
+def test_order_is_a_function_of_the_seed(tiny_shards):
+    one, same, other = (open_loader(tiny_shards, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one.order(5), same.order(5))
+    assert list(one.order(5)) != list(other.order(5))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 5])
+def test_global_batch_does_not_depend_on_the_workers(tiny_shards, world_size):
+    """Oracle: the one worker's batch, repeats' draws included."""
+    loader = open_loader(tiny_shards, repeat_draw="random_combine")
+    whole = loader.batch(3, 0, 1)
+    parts = [loader.batch(3, rank, world_size) for rank in range(world_size)]
+    torch.testing.assert_close(torch.cat([p.voxels for p in parts]), whole.voxels, rtol=0, atol=0)
+    assert sum((p.keys for p in parts), ()) == whole.keys
+    assert [p.start for p in parts] == list(np.cumsum([0, *[len(p.keys) for p in parts[:-1]]]))
+
+
+def test_read_ahead_gives_the_same_batches_in_order(tiny_shards):
+    loader = open_loader(tiny_shards)
+    batches = list(loader.batches(2, 9, 0, 1))
+    assert [b.step for b in batches] == list(range(2, 9))
+    for batch in batches:
+        torch.testing.assert_close(batch.voxels, loader.batch(batch.step, 0, 1).voxels)
+
+
+def test_small_cache_changes_nothing(tiny_shards):
+    cached, uncached = open_loader(tiny_shards), open_loader(tiny_shards, cache_gib=0.0)
+    for step in (0, 4, 5):
+        for _ in range(2):
+            torch.testing.assert_close(
+                cached.batch(step, 0, 1).voxels, uncached.batch(step, 0, 1).voxels, rtol=0, atol=0
+            )
+
+
+def test_evaluation_averages_the_distinct_repeats(tiny_shards):
+    """Oracle: the arrays in the tar, read with webdataset itself."""
+    import webdataset
+
+    dataset, _ = open_dataset(tiny_shards, "test")
+    voxels, tokens = dataset.averages()
+    urls = [str(tiny_shards / s.path) for s in read_manifest(Store(str(tiny_shards))).subject("subj01").splits["test"]]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    assert len(samples) == len(dataset)
+    for i, sample in enumerate(samples):
+        distinct = int(sample["num_uniques.npy"])
+        expected = sample["nsdgeneral.npy"][:distinct].astype(np.float32).mean(axis=0)
+        np.testing.assert_allclose(voxels[i], expected, rtol=1e-6)
+        assert sample["__key__"] == dataset.samples[i].key
+    parts = [list(eval_batches(dataset, 4, rank, 3)) for rank in range(3)]
+    joined = torch.cat([part[b].voxels for b in range(len(parts[0])) for part in parts])
+    np.testing.assert_allclose(joined.numpy(), voxels, rtol=1e-6)
+    assert tokens.shape == (len(dataset), 5, 16)
+
+
+def test_repeat_draws():
+    """Oracle: the rows themselves and their NumPy mean."""
+    rows = np.array([[0.0, 1.0], [2.0, 3.0], [8.0, 9.0]], np.float16)
+    generator = numpy_generator(0, "test")
+    np.testing.assert_array_equal(draw_repeat(rows, "cycle", 4, generator), rows[1])
+    mean = rows.astype(np.float32).mean(0)
+    np.testing.assert_allclose(draw_repeat(rows, "mean", 0, generator), mean, rtol=1e-6)
+    drawn = {float(draw_repeat(rows, "random", 0, generator)[0]) for _ in range(50)}
+    assert drawn == {0.0, 2.0, 8.0}
+    mixed = np.array([draw_repeat(rows, "random_combine", 0, generator)[0] for _ in range(2000)])
+    assert 0 <= mixed.min() <= mixed.max() <= 8
+    means, rowwise = np.isclose(mixed, mean[0]).mean(), np.isin(mixed, rows[:, 0]).mean()
+    assert means == pytest.approx(0.3, abs=0.05)
+    assert rowwise == pytest.approx(0.2, abs=0.05)
+
+
+@pytest.fixture
+def own_shards(tiny_shards, tmp_path):
+    """Return a copy of the tiny subject that a test may break."""
+    return shutil.copytree(tiny_shards, tmp_path / "broken")
+
+
+def member_offset(folder, suffix, position=2):
+    dataset, _ = open_dataset(folder)
+    sample = dataset.samples[position]
+    return folder / sample.shard, sample.key, sample.members[suffix]
+
+
+def overwrite(path, offset, data):
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def reindex(folder, path):
+    """Make index and manifest agree with a changed tar, as if it had been written so."""
+    from dataclasses import replace
+
+    from mindeye_dist.data.shards import write_manifest, write_shard
+
+    store = Store(str(folder))
+    manifest = read_manifest(store)
+    subject = manifest.subjects["subj01"]
+    relative = str(path.relative_to(folder))
+    shards = tuple(
+        write_shard(store, relative, path.read_bytes()) if shard.path == relative else shard
+        for shard in subject.splits["train"]
+    )
+    changed = replace(subject, splits={**subject.splits, "train": shards})
+    write_manifest(store, replace(manifest, subjects={"subj01": changed}))
+
+
+def read_all(folder):
+    dataset, _ = open_dataset(folder)
+    dataset.averages()
+
+
+def test_missing_manifest(tmp_path):
+    with pytest.raises(DataError, match=f"{tmp_path}/{MANIFEST}: cannot be read"):
+        read_all(tmp_path)
+
+
+def test_manifest_of_another_format(own_shards):
+    values = json.loads((own_shards / MANIFEST).read_text())
+    (own_shards / MANIFEST).write_text(json.dumps({**values, "format": "other"}))
+    with pytest.raises(DataError, match="expected a manifest of format"):
+        read_all(own_shards)
+    (own_shards / MANIFEST).write_text(json.dumps({**values, "colour": "red"}))
+    with pytest.raises(DataError, match="unknown config keys: colour"):
+        read_all(own_shards)
+
+
+def test_missing_shard(own_shards):
+    path, _, _ = member_offset(own_shards, "nsdgeneral.npy")
+    path.unlink()
+    with pytest.raises(DataError, match=path.name):
+        read_all(own_shards)
+
+
+def test_truncated_shard(own_shards):
+    path, key, member = member_offset(own_shards, "nsdgeneral.npy")
+    path.write_bytes(path.read_bytes()[: member.offset + 10])
+    with pytest.raises(DataError, match=rf"{path.name}: sample {key}: nsdgeneral.npy at byte {member.offset}: got 10 "):
+        read_all(own_shards)
+
+
+@pytest.mark.parametrize("suffix", ["nsdgeneral.npy", "num_uniques.npy"])
+def test_flipped_bit(own_shards, suffix):
+    path, key, member = member_offset(own_shards, suffix)
+    byte = path.read_bytes()[member.offset + member.size - 1]
+    overwrite(path, member.offset + member.size - 1, bytes([byte ^ 1]))
+    with pytest.raises(DataError, match=rf"{path.name}: sample {key}: {suffix} at byte {member.offset}"):
+        read_all(own_shards)
+
+
+def test_nan_voxel(own_shards):
+    path, key, member = member_offset(own_shards, "nsdgeneral.npy")
+    overwrite(path, member.offset + member.size - 2, np.array(np.nan, np.float16).tobytes())
+    reindex(own_shards, path)
+    with pytest.raises(DataError, match=rf"subj01: .*{path.name}: sample {key}: nsdgeneral.npy: 1 values are not finite"):
+        read_all(own_shards)
+
+
+def test_wrong_voxel_count(own_shards):
+    path, key, member = member_offset(own_shards, "nsdgeneral.npy")
+    narrower = encode_npy(np.zeros((3, 20), np.float16))
+    # The header's length stays; what follows is padding that the array does not reach.
+    overwrite(path, member.offset, narrower[: member.size])
+    reindex(own_shards, path)
+    with pytest.raises(DataError, match=rf"sample {key}: nsdgeneral.npy: got float16 \(3, 20\), expected .*\(3, 24\)"):
+        read_all(own_shards)
+
+
+def test_pickled_array_is_refused(own_shards):
+    path, key, member = member_offset(own_shards, "nsdgeneral.npy")
+    header = path.read_bytes()[member.offset : member.offset + 128].replace(b"'<f2'", b"'|O' ")
+    overwrite(path, member.offset, header)
+    reindex(own_shards, path)
+    with pytest.raises(DataError, match=rf"sample {key}: nsdgeneral.npy: not a plain .npy array"):
+        read_all(own_shards)
+
+
+def test_changed_index(own_shards):
+    path, _, _ = member_offset(own_shards, "nsdgeneral.npy")
+    index = path.with_name(path.stem + ".index.json")
+    index.write_text(index.read_text().replace("sample", "simple", 1))
+    with pytest.raises(DataError, match=f"{index.name}: is not the index"):
+        read_all(own_shards)
+
+
+def test_names_that_are_not_there(tiny_shards):
+    with pytest.raises(DataError, match=r"subject 'subj09' is not in the manifest, which has \['subj01'\]"):
+        open_dataset(tiny_shards, subject="subj09")
+    with pytest.raises(DataError, match=r"no targets 'clip', only \['tiny'\]"):
+        open_dataset(tiny_shards, targets="clip")
+    with pytest.raises(DataError, match="no split 'dev'"):
+        open_dataset(tiny_shards, "dev")
+    with pytest.raises(DataError, match="global_batch_size 24 exceeds the 23"):
+        open_loader(tiny_shards, batch=24)

@@ -1,0 +1,84 @@
+"""Pictures in and out, against Pillow's own conversion."""
+
+import tarfile
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindeye_dist.data import pictures
+from mindeye_dist.data.pictures import decode, read_files, small, square_jpeg
+from mindeye_dist.data.store import DataError
+
+
+def encoded(picture, file_format):
+    buffer = BytesIO()
+    picture.save(buffer, file_format)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
+def test_png_decodes_to_its_pixels(mode):
+    """Oracle: Pillow's own conversion of the picture before it was encoded."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).convert(mode)
+    decoded = decode(encoded(picture, "PNG"), "shard 3, key 17")
+    assert decoded.dtype == np.uint8
+    np.testing.assert_array_equal(decoded, np.array(picture.convert("RGB")))
+
+
+def test_unreadable_pictures_are_named():
+    jpeg = encoded(Image.effect_noise((64, 64), 50), "JPEG")
+    for data in (
+        b"",
+        b"not a picture",
+        jpeg[: len(jpeg) // 2],
+        encoded(Image.new("L", (4, 4)), "GIF"),
+    ):
+        with pytest.raises(DataError, match="shard 3, key 17"):
+            decode(data, "shard 3, key 17")
+
+
+def test_too_large_pictures_are_refused_before_decoding(monkeypatch):
+    data = encoded(Image.new("L", (20, 20)), "PNG")
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 399)
+    with pytest.raises(DataError, match="shard 3, key 17: 20 x 20 pixels"):
+        decode(data, "shard 3, key 17")
+    monkeypatch.undo()
+    # A header that declares 60,000 x 60,000 pixels, over Pillow's own limit too.
+    header = data[:16] + (60_000).to_bytes(4) * 2 + data[24:]
+    with pytest.raises(DataError, match="shard 3, key 17"):
+        decode(header, "shard 3, key 17")
+
+
+def test_square_jpeg_takes_the_middle_and_leaves_fitting_files_alone():
+    wide = np.zeros((40, 80, 3), np.uint8)
+    wide[:, 20:60] = (200, 30, 30)
+    cut = square_jpeg(encoded(Image.fromarray(wide), "PNG"), 32, "here")
+    assert decode(cut, "here").shape == (32, 32, 3)
+    np.testing.assert_allclose(decode(cut, "here").mean((0, 1)), (200, 30, 30), atol=4)
+    assert square_jpeg(cut, 32, "here") == cut
+
+
+def test_small_is_the_mean_over_blocks():
+    """Oracle: block means in NumPy."""
+    rgb = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    blocks = rgb.reshape(32, 2, 32, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(small(rgb), blocks, atol=1)
+
+
+def test_folder_and_tar_give_the_same_files(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "cats").mkdir(parents=True)
+    (folder / "b.png").write_bytes(encoded(Image.new("RGB", (4, 4)), "PNG"))
+    (folder / "cats" / "a.JPG").write_bytes(encoded(Image.new("RGB", (4, 4)), "JPEG"))
+    (folder / "notes.txt").write_text("not a picture")
+    with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
+        tar.add(folder, arcname=".")
+    names = [name for name, _ in read_files(folder)]
+    assert names == ["b.png", "cats/a.JPG"]
+    in_tar = {name.removeprefix("./"): data for name, data in read_files(tmp_path / "pictures.tar")}
+    assert in_tar == dict(read_files(folder))
+    with pytest.raises(DataError, match=r"nowhere"):
+        list(read_files(tmp_path / "nowhere"))

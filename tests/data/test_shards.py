@@ -1,0 +1,76 @@
+"""Tars, indexes and writer; the oracle for contents is Python's tarfile and webdataset's reader."""
+
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+
+from mindeye_dist.data.shards import encode_npy, read_index, read_members, scan_tar, write_shard
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.writer import pack, write_shards
+
+
+def samples(count):
+    return [
+        (f"sample{i:09d}", {"coco73k.npy": encode_npy(np.array(i)), "nsdgeneral.npy": encode_npy(np.full((3, 4), i, np.float16))})
+        for i in range(count)
+    ]
+
+
+def test_webdataset_reads_what_we_write(tmp_path):
+    shards = write_shards(Store(str(tmp_path)), "train/train_subj01", samples(7), samples_per_shard=3)
+    assert [s.num_samples for s in shards] == [3, 3, 1]
+    urls = [str(tmp_path / s.path) for s in shards]
+    read = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    assert [s["__key__"] for s in read] == [key for key, _ in samples(7)]
+    for i, sample in enumerate(read):
+        np.testing.assert_array_equal(sample["nsdgeneral.npy"], np.full((3, 4), i))
+
+
+def test_same_samples_give_the_same_bytes():
+    assert pack(samples(3)) == pack(samples(3))
+
+
+def test_index_points_at_the_members(tmp_path):
+    """Oracle: tarfile's own extraction."""
+    store = Store(str(tmp_path))
+    shard = write_shard(store, "a.tar", pack(samples(4)))
+    indexed = read_index(store, shard)
+    with tarfile.open(tmp_path / "a.tar") as tar:
+        for sample in indexed:
+            for suffix in sample.members:
+                expected = tar.extractfile(f"{sample.key}.{suffix}").read()
+                assert read_members(store, [(sample, suffix)]) == [expected]
+
+
+@pytest.mark.parametrize("cut", [100, 512, 700, 1536])
+def test_cut_tar_is_refused_or_shorter_in_plain_sight(cut):
+    """A cut inside a member or header is an error; a cut between members is for the manifest's count to tell."""
+    whole = pack(samples(4))
+    try:
+        found = scan_tar(whole[:cut], "a.tar")
+    except DataError as error:
+        assert "a.tar" in str(error)
+    else:
+        assert len(found) < 4
+
+
+def test_corrupt_header_is_refused():
+    data = bytearray(pack(samples(4)))
+    data[148:156] = b"99999999"
+    with pytest.raises(DataError, match="a.tar: not a whole tar file"):
+        scan_tar(bytes(data), "a.tar")
+
+
+def test_members_of_a_key_stay_together_and_single():
+    apart = samples(1) + samples(2)[1:] + samples(1)
+    with pytest.raises(DataError, match="sample000000000"):
+        scan_tar(pack(apart), "a.tar")
+
+
+def test_missing_member_is_named(tmp_path):
+    store = Store(str(tmp_path))
+    shard = write_shard(store, "a.tar", pack(samples(1)))
+    with pytest.raises(DataError, match=r"a.tar: sample sample000000000 has no trial.npy, only \['coco73k.npy', 'nsdgeneral.npy'\]"):
+        read_members(store, [(read_index(store, shard)[0], "trial.npy")])

@@ -1,0 +1,108 @@
+"""A run that was killed goes on as if nothing had happened.
+
+Oracle: the undisturbed run, equal to the last bit for the torch backend on a CPU.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from jobs.launch import worker
+from mindeye_dist.checkpoint import Checkpoints, TrainingState, read_place, read_weights
+from mindeye_dist.config import override, to_dict
+from mindeye_dist.engine.journal import read_journal
+
+WORKERS = Path(__file__).parent.parent / "workers.py"
+
+
+def kill_in_mid_run(config, folder, after_step):
+    """Start the run in a process of its own and kill it, hard, once its journal has reached a step."""
+    file = folder / "killed.json"
+    file.write_text(json.dumps([to_dict(config)]))
+    process = subprocess.Popen(
+        [sys.executable, str(WORKERS), str(file)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while len(read_journal(config.run_dir)) < after_step:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_killed_run_ends_with_the_same_bits(tiny_config, tmp_path):
+    changes = {"training.epochs": 100, "checkpoint.every_steps": 7, "training.validate_every_epochs": 50}
+    config = override(tiny_config, changes)
+    worker(config)
+    expected = read_weights(Checkpoints(config.run_dir, 1).newest())
+
+    killed = override(config, {"run_dir": f"{config.run_dir}-killed"})
+    kill_in_mid_run(killed, tmp_path, after_step=30)
+    place = read_place(Checkpoints(killed.run_dir, 1).newest())
+    total = read_journal(config.run_dir)[-1]["step"]
+    assert 0 < place.step < total
+    assert place.step * 6 % 23 != 0, "the kill should fall into the middle of an epoch"
+    worker(killed)
+
+    weights = read_weights(Checkpoints(killed.run_dir, 1).newest())
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert torch.equal(weight, expected[name]), name
+    assert losses(killed.run_dir) == losses(config.run_dir)
+
+
+def losses(run_dir):
+    return [(row["step"], row["train/total"]) for row in read_journal(run_dir) if "train/total" in row]
+
+
+@pytest.mark.deepspeed
+def test_deepspeed_resumes_at_any_stage(tiny_config, workers, tmp_path):
+    """Every ZeRO stage, and the torch backend, goes on from a checkpoint of any other."""
+    base = override(
+        tiny_config,
+        {
+            "checkpoint.every_steps": 9,
+            "checkpoint.keep": 100,
+            "compute.num_workers": 2,
+            "compute.backend": "deepspeed",
+            "model.backbone.input_dropout": 0.0,
+            "model.backbone.block_dropout": 0.0,
+        },
+    )
+
+    def run(stage, name):
+        return override(base, {"compute.zero_stage": stage, "run_dir": f"{base.run_dir}-{name}"})
+
+    whole = {stage: run(stage, f"whole{stage}") for stage in (0, 1, 2, 3)}
+    workers(list(whole.values()), 2, tmp_path)
+    resumed = {(a, b): run(b, f"from{a}to{b}") for a, b in [(0, 0), (1, 1), (2, 2), (3, 3), (2, 3), (3, 1)]}
+    alone = override(run(2, "alone"), {"compute.backend": "torch", "compute.num_workers": 1})
+    for origin, config in [*((a, c) for (a, _), c in resumed.items()), (2, alone)]:
+        source = Path(whole[origin].run_dir) / "checkpoints" / "step-00000009"
+        shutil.copytree(source, Path(config.run_dir) / "checkpoints" / source.name)
+    workers(list(resumed.values()), 2, tmp_path)
+    worker(alone)
+    for origin, config in [*((a, c) for (a, _), c in resumed.items()), (2, alone)]:
+        assert_same_state(config, whole[origin])
+
+
+def assert_same_state(config, other):
+    newest = [Checkpoints(c.run_dir, 1).newest() for c in (config, other)]
+    assert newest[0].name == newest[1].name
+    shapes = {name: tuple(w.shape) for name, w in read_weights(newest[0]).items()}
+    ours, theirs = (TrainingState(path, shapes) for path in newest)
+    for name in shapes:
+        for key, tensor in ours(name).items():
+            torch.testing.assert_close(tensor, theirs(name)[key], rtol=1e-5, atol=1e-6, msg=f"{name} {key}")

@@ -1,0 +1,121 @@
+"""A checkpoint is whole or not there, and what does not fit is said."""
+
+import json
+import resource
+import shutil
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs.launch import worker
+from mindeye_dist.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    Place,
+    TrainingState,
+    read_config,
+    read_place,
+    verify,
+)
+from mindeye_dist.config import override
+from mindeye_dist.inference import Predictor
+
+
+@pytest.fixture
+def run(tiny_config):
+    """Return a finished short run."""
+    config = override(tiny_config, {"training.epochs": 2, "checkpoint.every_steps": 3})
+    worker(config)
+    return config
+
+
+def parameters(value, size=64):
+    yield "weight", {key: torch.full((size, size), value) for key in ("weight", "exp_avg", "exp_avg_sq")}
+
+
+def test_folder_explains_itself(run):
+    """Oracle: safetensors' own reader and json."""
+    newest = Checkpoints(run.run_dir, 1).newest()
+    assert read_config(newest) == run
+    weights = load_file(newest / "model.safetensors")
+    assert all(weight.dtype == torch.float32 for weight in weights.values())
+    assert json.loads((newest / "state.json").read_text())["step"] == read_place(newest).step == 7
+    assert not [path for path in newest.rglob("*") if path.suffix in (".pt", ".pth", ".pkl", ".bin")]
+    assert (newest / "model.safetensors").stat().st_mode & 0o044, "others may read it"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "remove", "manifest"])
+def test_damaged_checkpoint_is_passed_over(run, damage, caplog):
+    checkpoints = Checkpoints(run.run_dir, 2)
+    newest = checkpoints.newest()
+    file = newest / "model.safetensors"
+    data = file.read_bytes()
+    if damage == "cut":
+        file.write_bytes(data[:-1])
+    elif damage == "flip":
+        file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "remove":
+        file.unlink()
+    else:
+        (newest / "manifest.json").write_text("{")
+    with pytest.raises(CheckpointError, match=newest.name):
+        verify(newest)
+    with pytest.raises(CheckpointError, match=newest.name):
+        Predictor(newest)
+    earlier = checkpoints.newest()
+    assert earlier is not None
+    assert earlier.name < newest.name
+    assert newest.name in caplog.text
+    Predictor(earlier)
+
+
+def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
+    """The operating system itself refuses the bytes: a limit on file size stands for the full disk."""
+    checkpoints = Checkpoints(str(tmp_path), 3)
+    checkpoints.save(Place(step=1), parameters(1.0), {"config.json": {}})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(CheckpointError, match=r"\.writing-00000002: cannot be written: rank 0"):
+            checkpoints.save(Place(step=2), parameters(2.0), {"config.json": {}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest.name == "step-00000001"
+    state = TrainingState(newest, {"weight": (64, 64)})("weight")
+    assert torch.equal(state["weight"], torch.full((64, 64), 1.0))
+    checkpoints.save(Place(step=2), parameters(2.0), {"config.json": {}})
+    assert checkpoints.newest().name == "step-00000002"
+
+
+def test_save_killed_half_way_is_no_checkpoint(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path), 3)
+    path = checkpoints.save(Place(step=1), parameters(1.0), {})
+    shutil.copytree(path, path.parent / ".writing-00000002")
+    (path.parent / ".writing-00000002" / "manifest.json").unlink()
+    assert checkpoints.newest() == path
+
+
+def test_best_and_newest_stay(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path), 2)
+    for step in range(1, 7):
+        checkpoints.save(Place(step=step, best_step=2, best_score=0.5), parameters(float(step)), {})
+    assert [p.name for p in sorted(checkpoints.folder.iterdir())] == [
+        "step-00000002",
+        "step-00000005",
+        "step-00000006",
+    ]
+    assert checkpoints.best().name == "step-00000002"
+
+
+def test_checkpoint_of_another_shape_is_refused_with_a_list(run):
+    other = override(run, {"model.backbone.hidden": 40, "model.backbone.num_blocks": 1})
+    with pytest.raises(CheckpointError) as error:
+        worker(other)
+    assert "unexpected backbone.blocks.1.0.weight" in str(error.value)
+    assert "backbone.input.0.weight is (32, 24), the model has (40, 24)" in str(error.value)
