@@ -1,4 +1,4 @@
-"""What all entry points share: clear errors, log level, places that outlive a Ray job's copy of the code."""
+"""What entry points share: clear errors, places that outlive a Ray job's copy, the cluster."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ KNOWN_ERRORS = (DataError, CheckpointError, NonFiniteLossError, ValueError, Impo
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End the program with one line for errors that have a cause a user can act on; others keep their trace."""
+    """End the program with one line for errors a user can act on; others keep their trace."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         yield
@@ -34,7 +34,7 @@ def clear_errors() -> Iterator[None]:
 
 
 def root_cause(error: TrainingFailedError) -> BaseException | None:
-    """Return the first worker's error that has a cause a user can act on; the other ranks only lost a peer."""
+    """Return the first error that a user can act on; the other ranks only lost a peer."""
     failures = getattr(error, "worker_failures", {})
     for _, failure in sorted(failures.items()):
         cause = getattr(failure, "_base_exc", failure)
@@ -44,15 +44,15 @@ def root_cause(error: TrainingFailedError) -> BaseException | None:
 
 
 def settle(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the config with relative folders made absolute, so that every worker means the same place."""
+    """Return the config with absolute folders, so that every worker means the same place."""
     return override(config, {"run_dir": place(config.run_dir), "data.url": place(config.data.url)})
 
 
 def place(path: str) -> str:
     """Return an absolute folder or a URL.
 
-    Relative paths start at MINDEYE_HOME, or else at the working directory; in a Ray job, whose working directory is
-    a copy that is thrown away, at ~/mindeye-dist.
+    Relative paths start at MINDEYE_HOME, or else at the working directory; in a Ray job, whose
+    working directory is a copy that is thrown away, at ~/mindeye-dist.
     """
     if "://" in path:
         return path
@@ -68,11 +68,11 @@ def connect(config: ExperimentConfig) -> None:
         ValueError: this machine has fewer CPUs or GPUs than the workers ask for.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
+    named = bool(os.environ.get("RAY_ADDRESS"))
+    # Workers report through the board; their own output would tear up the progress line.
+    ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
+    if named:
         return
-    ray.init(address="local", **quiet)
     compute = config.compute
     asked = {"CPU": compute.num_workers * compute.cpus_per_worker}
     if compute.device == "cuda":
@@ -81,8 +81,6 @@ def connect(config: ExperimentConfig) -> None:
     for kind, count in asked.items():
         if count > there.get(kind, 0):
             raise ValueError(
-                f"compute.num_workers: {compute.num_workers} workers ask for {count:g} {kind}, this machine has "
-                f"{there.get(kind, 0):g}; lower it or compute.cpus_per_worker"
+                f"compute.num_workers: {compute.num_workers} workers ask for {count:g} {kind}, "
+                f"this machine has {there.get(kind, 0):g}; lower it or compute.cpus_per_worker"
             )
-
-

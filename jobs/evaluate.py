@@ -1,6 +1,7 @@
-"""Evaluate a run: `python jobs/evaluate.py [--run-dir runs/demo] [--checkpoint PATH]` -> report.json, report.html.
+"""Evaluate a run: `python jobs/evaluate.py [--run-dir runs/demo]` -> report.json, report.html.
 
-Retrieval on the test split, beside chance, ridge, shuffled brains and, for a simulated subject, the ceiling.
+Retrieval on the test split, beside chance, ridge, shuffled brains and, for a simulated subject, the
+ceiling.
 """
 
 import sys

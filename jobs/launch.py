@@ -1,6 +1,7 @@
 """The worker, and the one way to start it on a Ray cluster.
 
-`worker` is the page to read first: one line a station, from shards to checkpoints. Train and tune both launch it.
+`worker` is the page to read first: one line a station, from shards to checkpoints. Train and tune
+both launch it.
 """
 
 import logging
@@ -110,7 +111,7 @@ def launch(config: ExperimentConfig) -> None:
     Raises:
         ray.train.TrainingFailedError: a worker failed.
     """
-    board = Board.remote()
+    board: ActorHandle = Board.remote()  # type: ignore[attr-defined]
     cuda = config.compute.device == "cuda"
     trainer = TorchTrainer(
         ray_worker,
@@ -125,7 +126,9 @@ def launch(config: ExperimentConfig) -> None:
             name=Path(config.run_dir).name,
             storage_path=str(Path(config.run_dir).resolve() / "ray"),
             # Without a limit Ray restarts a controller that can never succeed for ever.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=0, controller_failure_limit=0
+            ),
         ),
     )
     with shown(board):

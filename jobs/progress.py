@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
@@ -34,7 +34,7 @@ class Board:
 
 @contextmanager
 def shown(board: ActorHandle) -> Iterator[None]:
-    """Draw the board while the body runs: a live line on a terminal, else a line every ten seconds."""
+    """Draw the board while the body runs: live on a terminal, else a line every ten seconds."""
     stop = threading.Event()
     draw = _draw_live if sys.stderr.isatty() else _draw_lines
     thread = threading.Thread(target=draw, args=(board, stop), daemon=True)
@@ -75,9 +75,13 @@ def _draw_live(board: ActorHandle, stop: threading.Event) -> None:
     with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
         task = progress.add_task("starting workers", total=None)
         while not stop.wait(POLL_SECONDS):
-            if "step" in (values := ray.get(board.read.remote())):
+            values = _read(board)
+            if "total_steps" in values:
                 progress.update(
-                    task, description=line(values), completed=values["step"], total=values["total_steps"]
+                    task,
+                    description=line(values),
+                    completed=values["step"],
+                    total=values["total_steps"],
                 )
 
 
@@ -85,10 +89,18 @@ def _draw_lines(board: ActorHandle, stop: threading.Event) -> None:
     shown_at, shown_step = 0.0, -1
     while True:
         stopped = stop.wait(POLL_SECONDS)
-        values = ray.get(board.read.remote())
+        values = _read(board)
         new = values.get("step", -1) != shown_step
-        if new and "total_steps" in values and (stopped or time.monotonic() - shown_at > PLAIN_SECONDS):
+        if (
+            new
+            and "total_steps" in values
+            and (stopped or time.monotonic() - shown_at > PLAIN_SECONDS)
+        ):
             print(f"{line(values)}  {seconds_left(values):.0f} s left", file=sys.stderr, flush=True)
             shown_at, shown_step = time.monotonic(), values["step"]
         if stopped:
             return
+
+
+def _read(board: ActorHandle) -> dict[str, Any]:
+    return cast(dict[str, Any], ray.get(board.read.remote()))

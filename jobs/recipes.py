@@ -16,7 +16,7 @@ from mindeye_dist.config import (
 
 
 def demo() -> ExperimentConfig:
-    """Return the run of `make demo`: a small model of the same code, two DeepSpeed workers, minutes on two cores."""
+    """Return the run of `make demo`: a small model of the same code on two DeepSpeed workers."""
     return ExperimentConfig(
         model=ModelConfig(
             backbone=BackboneConfig(hidden=512, input_dropout=0.3),

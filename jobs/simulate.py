@@ -1,8 +1,8 @@
 """Simulate subjects: pictures -> clip_tokens -> brains -> shards, manifest, targets and the truth.
 
-`python jobs/simulate.py` makes the demo's subject from the project's own rendered scenes; `--images` takes a folder
-or tar of pictures instead, `--preset nsd-subj01` the size and noise of a subject of NSD. No brain is harmed: the
-voxels are simulated, and the manifest says so.
+`python jobs/simulate.py` makes the demo's subject from the project's own rendered scenes;
+`--images` takes a folder or tar of pictures instead, `--preset nsd-subj01` the size and noise of a
+subject of NSD. No brain is harmed: the voxels are simulated, and the manifest says so.
 """
 
 import json
@@ -32,7 +32,7 @@ from mindeye_dist.data.shards import (
 )
 from mindeye_dist.data.simulate import SimulatedSubject, make_subject, nsd_preset
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.data.tuning import FeatureSpace, fit_feature_space
+from mindeye_dist.data.tuning import fit_feature_space
 from mindeye_dist.data.writer import write_shards
 from mindeye_dist.models.frozen import (
     EfficientNetLite0,
@@ -43,7 +43,9 @@ from mindeye_dist.models.frozen import (
 )
 from mindeye_dist.randomness import numpy_generator
 
-LICENCE = "Simulated brains: no human data. Pictures under their own licence; rendered scenes are MIT."
+LICENCE = (
+    "Simulated brains: no human data. Pictures under their own licence; rendered scenes are MIT."
+)
 TARGETS = "efficientnet-lite0"
 ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
 
@@ -57,7 +59,7 @@ class Simulate:
     images: str = ""
     """Folder or tar of JPEG or PNG pictures; rendered scenes without it."""
     preset: str = ""
-    """nsd-subj01 .. nsd-subj08: voxel count and noise of a subject of NSD, instead of --simulation."""
+    """nsd-subj01 .. nsd-subj08: voxels and noise of a subject of NSD, instead of --simulation."""
     subjects: tuple[str, ...] = ("subj01",)
     """Subjects to simulate; they see the same pictures with brains of their own."""
     train_pictures: int = 3000
@@ -98,7 +100,9 @@ def simulate(options: Simulate) -> Manifest:
         raise DataError(f"{store.locate(MANIFEST)}: is there already; --overwrite replaces it")
     pictures = list(load_pictures(options))
     clip_tokens, encoder = encode(pictures, options)
-    small_pictures = np.stack([small(decode(p.jpeg, f"picture {i}")) for i, p in enumerate(pictures)])
+    small_pictures = np.stack(
+        [small(decode(p.jpeg, f"picture {i}")) for i, p in enumerate(pictures)]
+    )
     space = fit_feature_space(
         clip_tokens[: options.train_pictures],
         small_pictures[: options.train_pictures],
@@ -110,7 +114,9 @@ def simulate(options: Simulate) -> Manifest:
     subjects = {}
     for name in options.subjects:
         brain = make_subject(simulation_config(options, name), space)
-        subjects[name] = write_subject(store, options, brain, pictures, features, clip_tokens, encoder)
+        subjects[name] = write_subject(
+            store, options, brain, pictures, features, clip_tokens, encoder
+        )
     manifest = Manifest(format=FORMAT, licence=LICENCE, subjects=subjects)
     write_manifest(store, manifest)
     return manifest
@@ -135,14 +141,18 @@ def load_pictures(options: Simulate) -> Iterator[Picture]:
     order = numpy_generator(options.seed, "splits").permutation(len(files))[:total]
     for number in track(order, "reading pictures", disable=not sys.stderr.isatty()):
         name, data = files[number]
-        yield Picture(square_jpeg(data, options.side, f"{options.images}: {name}"), {"source": name})
+        yield Picture(
+            square_jpeg(data, options.side, f"{options.images}: {name}"), {"source": name}
+        )
 
 
 def encode(pictures: Sequence[Picture], options: Simulate) -> tuple[np.ndarray, ProjectedEncoder]:
-    """Return clip_tokens (pictures, tokens, dim) and the encoder, its projection fitted on the train pictures."""
+    """Return clip_tokens (pictures, tokens, dim) and the encoder, fitted on the train pictures."""
     base = EfficientNetLite0(efficientnet_lite0_weights())
     raw = np.empty((len(pictures), base.num_tokens, base.dim), np.float16)
-    for start in track(range(0, len(pictures), 32), "encoding pictures", disable=not sys.stderr.isatty()):
+    for start in track(
+        range(0, len(pictures), 32), "encoding pictures", disable=not sys.stderr.isatty()
+    ):
         chunk = pictures[start : start + 32]
         rgb = np.stack([decode(p.jpeg, f"picture {start + i}") for i, p in enumerate(chunk)])
         images = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
@@ -171,7 +181,7 @@ def write_subject(  # noqa: PLR0913 - each is another part of what a subject saw
     clip_tokens: np.ndarray,
     encoder: ProjectedEncoder,
 ) -> Subject:
-    """Show the pictures to a brain, write its shards, targets and truth, and return its manifest entry."""
+    """Show the pictures to a brain, write what it answers, and return its manifest entry."""
     name = brain.config.subject
     print(f"{name}: {len(pictures)} pictures x {brain.config.num_repeats} repeats", file=sys.stderr)
     responses = brain.respond(range(len(pictures)), features)
@@ -189,8 +199,12 @@ def write_subject(  # noqa: PLR0913 - each is another part of what a subject saw
             }
             for n in numbers
         )
-        tokens = ({"clip_tokens.npy": encode_npy(clip_tokens[n].astype(np.float16))} for n in numbers)
-        splits[split] = write_shards(store, f"{split}/{split}_{name}", zip(keys, members, strict=True))
+        tokens = (
+            {"clip_tokens.npy": encode_npy(clip_tokens[n].astype(np.float16))} for n in numbers
+        )
+        splits[split] = write_shards(
+            store, f"{split}/{split}_{name}", zip(keys, members, strict=True)
+        )
         stem = f"targets/{TARGETS}-{encoder.digest[:12]}/{split}/{split}_{name}"
         targets[split] = write_shards(store, stem, zip(keys, tokens, strict=True))
         first += count

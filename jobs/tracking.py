@@ -54,7 +54,9 @@ class Tracker:
         name = self._config.tracking.experiment
         found = client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else client.create_experiment(name)
-        run = client.create_run(experiment, run_name=self._config.run_dir.rstrip("/").split("/")[-1])
+        run = client.create_run(
+            experiment, run_name=self._config.run_dir.rstrip("/").split("/")[-1]
+        )
         params = [Param(path, str(value)) for path, value in paths(self._config).items()]
         client.log_batch(run.info.run_id, params=params)
         run_id: str = run.info.run_id

@@ -1,4 +1,4 @@
-"""Train on a Ray cluster: `python jobs/train.py [--recipe NAME] [--data.url URL] [--optimizer.max-lr 1e-3] ...`.
+"""Train on a Ray cluster: `python jobs/train.py [--recipe NAME] [--data.url URL] ...`.
 
 With no argument it is the demo: it simulates a subject first where there is none. Every knob of
 mindeye_dist/config.py is a flag.
@@ -83,7 +83,9 @@ def prepare(config: ExperimentConfig, options: Train) -> None:
         ValueError: it holds a run and neither is asked for, or there is none to go on with.
     """
     if "://" in config.run_dir:
-        raise ValueError(f"run_dir: got {config.run_dir!r}, expected a folder that all workers share")
+        raise ValueError(
+            f"run_dir: got {config.run_dir!r}, expected a folder that all workers share"
+        )
     checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
     if options.resume:
         if checkpoints.newest() is None:
@@ -93,8 +95,8 @@ def prepare(config: ExperimentConfig, options: Train) -> None:
         clear(Path(config.run_dir))
     elif checkpoints.folder.exists():
         raise ValueError(
-            f"run_dir: {config.run_dir} holds a run; --resume goes on with it, --overwrite deletes it, "
-            "--run-dir names another folder"
+            f"run_dir: {config.run_dir} holds a run; --resume goes on with it, "
+            "--overwrite deletes it, --run-dir names another folder"
         )
     Path(config.run_dir).mkdir(parents=True, exist_ok=True)
 

@@ -1,6 +1,7 @@
 """Ridge regression from voxels to clip_tokens: the linear baseline that a decoder has to beat.
 
-Fitted on the same training responses (repeats averaged), its penalty chosen by the error on the val split.
+Fitted on the same training responses (repeats averaged), its penalty chosen by the error on the val
+split.
 """
 
 from collections.abc import Sequence

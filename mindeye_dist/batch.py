@@ -1,8 +1,8 @@
 """A batch of one rank, and the alphabet of shape names.
 
-Axes are called, everywhere: batch, voxels, repeats, tokens, dim, hidden, channels, height, width; in retrieval
-brains and images; in the prior length (of its sequence), keys and heads; in simulation and fitting pictures,
-features and components. A leading space (`" batch"`) marks a single axis.
+Axes are called, everywhere: batch, voxels, repeats, tokens, dim, hidden, channels, height, width;
+in retrieval brains and images; in the prior length (of its sequence), keys and heads; in simulation
+and fitting pictures, features and components. A leading space (`" batch"`) marks a single axis.
 """
 
 from dataclasses import dataclass, replace

@@ -1,9 +1,9 @@
 """Checkpoints: a folder that is whole or not there.
 
-`model.safetensors` (float32, loadable by anything), `optimizer-*.safetensors` (each rank a share of the
-parameters), `config.json`, `state.json`, and last `manifest.json` with the digests of all of them. A checkpoint is
-written under another name, read back, verified and renamed; a killed or failed save leaves the earlier ones
-untouched. Nothing is ever unpickled.
+`model.safetensors` (float32, loadable by anything), `optimizer-*.safetensors` (each rank a share of
+the parameters), `config.json`, `state.json`, and last `manifest.json` with the digests of all of
+them. A checkpoint is written under another name, read back, verified and renamed; a killed or
+failed save leaves the earlier ones untouched. Nothing is ever unpickled.
 """
 
 import dataclasses
@@ -67,7 +67,10 @@ class Checkpoints:
         self._keep = keep
 
     def save(
-        self, place: Place, parameters: Iterator[tuple[str, dict[str, Tensor]]], about: dict[str, Any]
+        self,
+        place: Place,
+        parameters: Iterator[tuple[str, dict[str, Tensor]]],
+        about: dict[str, Any],
     ) -> Path:
         """Write a checkpoint; called on all ranks with the same place.
 
@@ -100,7 +103,7 @@ class Checkpoints:
         return final
 
     def newest(self) -> Path | None:
-        """Return the newest checkpoint that is whole; later ones that are not are named in the log."""
+        """Return the newest whole checkpoint; later ones that are not are named in the log."""
         for path in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 verify(path)

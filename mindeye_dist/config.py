@@ -1,11 +1,13 @@
 """Every knob of a run, on one page.
 
-Frozen dataclasses of plain values, composed in `ExperimentConfig`. `override`, `to_dict` and `from_dict`
-are strict: an unknown path or a value of another type is an error that names the path. The dotted path of a
-knob (`optimizer.max_lr`) is also its command-line flag and its name in a search space.
+Frozen dataclasses of plain values, composed in `ExperimentConfig`. `override`, `to_dict` and
+`from_dict` are strict: an unknown path or a value of another type is an error that names the path.
+The dotted path of a knob (`optimizer.max_lr`) is also its command-line flag and its name in a
+search space.
 
-Facts of the data (voxels of a subject, tokens and width of the targets) are not here: they come from the
-manifest. Names follow Scotti et al. (2023), MindEye; defaults are the published values unless said otherwise.
+Facts of the data (voxels of a subject, tokens and width of the targets) are not here: they come
+from the manifest. Names follow Scotti et al. (2023), MindEye; defaults are the published values
+unless said otherwise.
 """
 
 import dataclasses
@@ -27,7 +29,7 @@ class DataConfig:
     targets: str = "efficientnet-lite0"
     """Name of the clip_tokens set in the manifest."""
     repeat_draw: Literal["cycle", "random", "mean", "random_combine"] = "random_combine"
-    """How one response is made of a picture's repeats in training; evaluation always averages them."""
+    """How training makes one response of a picture's repeats; evaluation averages them."""
     cache_gib: float = 4.0
     """Decoded samples kept in memory by each worker, at most (GiB)."""
     prefetch_batches: int = 4
@@ -123,11 +125,16 @@ class TrainingConfig:
     global_batch_size: int = 32
     """Samples of one optimizer step over all workers; all of them are negatives of each other."""
     max_micro_batch_size: int = 4096
-    """Most samples on one device at once; gradient accumulation follows from it, with the same negatives."""
+    """Most samples on one device at once; accumulation follows, with the same negatives."""
     validate_every_epochs: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "global_batch_size", "max_micro_batch_size", "validate_every_epochs"):
+        for name in (
+            "epochs",
+            "global_batch_size",
+            "max_micro_batch_size",
+            "validate_every_epochs",
+        ):
             _check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
 
 
@@ -146,7 +153,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Machines and how the model is spread over them; changes the time a run takes, not its result."""
+    """Machines and how the model is spread over them: the time a run takes, not its result."""
 
     num_workers: int = 1
     device: Literal["cpu", "cuda"] = "cpu"
@@ -244,7 +251,8 @@ def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
     """Rebuild a config from `to_dict`'s output.
 
     Raises:
-        ValueError: a key is unknown, missing, or its value has another type; the message names the path.
+        ValueError: a key is unknown, missing, or its value has another type; the message names the
+            path.
     """
     hints = get_type_hints(cls)
     if unknown := sorted(set(values) - set(hints)):
@@ -292,10 +300,14 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
         return from_dict(hint, value, f"{path}.")
     if get_origin(hint) is dict:
         _check(isinstance(value, Mapping), path, value, "a mapping")
-        return {key: _typed(get_args(hint)[1], item, f"{path}.{key}") for key, item in value.items()}
+        return {
+            key: _typed(get_args(hint)[1], item, f"{path}.{key}") for key, item in value.items()
+        }
     if get_origin(hint) is tuple:
         _check(isinstance(value, list | tuple), path, value, "a list")
-        return tuple(_typed(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+        return tuple(
+            _typed(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value)
+        )
     if get_origin(hint) is Literal:
         _check(value in get_args(hint), path, value, f"one of {get_args(hint)}")
         return value

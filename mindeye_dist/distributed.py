@@ -1,9 +1,10 @@
 """This process among the workers, and the gather that makes a loss see the global batch.
 
-Without a process group everything here is the identity of one worker. Every rank computes the same loss on the
-same whole matrices, so the gradient of a gathered tensor needs no communication: each rank keeps its own rows,
-times the world size, because backends average gradients over ranks. A test pins that the loss and the gradients
-of any number of workers are those of one process on the joined batch.
+Without a process group everything here is the identity of one worker. Every rank computes the same
+loss on the same whole matrices, so the gradient of a gathered tensor needs no communication: each
+rank keeps its own rows, times the world size, because backends average gradients over ranks. A test
+pins that the loss and the gradients of any number of workers are those of one process on the joined
+batch.
 """
 
 from typing import Any
@@ -46,8 +47,8 @@ def local_slice(count: int, rank: int, world_size: int) -> slice:
     return slice(start, start + base + (rank < extra))
 
 
-def gather(rows: Shaped[Tensor, "batch *rest"], count: int) -> Shaped[Tensor, "global_batch *rest"]:
-    """Return all ranks' rows in the order of the global batch of `count` rows, with gradient to our own."""
+def gather(rows: Shaped[Tensor, "batch ..."], count: int) -> Shaped[Tensor, "global_batch ..."]:
+    """Return all ranks' rows, `count` in all, in the global batch's order; gradient to ours."""
     if world_size() == 1:
         return rows
     return _Gather.apply(rows, count)

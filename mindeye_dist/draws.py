@@ -1,4 +1,4 @@
-"""The random draws of a training step, each a function of (seed, step, position in the global batch).
+"""The random draws of a step, each a function of (seed, step, position in the global batch).
 
 Only dropout is not here: its masks are a function of (seed, step, rank).
 """
@@ -30,7 +30,7 @@ class Mixing:
 
 
 def draw_mixing(config: LossConfig, seed: int, batch: Batch) -> Mixing:
-    """Return partners, coefficients from Beta(alpha, alpha), and who is mixed at all (MindEye, section 3.3)."""
+    """Return partners, coefficients from Beta(alpha, alpha), 1 for the unmixed (section 3.3)."""
     count = batch.global_size
     generator = numpy_generator(seed, "mixing", batch.step)
     partner = generator.permutation(count)

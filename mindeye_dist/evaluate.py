@@ -1,8 +1,8 @@
 """Evaluate: a Predictor on the test split -> a report that is JSON.
 
-Retrieval over the whole test pool in both directions, raw and centred, beside what frames it: chance, a ridge
-baseline on the same training data, brains shuffled against pictures, and, for a simulated subject, the best linear
-decoder and the ideal observer that know the truth.
+Retrieval over the whole test pool in both directions, raw and centred, beside what frames it:
+chance, a ridge baseline on the same training data, brains shuffled against pictures, and, for a
+simulated subject, the best linear decoder and the ideal observer that know the truth.
 """
 
 import tempfile
@@ -24,6 +24,7 @@ from mindeye_dist.metrics import DIRECTIONS, ranks
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.report import Evaluation, Example
 from mindeye_dist.retrieval import scores, similarity
+
 
 def evaluate(
     predictor: Predictor, store: Store, manifest: Manifest, *, num_examples: int = 12, seed: int = 0
@@ -54,8 +55,10 @@ def evaluate(
     }
     if subject.truth:
         rows |= _ceilings(store, subject.truth, splits["test"], voxels, clip_tokens, seed)
-    examples = {
-        direction: _examples(model if direction == "brain_to_image" else model.T, num_examples, seed)
+    examples: dict[str, list[Example]] = {
+        direction: _examples(
+            model if direction == "brain_to_image" else model.T, num_examples, seed
+        )
         for direction in DIRECTIONS
     }
     shown = sorted({n for page in examples.values() for e in page for n in (e.query, *e.matches)})
@@ -75,7 +78,9 @@ def evaluate(
 
 
 def _both(
-    brains: Float[np.ndarray, "brains features"], images: Float[np.ndarray, "images features"], seed: int
+    brains: Float[np.ndarray, "brains features"],
+    images: Float[np.ndarray, "images features"],
+    seed: int,
 ) -> dict[str, Any]:
     rows = scores(similarity(brains, images), numpy_generator(seed, "bootstrap"))
     centred = scores(similarity(brains, images, centred=True), numpy_generator(seed, "bootstrap"))
@@ -85,7 +90,10 @@ def _both(
 def _ridge(
     splits: dict[str, Dataset], test_voxels: Float[np.ndarray, "brains voxels"]
 ) -> Float[np.ndarray, "brains features"]:
-    (voxels, tokens), (val_voxels, val_tokens) = splits["train"].averages(), splits["val"].averages()
+    (voxels, tokens), (val_voxels, val_tokens) = (
+        splits["train"].averages(),
+        splits["val"].averages(),
+    )
     model = fit_ridge(
         voxels, tokens.reshape(len(tokens), -1), val_voxels, val_tokens.reshape(len(val_tokens), -1)
     )

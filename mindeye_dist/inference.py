@@ -1,7 +1,7 @@
-"""Predictor: a checkpoint -> voxels in, embeddings and tokens out; the only way from voxels to anything.
+"""Predictor: a checkpoint -> voxels in, embeddings and tokens out; the only way from voxels.
 
-What is evaluated is what is served. `embed` gives the projector's tokens, flattened, for retrieval; `tokens` samples
-the diffusion prior for reconstruction (Scotti et al. 2023, section 3).
+What is evaluated is what is served. `embed` gives the projector's tokens, flattened, for retrieval;
+`tokens` samples the diffusion prior for reconstruction (Scotti et al. 2023, section 3).
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from mindeye_dist.checkpoint import (
     check_shapes,
@@ -54,8 +55,10 @@ class Predictor:
         self.model = model.to(self.device).eval()
 
     @torch.no_grad()
-    def embed(self, voxels: Float[np.ndarray, "brains voxels"]) -> Float[np.ndarray, "brains features"]:
-        """Return unit-norm retrieval embeddings, to be compared with flattened clip_tokens by cosine.
+    def embed(
+        self, voxels: Float[np.ndarray, "brains voxels"]
+    ) -> Float[np.ndarray, "brains features"]:
+        """Return unit-norm embeddings, to be compared with flattened clip_tokens by cosine.
 
         Raises:
             ValueError: voxels of another number, or not finite.
@@ -75,25 +78,35 @@ class Predictor:
         Each brain has a seed of its own, so a sample does not depend on what else is in the batch.
 
         Raises:
-            ValueError: voxels of another number, or not finite; seeds of another number than brains.
+            ValueError: voxels of another number, or not finite; seeds of another number than
+                brains.
         """
         if len(seeds) != len(voxels):
-            raise ValueError(f"seeds: got {len(seeds)}, expected one for each of {len(voxels)} brains")
-        parts, prior = [], self.model.prior
-        shape = (self.shapes.num_tokens, self.shapes.dim)
-        for start, batch in enumerate(self._batches(voxels)):
-            condition = self.model.backbone(batch)
-            own = seeds[start * self.batch_size : start * self.batch_size + len(batch)]
-            generators = [torch_generator(self.device, seed, "sample") for seed in own]
-            sample = sample_ddpm(
-                prior.schedule,
-                lambda x_t, timestep, condition=condition: prior(x_t, timestep, condition),
-                lambda step, generators=generators: torch.stack(
-                    [torch.randn(shape, generator=g, device=self.device) for g in generators]
-                ),
+            raise ValueError(
+                f"seeds: got {len(seeds)}, expected one for each of {len(voxels)} brains"
             )
+        parts = []
+        for number, batch in enumerate(self._batches(voxels)):
+            first = number * self.batch_size
+            sample = self._sample(self.model.backbone(batch), seeds[first : first + len(batch)])
             parts.append((sample / sample[:, :1].norm(dim=-1, keepdim=True)).cpu().numpy())
         return np.concatenate(parts)
+
+    def _sample(
+        self, condition: Float[Tensor, "batch tokens dim"], seeds: Sequence[int]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        generators = [torch_generator(self.device, seed, "sample") for seed in seeds]
+        shape = condition.shape[1:]
+
+        def predict_x_0(x_t: Tensor, timestep: Tensor) -> Tensor:
+            return self.model.prior(x_t, timestep, condition)
+
+        def noise(step: int) -> Tensor:
+            return torch.stack(
+                [torch.randn(shape, generator=g, device=self.device) for g in generators]
+            )
+
+        return sample_ddpm(self.model.prior.schedule, predict_x_0, noise)
 
     def _batches(self, voxels: np.ndarray) -> Sequence[torch.Tensor]:
         expected = self.shapes.num_voxels
@@ -105,5 +118,7 @@ class Predictor:
         if len(voxels) == 0:
             raise ValueError("voxels: got no brains, expected at least one")
         if not np.isfinite(voxels).all():
-            raise ValueError(f"voxels: {np.count_nonzero(~np.isfinite(voxels))} values are not finite")
+            raise ValueError(
+                f"voxels: {np.count_nonzero(~np.isfinite(voxels))} values are not finite"
+            )
         return torch.from_numpy(voxels.astype(np.float32)).to(self.device).split(self.batch_size)

@@ -1,8 +1,9 @@
 """Contrastive losses and MixCo: pure functions of whole matrices.
 
-`preds` and `targets` are flattened tokens (batch, features) of the whole global batch; both are normalised here
-and nowhere else. BiMixCo and SoftCLIP follow Scotti et al. (2023), section 3.3 and appendix; MixCo is Kim et al.
-(2020). A similarity matrix has brains in its rows and images in its columns.
+`preds` and `targets` are flattened tokens (batch, features) of the whole global batch; both are
+normalised here and nowhere else. BiMixCo and SoftCLIP follow Scotti et al. (2023), section 3.3 and
+appendix; MixCo is Kim et al. (2020). A similarity matrix has brains in its rows and images in its
+columns.
 """
 
 import math
@@ -32,8 +33,9 @@ def bimixco(
 ) -> Float[Tensor, ""]:
     """Return the bidirectional contrastive loss of mixed brains.
 
-    Brain i matches image i with weight mix_coef[i] and image mix_partner[i] with the rest. Where a sample is its
-    own partner the two weights add up (the published code overwrites one with the other).
+    Brain i matches image i with weight mix_coef[i] and image mix_partner[i] with the rest. Where a
+    sample is its own partner the two weights add up (the published code overwrites one with the
+    other).
     """
     similarity = cosine_similarity(preds, targets) / temperature
     weights = torch.diag(mix_coef)
@@ -61,7 +63,7 @@ def prior_errors(
 
 
 def soft_temperature(start: float, end: float, index: int, count: int) -> float:
-    """Return SoftCLIP's temperature in its epoch `index` of `count`: a half cosine from start to end."""
+    """Return SoftCLIP's temperature in its epoch `index` of `count`: half a cosine."""
     if count <= 1:
         return start
     return end - 0.5 * (end - start) * (1 + math.cos(math.pi * index / (count - 1)))
@@ -73,7 +75,10 @@ def cosine_similarity(
     """Return the cosine of every row with every column, in float32."""
     # Half precision would shift the logits by up to 0.1 at a temperature of 0.004.
     with torch.autocast(rows.device.type, enabled=False):
-        return functional.normalize(rows.float(), dim=-1) @ functional.normalize(columns.float(), dim=-1).T
+        return (
+            functional.normalize(rows.float(), dim=-1)
+            @ functional.normalize(columns.float(), dim=-1).T
+        )
 
 
 def _symmetric_cross_entropy(

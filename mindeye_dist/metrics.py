@@ -1,7 +1,7 @@
-"""Retrieval metrics: pure functions of a similarity matrix with brains in rows and images in columns.
+"""Retrieval metrics: pure functions of a similarity matrix, brains in rows, images in columns.
 
-`brain_to_image` ranks the images of a pool for each brain; `image_to_brain` ranks the brains for each image.
-(The published code's "forward" is image_to_brain.) Scotti et al. (2023), section 4.1.
+`brain_to_image` ranks the images of a pool for each brain; `image_to_brain` ranks the brains for
+each image. (The published code's "forward" is image_to_brain.) Scotti et al. (2023), section 4.1.
 """
 
 from typing import Literal, get_args
@@ -13,14 +13,18 @@ Direction = Literal["brain_to_image", "image_to_brain"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
 
-def ranks(similarity: Float[np.ndarray, "brains images"], direction: Direction) -> Int[np.ndarray, " queries"]:
+def ranks(
+    similarity: Float[np.ndarray, "brains images"], direction: Direction
+) -> Int[np.ndarray, " queries"]:
     """Return the rank of the true match of each query, 0 for the best; ties count against it.
 
     Raises:
         ValueError: the pool is not square or holds a value that is not finite.
     """
     if similarity.shape[0] != similarity.shape[1]:
-        raise ValueError(f"similarity: got shape {similarity.shape}, expected as many brains as images")
+        raise ValueError(
+            f"similarity: got shape {similarity.shape}, expected as many brains as images"
+        )
     if not np.isfinite(similarity).all():
         raise ValueError("similarity: got a value that is not finite")
     scores = similarity if direction == "brain_to_image" else similarity.T

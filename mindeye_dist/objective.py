@@ -1,7 +1,8 @@
-"""Objective: outputs and targets of a batch -> named losses and their weighted sum; the same for train and validation.
+"""Objective: outputs and targets -> named losses and their weighted sum, in train and validation.
 
-BiMixCo for the first part of the epochs, SoftCLIP after it, the prior's error throughout (Scotti et al. 2023,
-section 3.3). Every rank sees the whole global batch, so losses and negatives do not depend on the number of workers.
+BiMixCo for the first part of the epochs, SoftCLIP after it, the prior's error throughout (Scotti et
+al. 2023, section 3.3). Every rank sees the whole global batch, so losses and negatives do not
+depend on the number of workers.
 """
 
 from dataclasses import dataclass

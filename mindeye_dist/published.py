@@ -23,15 +23,27 @@ _PRIOR = (
     (r"^net\.to_time_embeds\.0\.1\.net\.1\.0\.", "prior.time_mlp.2."),
     (r"^net\.to_time_embeds\.0\.1\.net\.2\.", "prior.time_mlp.4."),
     (r"^net\.causal_transformer\.rel_pos_bias\.relative_attention_bias\.", "prior.relative_bias."),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.0\.null_kv$", r"prior.layers.\1.0.null_kv"),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.0\.norm\.g$", r"prior.layers.\1.0.norm.gain"),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.0\.to_q\.", r"prior.layers.\1.0.query."),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.0\.to_kv\.", r"prior.layers.\1.0.key_value."),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.0\.to_out\.0\.", r"prior.layers.\1.0.output."),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.0\.to_out\.1\.g$", r"prior.layers.\1.0.output_norm.gain"),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.1\.0\.g$", r"prior.layers.\1.1.0.gain"),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.1\.1\.", r"prior.layers.\1.1.1."),
-    (r"^net\.causal_transformer\.layers\.(\d+)\.1\.5\.", r"prior.layers.\1.1.3."),
+    (r"^net\.causal_transformer\.layers\.(\d+)\.0\.null_kv$", r"prior.layers.\1.attention.null_kv"),
+    (
+        r"^net\.causal_transformer\.layers\.(\d+)\.0\.norm\.g$",
+        r"prior.layers.\1.attention.norm.gain",
+    ),
+    (r"^net\.causal_transformer\.layers\.(\d+)\.0\.to_q\.", r"prior.layers.\1.attention.query."),
+    (
+        r"^net\.causal_transformer\.layers\.(\d+)\.0\.to_kv\.",
+        r"prior.layers.\1.attention.key_value.",
+    ),
+    (
+        r"^net\.causal_transformer\.layers\.(\d+)\.0\.to_out\.0\.",
+        r"prior.layers.\1.attention.output.",
+    ),
+    (
+        r"^net\.causal_transformer\.layers\.(\d+)\.0\.to_out\.1\.g$",
+        r"prior.layers.\1.attention.output_norm.gain",
+    ),
+    (r"^net\.causal_transformer\.layers\.(\d+)\.1\.0\.g$", r"prior.layers.\1.feed_forward.0.gain"),
+    (r"^net\.causal_transformer\.layers\.(\d+)\.1\.1\.", r"prior.layers.\1.feed_forward.1."),
+    (r"^net\.causal_transformer\.layers\.(\d+)\.1\.5\.", r"prior.layers.\1.feed_forward.3."),
     (r"^net\.causal_transformer\.norm\.g$", "prior.norm.gain"),
     (r"^net\.causal_transformer\.project_out\.", "prior.output."),
 )
@@ -40,7 +52,7 @@ _DERIVED = re.compile(r"^noise_scheduler\.|\.rotary_emb\.freqs$")
 
 
 def our_name(published: str) -> str | None:
-    """Return our parameter name for a published key of the 257x768 model, or None where ours is derived.
+    """Return our name for a published key of the 257x768 model, None where ours is derived.
 
     Raises:
         ValueError: the key belongs to no part of the model.

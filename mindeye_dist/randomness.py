@@ -1,8 +1,8 @@
 """Seeds as functions of what they are for.
 
-Every random draw of a run is made by a generator whose seed is derived from the run's seed and the draw's
-place (step, position in the global batch), so that it does not depend on the number of workers, on what was
-drawn before, or on where a run was interrupted.
+Every random draw of a run is made by a generator whose seed is derived from the run's seed and the
+draw's place (step, position in the global batch), so that it does not depend on the number of
+workers, on what was drawn before, or on where a run was interrupted.
 """
 
 import hashlib

@@ -51,8 +51,9 @@ CURVES = {
 }
 """Lines of each plot by their key in the journal."""
 
-INKS = {"faint": "#000000", "text": "#000001", "first": "#000002", "second": "#000003"}
-"""Stand-ins, in plots, for the style sheet's colours of these names; axes come in black."""
+INKS = {name: f"#00000{n}" for n, name in enumerate(("faint", "text", "soft", "first", "second"))}
+"""Stand-ins, in plots, for the style sheet's colours of these names. Axes come in black, which is
+for strokes only: Matplotlib leaves a black fill out of an SVG."""
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,11 @@ def _bars(rows: dict[str, dict[str, Any]], direction: str) -> Markup:
     axes = figure.add_subplot()
     for place, row in enumerate(rows.values()):
         raw, centred = (row[direction + suffix] for suffix in MEASURES.values())
-        ink = INKS["text" if place else "first"]
+        ink = INKS["soft" if place else "first"]
         interval = raw["top1_ci"] or [raw["top1"]]
-        axes.barh(place, raw["top1"], 0.42, color=ink, alpha=0.6)
-        axes.barh(place + 0.32, centred["top1"], 0.14, color=ink, alpha=0.3)
-        axes.plot(interval, [place] * len(interval), color=ink)
+        axes.barh(place, raw["top1"], 0.42, color=ink, alpha=0.9)
+        axes.barh(place + 0.32, centred["top1"], 0.14, color=ink, alpha=0.4)
+        axes.plot(interval, [place] * len(interval), color=INKS["text"])
         end = (max(*interval, raw["top1"]), place)
         axes.annotate(_percent(raw["top1"]), end, (6, 0), textcoords="offset points", va="center")
     scores = [score for row in rows.values() for score in row.values()]

@@ -1,8 +1,8 @@
 """Retrieval: embeddings of brains and images -> scores in both directions, raw and centred.
 
-`brain_to_image` ranks images for a brain, `image_to_brain` brains for an image (Scotti et al. 2023, section 4.1).
-Centred scores subtract each side's mean over the pool first, which undoes the hubness of models that shrink to the
-mean.
+`brain_to_image` ranks images for a brain, `image_to_brain` brains for an image (Scotti et al. 2023,
+section 4.1). Centred scores subtract each side's mean over the pool first, which undoes the hubness
+of models that shrink to the mean.
 """
 
 from typing import Any
@@ -27,8 +27,8 @@ def similarity(
 def scores(
     similarities: Float[np.ndarray, "brains images"], generator: np.random.Generator
 ) -> dict[str, Any]:
-    """Return top-1 with its bootstrap 95 % interval, top-5 and median rank (1 is best), each direction."""
-    result = {}
+    """Return each direction's top-1 with its 95 % interval, top-5, median rank (1 is best)."""
+    result: dict[str, Any] = {}
     for direction in DIRECTIONS:
         rank = ranks(similarities, direction)
         result[direction] = {

@@ -27,6 +27,7 @@ from mindeye_dist.config import (
 from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, encode_npy, write_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.writer import write_shards
+from tests.s3 import server as s3_server
 
 NUM_VOXELS, NUM_REPEATS, NUM_TOKENS, DIM = 24, 3, 5, 16
 COUNTS = {"train": 23, "val": 7, "test": 9}
@@ -54,7 +55,9 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
             }
             for i in range(count)
         ]
-        splits[split] = write_shards(store, f"{split}/{split}_subj01", zip(keys, samples, strict=True), 10)
+        splits[split] = write_shards(
+            store, f"{split}/{split}_subj01", zip(keys, samples, strict=True), 10
+        )
         targets = [{"clip_tokens.npy": encode_npy(t)} for t in tokens]
         target_splits[split] = write_shards(
             store, f"targets/tiny/{split}/{split}_subj01", zip(keys, targets, strict=True), 10
@@ -108,6 +111,12 @@ def tiny_shards(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def write_subject():
+    """Return `write_tiny_subject`."""
+    return write_tiny_subject
+
+
 @pytest.fixture
 def tiny_config(tiny_shards, tmp_path):
     """Return a run on the tiny subject: 23 samples in batches of 6, so that batches span epochs."""
@@ -129,7 +138,13 @@ def run_workers(configs, count, folder):
     """Run `worker` for each config in turn on `count` processes under torchrun."""
     file = Path(folder) / f"configs-{count}.json"
     file.write_text(json.dumps([to_dict(config) for config in configs]))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={count}",
+    ]
     result = subprocess.run(
         [*torchrun, str(Path(__file__).parent / "workers.py"), str(file)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
@@ -147,3 +162,15 @@ def run_workers(configs, count, folder):
 def workers():
     """Return `run_workers`."""
     return run_workers
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory):
+    """Return the environment of a real S3 server with bucket `lab`, set in this process too."""
+    with (
+        s3_server(tmp_path_factory.mktemp("s3")) as environment,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield environment

@@ -32,7 +32,10 @@ def run(tiny_config):
 
 
 def parameters(value, size=64):
-    yield "weight", {key: torch.full((size, size), value) for key in ("weight", "exp_avg", "exp_avg_sq")}
+    yield (
+        "weight",
+        {key: torch.full((size, size), value) for key in ("weight", "exp_avg", "exp_avg_sq")},
+    )
 
 
 def test_folder_explains_itself(run):
@@ -42,7 +45,9 @@ def test_folder_explains_itself(run):
     weights = load_file(newest / "model.safetensors")
     assert all(weight.dtype == torch.float32 for weight in weights.values())
     assert json.loads((newest / "state.json").read_text())["step"] == read_place(newest).step == 7
-    assert not [path for path in newest.rglob("*") if path.suffix in (".pt", ".pth", ".pkl", ".bin")]
+    assert not [
+        path for path in newest.rglob("*") if path.suffix in (".pt", ".pth", ".pkl", ".bin")
+    ]
     assert (newest / "model.safetensors").stat().st_mode & 0o044, "others may read it"
 
 
@@ -72,7 +77,7 @@ def test_damaged_checkpoint_is_passed_over(run, damage, caplog):
 
 
 def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
-    """The operating system itself refuses the bytes: a limit on file size stands for the full disk."""
+    """The operating system itself refuses the bytes: a file size limit is the full disk."""
     checkpoints = Checkpoints(str(tmp_path), 3)
     checkpoints.save(Place(step=1), parameters(1.0), {"config.json": {}})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

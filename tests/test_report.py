@@ -11,7 +11,7 @@ from PIL import Image
 
 from mindeye_dist.config import ExperimentConfig, to_dict
 from mindeye_dist.metrics import DIRECTIONS
-from mindeye_dist.report import Evaluation, Example, write_report
+from mindeye_dist.report import INKS, Evaluation, Example, write_report
 
 VOID = {"meta", "link", "img", "br"}
 HOSTILE = "<script>alert('$x$ & \"y\"')</script>"
@@ -199,9 +199,14 @@ def test_pictures_and_plots_are_described_and_small(folder):
 
 def test_plots_leave_colours_to_the_page(folder):
     html = (folder / "report.html").read_text()
-    for plot in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
-        assert not re.search(r"#[0-9a-f]{6}\b(?!\))|<style|font-family|<metadata", plot)
-        assert set(re.findall(r"var\(--(\w+)\)", plot)) <= {"faint", "text", "first", "second"}
+    plots = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    for plot in plots:
+        assert not re.search(r"(fill|stroke): #|<style|font-family|<metadata", plot)
+        names = set(re.findall(r"var\(--(\w+)\)", plot))
+        assert names <= set(INKS)
+        assert all(re.search(rf"--{name}: #", html) for name in names)
+    # Six rows of two bars, all but the model's own in the soft colour.
+    assert plots[0].count("fill: var(--soft)") == 2 * 5
 
 
 def test_page_says_the_result_in_words(folder):

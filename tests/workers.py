@@ -1,4 +1,4 @@
-"""Not a test: runs `worker` for each config of a JSON file, alone or as one of torchrun's workers."""
+"""Not a test: runs `worker` for each config of a JSON file, alone or under torchrun."""
 
 import json
 import os

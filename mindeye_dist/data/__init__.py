@@ -1,0 +1,1 @@
+"""Data: shards, loader, simulated brains."""

@@ -1,9 +1,10 @@
 """Loader: shards -> Batch, in an order that is a function of (seed, epoch) alone.
 
-The samples of all epochs form one stream, each epoch a permutation of the split; optimizer step s takes samples
-s*B .. (s+1)*B of it, so a batch may span two epochs, every sample is seen once an epoch, and the position in the
-stream is the step and nothing else. Each rank reads its rows of the global batch. Only members in use are read,
-each is verified, and decoded samples stay in memory up to a limit.
+The samples of all epochs form one stream, each epoch a permutation of the split; optimizer step s
+takes samples s*B .. (s+1)*B of it, so a batch may span two epochs, every sample is seen once an
+epoch, and the position in the stream is the step and nothing else. Each rank reads its rows of the
+global batch. Only members in use are read, each is verified, and decoded samples stay in memory up
+to a limit.
 """
 
 from collections import deque
@@ -55,8 +56,9 @@ class Dataset:
     """Random access to the samples of one subject's split.
 
     Raises:
-        DataError: on construction, if subject, split or targets are not in the manifest or the targets' shards
-            do not hold the same keys; on reading, if a member is missing, corrupt, of another shape, or not finite.
+        DataError: on construction, if subject, split or targets are not in the manifest or the
+            targets' shards do not hold the same keys; on reading, if a member is missing, corrupt,
+            of another shape, or not finite.
     """
 
     def __init__(self, store: Store, manifest: Manifest, config: DataConfig, split: str) -> None:
@@ -75,7 +77,9 @@ class Dataset:
         self.samples = [s for shard in subject.splits[split] for s in read_index(store, shard)]
         self.targets = [s for shard in targets.splits[split] for s in read_index(store, shard)]
         if [s.key for s in self.samples] != [t.key for t in self.targets]:
-            raise DataError(f"{config.subject}: {split}: keys of the targets are not those of the samples")
+            raise DataError(
+                f"{config.subject}: {split}: keys of the targets are not those of the samples"
+            )
         self._cache: dict[int, Response] = {}
         self._cache_left = int(config.cache_gib * 2**30)
 
@@ -95,11 +99,16 @@ class Dataset:
     def averages(
         self,
     ) -> tuple[Float[np.ndarray, "pictures voxels"], Float[np.ndarray, "pictures tokens dim"]]:
-        """Return the whole split: each picture's mean over its distinct repeats, and its clip_tokens."""
+        """Return each picture's mean over its distinct repeats, and its clip_tokens."""
         shape = (len(self), self.voxel_shape[1])
-        voxels, tokens = np.empty(shape, np.float32), np.empty((len(self), *self.token_shape), np.float32)
+        voxels, tokens = (
+            np.empty(shape, np.float32),
+            np.empty((len(self), *self.token_shape), np.float32),
+        )
         for start in range(0, len(self), 256):
-            for i, response in enumerate(self.read(range(start, min(start + 256, len(self)))), start):
+            for i, response in enumerate(
+                self.read(range(start, min(start + 256, len(self)))), start
+            ):
                 voxels[i] = response.voxels.astype(np.float32).mean(axis=0)
                 tokens[i] = response.clip_tokens
         return voxels, tokens
@@ -123,13 +132,18 @@ class Dataset:
         ]
         parts = read_members(self.store, requests)
         return [
-            self._decode(self.samples[index], *parts[3 * i : 3 * i + 3]) for i, index in enumerate(indices)
+            self._decode(self.samples[index], *parts[3 * i : 3 * i + 3])
+            for i, index in enumerate(indices)
         ]
 
     def _decode(self, sample: Sample, voxels: bytes, distinct: bytes, tokens: bytes) -> Response:
         where = f"{self.subject_name}: {self.store.locate(sample.shard)}: sample {sample.key}"
-        responses = _checked(decode_npy(voxels, f"{where}: {VOXELS}"), self.voxel_shape, f"{where}: {VOXELS}")
-        targets = _checked(decode_npy(tokens, f"{where}: {TOKENS}"), self.token_shape, f"{where}: {TOKENS}")
+        responses = _checked(
+            decode_npy(voxels, f"{where}: {VOXELS}"), self.voxel_shape, f"{where}: {VOXELS}"
+        )
+        targets = _checked(
+            decode_npy(tokens, f"{where}: {TOKENS}"), self.token_shape, f"{where}: {TOKENS}"
+        )
         count = int(decode_npy(distinct, f"{where}: {DISTINCT}").reshape(-1)[0])
         if not 1 <= count <= len(responses):
             raise DataError(f"{where}: {DISTINCT} is {count}, expected 1..{len(responses)}")
@@ -142,8 +156,8 @@ class TrainLoader:
     def __init__(self, dataset: Dataset, config: DataConfig, training: TrainingConfig) -> None:
         if training.global_batch_size > len(dataset):
             raise DataError(
-                f"{config.subject}: training.global_batch_size {training.global_batch_size} exceeds "
-                f"the {len(dataset)} training samples"
+                f"{config.subject}: training.global_batch_size {training.global_batch_size} "
+                f"exceeds the {len(dataset)} training samples"
             )
         self.dataset = dataset
         self.config = config
@@ -189,7 +203,9 @@ class TrainLoader:
             try:
                 for step in range(first, last):
                     while len(pending) < ahead and step + len(pending) < last:
-                        pending.append(pool.submit(self.batch, step + len(pending), rank, world_size))
+                        pending.append(
+                            pool.submit(self.batch, step + len(pending), rank, world_size)
+                        )
                     yield pending.popleft().result()
             finally:
                 for future in pending:
@@ -197,7 +213,7 @@ class TrainLoader:
 
 
 def eval_batches(dataset: Dataset, size: int, rank: int, world_size: int) -> Iterator[Batch]:
-    """Yield a rank's parts of a split's batches, in order, each response the mean of its distinct repeats."""
+    """Yield a rank's parts of a split's batches in order, distinct repeats averaged."""
     for number, start in enumerate(range(0, len(dataset), size)):
         count = min(size, len(dataset) - start)
         own = local_slice(count, rank, world_size)
@@ -215,9 +231,9 @@ def draw_repeat(
 ) -> Float[np.ndarray, " voxels"]:
     """Return one training response made of a picture's distinct repeats.
 
-    `cycle` takes row `turn` modulo their number, `random` any row, `mean` their mean. `random_combine` is the
-    published low-level recipe, drawn for each sample: with 50 % a random convex combination, with 30 % the mean,
-    else any row.
+    `cycle` takes row `turn` modulo their number, `random` any row, `mean` their mean.
+    `random_combine` is the published low-level recipe, drawn for each sample: with 50 % a random
+    convex combination, with 30 % the mean, else any row.
     """
     repeats = voxels.astype(np.float32)
     if how == "random_combine":
@@ -244,7 +260,9 @@ def _batch(
     return Batch(
         voxels=torch.from_numpy(np.stack(voxels) if voxels else empty_voxels),
         clip_tokens=torch.from_numpy(
-            np.stack([r.clip_tokens for r in responses]).astype(np.float32) if responses else empty_tokens
+            np.stack([r.clip_tokens for r in responses]).astype(np.float32)
+            if responses
+            else empty_tokens
         ),
         keys=tuple(dataset.samples[i].key for i in indices),
         step=step,
@@ -255,7 +273,9 @@ def _batch(
 
 def _checked(array: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarray:
     if array.shape != shape or array.dtype.kind != "f":
-        raise DataError(f"{where}: got {array.dtype} {array.shape}, expected floating point {shape}")
+        raise DataError(
+            f"{where}: got {array.dtype} {array.shape}, expected floating point {shape}"
+        )
     if not np.isfinite(array).all():
         raise DataError(f"{where}: {np.count_nonzero(~np.isfinite(array))} values are not finite")
     return array

@@ -20,7 +20,7 @@ JPEG_QUALITY = 92
 
 
 def read_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of every JPEG or PNG of a folder, at any depth, or of a tar, sorted by name.
+    """Yield name and bytes of every JPEG or PNG of a folder, at any depth, or tar, by name.
 
     Raises:
         DataError: there is no such folder or tar.
@@ -45,13 +45,16 @@ def decode(data: bytes, where: str) -> UInt8[np.ndarray, "height width 3"]:
     """Decode the bytes of a JPEG or PNG file to RGB.
 
     Raises:
-        DataError: the bytes cannot be decoded, or declare more than `MAX_PIXELS` pixels; names `where`.
+        DataError: the bytes cannot be decoded, or declare more than `MAX_PIXELS` pixels; names
+            `where`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
-                raise DataError(f"{where}: {width} x {height} pixels, expected at most {MAX_PIXELS}")
+                raise DataError(
+                    f"{where}: {width} x {height} pixels, expected at most {MAX_PIXELS}"
+                )
             # RGBA first: a palette with transparency has no direct way to RGB.
             return np.array(picture.convert("RGBA").convert("RGB"))
     except (OSError, SyntaxError, ValueError, *_PILLOW_SIZE_ALARMS) as error:
@@ -59,7 +62,7 @@ def decode(data: bytes, where: str) -> UInt8[np.ndarray, "height width 3"]:
 
 
 def square_jpeg(data: bytes, side: int, where: str) -> bytes:
-    """Return a picture cut to its central square, `side` pixels wide, as JPEG; such a JPEG stays as it is."""
+    """Return a picture's central square, `side` pixels wide, as JPEG; such a JPEG is left alone."""
     rgb = decode(data, where)
     height, width = rgb.shape[:2]
     if height == width == side and data.startswith(b"\xff\xd8"):

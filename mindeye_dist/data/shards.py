@@ -1,9 +1,10 @@
 """Shards: tar files in the published webdataset layout, their indexes and the manifest beside them.
 
-A sample is the members that share a KEY: `KEY.jpg` (or png), `KEY.nsdgeneral.npy` (repeats, voxels) float16,
-`KEY.coco73k.npy`, `KEY.num_uniques.npy`, `KEY.trial.npy`; targets lie in shards of their own, with the same keys
-and `KEY.clip_tokens.npy` (tokens, dim). An index says where each member starts, how long it is and its xxh3
-checksum, so that single members can be read by range and verified; unknown members are never read.
+A sample is the members that share a KEY: `KEY.jpg` (or png), `KEY.nsdgeneral.npy` (repeats, voxels)
+float16, `KEY.coco73k.npy`, `KEY.num_uniques.npy`, `KEY.trial.npy`; targets lie in shards of their
+own, with the same keys and `KEY.clip_tokens.npy` (tokens, dim). An index says where each member
+starts, how long it is and its xxh3 checksum, so that single members can be read by range and
+verified; unknown members are never read.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ from mindeye_dist.data.store import DataError, Store
 Split = Literal["train", "val", "test"]
 MANIFEST = "manifest.json"
 FORMAT = "mindeye-dist-shards/1"
+END_OF_TAR = 1024
 T = TypeVar("T")
 
 
@@ -93,7 +95,9 @@ class Manifest:
             DataError: there is no such subject; the message lists those there are.
         """
         if name not in self.subjects:
-            raise DataError(f"subject {name!r} is not in the manifest, which has {sorted(self.subjects)}")
+            raise DataError(
+                f"subject {name!r} is not in the manifest, which has {sorted(self.subjects)}"
+            )
         return self.subjects[name]
 
 
@@ -179,6 +183,8 @@ def scan_tar(data: bytes, shard: str) -> list[Sample]:
                 last = key
     except tarfile.TarError as error:
         raise DataError(f"{shard}: not a whole tar file: {error}") from error
+    if data[-END_OF_TAR:] != bytes(END_OF_TAR):
+        raise DataError(f"{shard}: cut short: {len(data)} bytes without the mark of a tar's end")
     return [Sample(shard, key, members) for key, members in samples.items()]
 
 
@@ -187,7 +193,10 @@ def write_shard(store: Store, path: str, data: bytes) -> Shard:
     samples = scan_tar(data, path)
     index_path = path.removesuffix(".tar") + ".index.json"
     rows = [
-        {"key": sample.key, "members": {k: dataclasses.astuple(m) for k, m in sample.members.items()}}
+        {
+            "key": sample.key,
+            "members": {k: dataclasses.astuple(m) for k, m in sample.members.items()},
+        }
         for sample in samples
     ]
     index = json.dumps(rows).encode()
@@ -211,7 +220,9 @@ def read_index(store: Store, shard: Shard) -> list[Sample]:
     """
     data = store.read(shard.index)
     if hashlib.sha256(data).hexdigest() != shard.index_sha256:
-        raise DataError(f"{store.locate(shard.index)}: is not the index that the manifest was made with")
+        raise DataError(
+            f"{store.locate(shard.index)}: is not the index that the manifest was made with"
+        )
     return [
         Sample(shard.path, row["key"], {k: Member(*m) for k, m in row["members"].items()})
         for row in json.loads(data)
@@ -222,20 +233,26 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
     """Return members' bytes, each checked; a bad one is fetched once more before it is reported.
 
     Raises:
-        DataError: a member is missing or its bytes are not those that were indexed; names shard, key and offset.
+        DataError: a member is missing or its bytes are not those that were indexed; names shard,
+            key and offset.
     """
     members = [sample.member(suffix) for sample, suffix in requests]
     parts = store.read_ranges(
-        [(sample.shard, m.offset, m.offset + m.size) for (sample, _), m in zip(requests, members, strict=True)]
+        [
+            (sample.shard, m.offset, m.offset + m.size)
+            for (sample, _), m in zip(requests, members, strict=True)
+        ]
     )
     for i, ((sample, suffix), member) in enumerate(zip(requests, members, strict=True)):
         if checksum(parts[i]) == member.checksum:
             continue
-        parts[i] = store.read_ranges([(sample.shard, member.offset, member.offset + member.size)])[0]
+        parts[i] = store.read_ranges([(sample.shard, member.offset, member.offset + member.size)])[
+            0
+        ]
         if checksum(parts[i]) != member.checksum:
             raise DataError(
-                f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte {member.offset}: "
-                f"got {len(parts[i])} bytes with checksum {checksum(parts[i])}, "
+                f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte "
+                f"{member.offset}: got {len(parts[i])} bytes with checksum {checksum(parts[i])}, "
                 f"expected {member.size} with {member.checksum}"
             )
     return parts

@@ -1,7 +1,7 @@
 """Bytes by URL: local folders and s3:// prefixes through the same few calls.
 
-Everything is addressed by a path relative to the store's root. S3 credentials, region and endpoint come from
-where boto users keep them (environment, ~/.aws); nothing here knows them.
+Everything is addressed by a path relative to the store's root. S3 credentials, region and endpoint
+come from where boto users keep them (environment, ~/.aws); nothing here knows them.
 """
 
 import os
@@ -18,7 +18,7 @@ _UNREADABLE = (OSError, BotoCoreError)
 
 
 class DataError(Exception):
-    """Data that cannot be had or is not what it should be; names URL, subject, shard, key or offset."""
+    """Data that cannot be had or is not as it should be; names URL, subject, shard, key, offset."""
 
 
 class Store:
@@ -64,7 +64,9 @@ class Store:
         paths, starts, ends = zip(*ranges, strict=True)
         full = [f"{self._root}/{path}" for path in paths]
         try:
-            parts: list[bytes] = self._files.cat_ranges(full, list(starts), list(ends), on_error="raise")
+            parts: list[bytes] = self._files.cat_ranges(
+                full, list(starts), list(ends), on_error="raise"
+            )
         except _UNREADABLE as error:
             raise DataError(f"{self.locate(paths[0])}: cannot be read: {error}") from error
         return parts

@@ -1,6 +1,7 @@
 """Writer: samples -> shards in the published layout, each with its index.
 
-The tars are made by webdataset's own writer, with fixed times and owners, so the same samples give the same bytes.
+The tars are made by webdataset's own writer, with fixed times and owners, so the same samples give
+the same bytes.
 """
 
 import io
@@ -30,7 +31,7 @@ def write_shards(
         samples: key and members (suffix to bytes) of each sample, in order.
         samples_per_shard: samples of every shard but the last.
     """
-    shards = []
+    shards: list[Shard] = []
     remaining = iter(samples)
     while chunk := list(islice(remaining, samples_per_shard)):
         shards.append(write_shard(store, f"{stem}_{len(shards)}.tar", pack(chunk)))

@@ -1,0 +1,1 @@
+"""Engine: trainer, backends, schedule, journal."""

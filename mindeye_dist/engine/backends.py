@@ -1,9 +1,10 @@
 """Backends: who holds the model and its optimizer, and how both are spread over workers.
 
-`TorchBackend` is one process or DDP, `DeepSpeedBackend` shards optimizer (ZeRO 1), gradients (2) and weights (3).
-Both keep float32 weights, compute in bf16 by autocast where asked, and give the same numbers within rounding.
-Training state goes in and out by parameter name, whole and in float32, so a checkpoint does not know which backend,
-ZeRO stage or number of workers wrote it. The only file that names DeepSpeed.
+`TorchBackend` is one process or DDP, `DeepSpeedBackend` shards optimizer (ZeRO 1), gradients (2)
+and weights (3). Both keep float32 weights, compute in bf16 by autocast where asked, and give the
+same numbers within rounding. Training state goes in and out by parameter name, whole and in
+float32, so a checkpoint does not know which backend, ZeRO stage or number of workers wrote it. The
+only file that names DeepSpeed.
 """
 
 import os
@@ -49,7 +50,9 @@ class Backend(Protocol):
 class TorchBackend:
     """Plain torch: one process, or DDP where there is a process group."""
 
-    def __init__(self, model: nn.Module, compute: ComputeConfig, optimizer: OptimizerConfig) -> None:
+    def __init__(
+        self, model: nn.Module, compute: ComputeConfig, optimizer: OptimizerConfig
+    ) -> None:
         self.device = local_device(compute.device)
         self._model = model.to(self.device)
         self._replica: nn.Module = model
@@ -178,7 +181,11 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     (The published filter meant to spare the gains too, but matched none of them.)
     """
     return torch.optim.AdamW(
-        parameter_groups(model, config), lr=0.0, eps=config.eps, betas=_decays(config), foreach=False
+        parameter_groups(model, config),
+        lr=0.0,
+        eps=config.eps,
+        betas=_decays(config),
+        foreach=False,
     )
 
 
@@ -229,7 +236,9 @@ def local_device(kind: str) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("compute.device: got 'cuda', but torch sees no CUDA device")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count())
+    device = torch.device(
+        "cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count()
+    )
     torch.cuda.set_device(device)
     return device
 
@@ -271,21 +280,23 @@ def _decays(config: OptimizerConfig) -> tuple[float, float]:
 
 
 def _skip_shared_memory_kernel() -> None:
-    # On a CPU DeepSpeed would compile a communication kernel for a minute that training never calls.
+    # On a CPU DeepSpeed would compile a communication kernel for a minute that training never
+    # calls.
     from deepspeed.ops import __compatible_ops__
 
     if "deepspeed_shm_comm" in __compatible_ops__:
         __compatible_ops__["deepspeed_shm_comm"] = False
 
 
-# DeepSpeed's own accessors of whole optimizer states are not used for ZeRO 1 and 2: they link the states of all
-# parameter groups after the first group's first step, when the second group has none yet (0.19.8).
+# DeepSpeed's own accessors of whole optimizer states are not used for ZeRO 1 and 2: they link the
+# states of all parameter groups after the first group's first step, when the second group has none
+# yet (0.19.8).
 
 
 def _fragments(
     parameter: Any, partitions: list[Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[slice, ParameterState]:
-    """Return the range of a parameter that lies in this rank's partition, and views of its state there."""
+    """Return which range of a parameter lies in this rank's partition, and views of its state."""
     mapping = parameter._hp_mapping
     if mapping is None:
         return slice(0, 0), {}

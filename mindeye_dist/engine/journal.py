@@ -1,4 +1,4 @@
-"""The run's journal: every metric as one JSON line in the run folder, whatever happens to a tracking server."""
+"""The run's journal: every metric as a JSON line in the run folder, whatever befalls a server."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Trainer: batches -> mixing -> model -> objective -> backend, with validation and checkpoints.
 
-It receives its parts and builds none. Where a run stands is one number, the step: order, draws, dropout, learning
-rate and temperature are functions of it, so a resumed run repeats the undisturbed one.
+It receives its parts and builds none. Where a run stands is one number, the step: order, draws,
+dropout, learning rate and temperature are functions of it, so a resumed run repeats the undisturbed
+one.
 """
 
 import math
@@ -145,7 +146,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, step: int, epoch: int) -> float:
-        """Report the objective and retrieval over the whole val split; return the mean top-1 of both directions."""
+        """Report objective and retrieval over the val split; return the mean top-1."""
         self.backend.train(False)
         preds, targets, sums, count = [], [], np.zeros(3), 0
         size = self.config.training.global_batch_size
@@ -159,23 +160,26 @@ class Trainer:
             targets.append(gather(batch.clip_tokens.flatten(1), batch.global_size))
         similarity = cosine_similarity(torch.cat(preds), torch.cat(targets)).cpu().numpy()
         top1 = {f"val/top1_{d}": top_k(ranks(similarity, d), 1) for d in DIRECTIONS}
-        means = {f"val/{name}": float(v) for name, v in zip(vars(losses), sums / count, strict=True)}
+        means = {
+            f"val/{name}": float(v) for name, v in zip(vars(losses), sums / count, strict=True)
+        }
         self._report({"step": step, "epoch": epoch, **means, **top1})
         return float(np.mean(list(top1.values())))
 
     def _forward(self, batch: Batch, purpose: str) -> Outputs:
         seed = self.config.training.seed
         draw = draw_prior(self.config.model.prior, seed, batch, purpose)
-        # Dropout draws from torch's global generator; seeded here, its masks need no state of their own.
+        # Dropout draws from torch's global generator; seeded here, its masks need no state of their
+        # own.
         torch.manual_seed(seed_for(seed, "dropout", batch.step, rank(), batch.start))
         outputs: Outputs = self.backend.forward(batch.voxels, batch.clip_tokens, draw)
         return outputs
 
     def _accumulate(self, parts: list[Batch], batch: Batch, epoch: int, mixing: Mixing) -> Losses:
-        """Take a step in parts that see all negatives of the whole batch (GradCache, Gao et al. 2021).
+        """Take a step in parts that see all negatives of the batch (GradCache, Gao et al. 2021).
 
-        All outputs are computed without a graph, the loss gives their gradients, and each part runs again, with
-        the same dropout, to pass its share on to the weights.
+        All outputs are computed without a graph, the loss gives their gradients, and each part runs
+        again, with the same dropout, to pass its share on to the weights.
         """
         with torch.no_grad():
             outputs = [self._forward(part, "train") for part in parts]

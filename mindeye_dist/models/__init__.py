@@ -1,0 +1,1 @@
+"""Models: backbone, projector, prior, frozen encoders."""

@@ -1,8 +1,8 @@
 """Backbone: voxels (batch, voxels) -> tokens (batch, tokens, dim).
 
-A residual MLP (MindEye, section 3.1 and the appendix's pseudo-code, with the biases that the released weights
-have): an input layer from the subject's voxels, residual blocks at constant width, and one linear layer to all
-tokens at once, which holds most of the model's parameters.
+A residual MLP (MindEye, section 3.1 and the appendix's pseudo-code, with the biases that the
+released weights have): an input layer from the subject's voxels, residual blocks at constant width,
+and one linear layer to all tokens at once, which holds most of the model's parameters.
 """
 
 from einops import rearrange
@@ -37,7 +37,9 @@ class Backbone(nn.Module):
         x = self.input(voxels)
         for block in self.blocks:
             x = x + block(x)
-        return rearrange(self.output(x), "batch (tokens dim) -> batch tokens dim", tokens=self.num_tokens)
+        return rearrange(
+            self.output(x), "batch (tokens dim) -> batch tokens dim", tokens=self.num_tokens
+        )
 
 
 def _block(width_in: int, width_out: int, dropout: float) -> nn.Sequential:

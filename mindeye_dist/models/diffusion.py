@@ -1,8 +1,9 @@
 """Gaussian diffusion over clip_tokens: schedule, forward process, ancestral sampler.
 
-Cosine schedule of Nichol and Dhariwal (2021) and the DDPM sampler of Ho et al. (2020), for a network that
-predicts x_0, as MindEye's prior does (section 3.2). Pure functions; the tables are float64 on the host and
-become tensors where they are used, so that no change of a model's precision can round them.
+Cosine schedule of Nichol and Dhariwal (2021) and the DDPM sampler of Ho et al. (2020), for a
+network that predicts x_0, as MindEye's prior does (section 3.2). Pure functions; the tables are
+float64 on the host and become tensors where they are used, so that no change of a model's precision
+can round them.
 """
 
 import math
@@ -32,7 +33,7 @@ class NoiseSchedule:
 
 
 def cosine_schedule(timesteps: int, offset: float = 0.008) -> NoiseSchedule:
-    """Return the cosine schedule: alphas_cumprod(t) = cos^2(((t/T) + s) / (1 + s) * pi/2), normalised."""
+    """Return the schedule alphas_cumprod(t) = cos^2(((t/T) + s) / (1 + s) * pi/2), normalised."""
     time = np.linspace(0, 1, timesteps + 1)
     curve = np.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
     step_variance = np.clip(1 - curve[1:] / curve[:-1], 0, 0.999)

@@ -1,7 +1,8 @@
 """MindEye's high-level pipeline: backbone, projector and prior in one forward.
 
-voxels (batch, voxels) -> backbone tokens -> projected tokens (retrieval) and, from noisy clip_tokens, the prior's
-estimate of the clean ones (reconstruction); all (batch, tokens, dim). Scotti et al. (2023), figure 2.
+voxels (batch, voxels) -> backbone tokens -> projected tokens (retrieval) and, from noisy
+clip_tokens, the prior's estimate of the clean ones (reconstruction); all (batch, tokens, dim).
+Scotti et al. (2023), figure 2.
 """
 
 from dataclasses import dataclass
@@ -63,7 +64,9 @@ class MindEye(nn.Module):
     ) -> Outputs:
         """Return everything that the objective needs, for one batch of voxels and its targets."""
         tokens = self.backbone(voxels)
-        x_t = add_noise(self.prior.schedule, self.prior.scale * clip_tokens, draw.timestep, draw.noise)
+        x_t = add_noise(
+            self.prior.schedule, self.prior.scale * clip_tokens, draw.timestep, draw.noise
+        )
         return Outputs(
             projected=self.projector(tokens),
             pred_x_0=self.prior(

@@ -1,8 +1,9 @@
-"""Diffusion prior network: (noisy tokens, timestep, condition) -> clean tokens, (batch, tokens, dim) each.
+"""Prior network: (noisy tokens, timestep, condition) -> clean tokens, (batch, tokens, dim) each.
 
-A non-causal transformer over [condition tokens; time token; noisy tokens with learned positions] that predicts
-x_0 in the space scaled by sqrt(dim) (MindEye, section 3.2; DALL-E 2's prior, Ramesh et al. 2022). Attention is
-multi-query with a learned null key, cosine logits, rotary positions and a T5 relative bias shared by all layers.
+A non-causal transformer over [condition tokens; time token; noisy tokens with learned positions]
+that predicts x_0 in the space scaled by sqrt(dim) (MindEye, section 3.2; DALL-E 2's prior, Ramesh
+et al. 2022). Attention is multi-query with a learned null key, cosine logits, rotary positions and
+a T5 relative bias shared by all layers.
 """
 
 import math
@@ -33,15 +34,14 @@ class Prior(nn.Module):
         self.null_condition = nn.Parameter(torch.randn(num_tokens, dim))
         self.null_tokens = nn.Parameter(torch.randn(num_tokens, dim))
         self.time_mlp = nn.Sequential(
-            nn.Linear(dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, 2 * dim), nn.SiLU(), nn.Linear(2 * dim, dim)
+            nn.Linear(dim, 2 * dim),
+            nn.SiLU(),
+            nn.Linear(2 * dim, 2 * dim),
+            nn.SiLU(),
+            nn.Linear(2 * dim, dim),
         )
         self.relative_bias = nn.Embedding(BIAS_BUCKETS, config.heads)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [Attention(dim, config.heads, config.head_dim), feed_forward(dim, config.feedforward_factor)]
-            )
-            for _ in range(config.depth)
-        )
+        self.layers = nn.ModuleList(Layer(config, dim) for _ in range(config.depth))
         self.norm = GainNorm(dim, stable=True)
         self.output = nn.Linear(dim, dim, bias=False)
 
@@ -69,14 +69,29 @@ class Prior(nn.Module):
         time = self.time_mlp(sinusoidal_embedding(timestep, x_t.shape[-1]).to(x_t.dtype))
         x = torch.cat([condition, time[:, None], x_t + self.position], dim=1)
         bias = self._bias(x.shape[1])
-        for attention, mlp in self.layers:
-            x = x + attention(x, bias)
-            x = x + mlp(x)
+        for layer in self.layers:
+            x = layer(x, bias)
         return self.output(self.norm(x[:, -x_t.shape[1] :]))
 
     def _bias(self, length: int) -> Float[Tensor, "heads length keys"]:
         buckets = relative_buckets(length, length + 1).to(self.relative_bias.weight.device)
         return rearrange(self.relative_bias(buckets), "length keys heads -> heads length keys")
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward, each added to the residual stream."""
+
+    def __init__(self, config: PriorConfig, dim: int) -> None:
+        super().__init__()
+        self.attention = Attention(dim, config.heads, config.head_dim)
+        self.feed_forward = feed_forward(dim, config.feedforward_factor)
+
+    def forward(
+        self, x: Float[Tensor, "batch length dim"], bias: Float[Tensor, "heads length keys"]
+    ) -> Float[Tensor, "batch length dim"]:
+        """Return the residual stream after this layer."""
+        x = x + self.attention(x, bias)
+        return x + self.feed_forward(x)
 
 
 class Attention(nn.Module):
@@ -97,7 +112,9 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "batch length dim"]:
         """Return the attention's contribution to the residual stream."""
         x = self.norm(x)
-        query = rearrange(self.query(x), "batch length (heads d) -> batch heads length d", heads=self.heads)
+        query = rearrange(
+            self.query(x), "batch length (heads d) -> batch heads length d", heads=self.heads
+        )
         key, value = self.key_value(x).chunk(2, dim=-1)  # (batch, length, d), shared by all heads
         query, key = rotate(query), rotate(key)
         null_key, null_value = repeat(self.null_kv, "kv d -> kv batch 1 d", batch=len(x))
@@ -110,7 +127,9 @@ class Attention(nn.Module):
             attn_mask=bias.to(query.dtype),
             scale=COSINE_LOGIT_SCALE,
         )
-        return self.output_norm(self.output(rearrange(attended, "batch heads length d -> batch length (heads d)")))
+        return self.output_norm(
+            self.output(rearrange(attended, "batch heads length d -> batch length (heads d)"))
+        )
 
 
 class GainNorm(nn.Module):
@@ -135,7 +154,9 @@ class GainNorm(nn.Module):
 class SwiGLU(nn.Module):
     """x * SiLU(gate), the two halves of the last axis."""
 
-    def forward(self, x: Float[Tensor, "batch length two_hidden"]) -> Float[Tensor, "batch length hidden"]:
+    def forward(
+        self, x: Float[Tensor, "batch length two_hidden"]
+    ) -> Float[Tensor, "batch length hidden"]:
         """Return half as many channels."""
         value, gate = x.chunk(2, dim=-1)
         return value * functional.silu(gate)
@@ -145,14 +166,19 @@ def feed_forward(dim: int, factor: int) -> nn.Sequential:
     """Return the pre-norm SwiGLU block of a layer."""
     hidden = factor * dim
     return nn.Sequential(
-        GainNorm(dim), nn.Linear(dim, 2 * hidden, bias=False), SwiGLU(), nn.Linear(hidden, dim, bias=False)
+        GainNorm(dim),
+        nn.Linear(dim, 2 * hidden, bias=False),
+        SwiGLU(),
+        nn.Linear(hidden, dim, bias=False),
     )
 
 
 def sinusoidal_embedding(timestep: Int[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
     """Return sin and cos of the timestep at dim/2 frequencies from 1 to 1/10000."""
     half = dim // 2
-    frequency = torch.exp(torch.arange(half, device=timestep.device) * -(math.log(10000) / (half - 1)))
+    frequency = torch.exp(
+        torch.arange(half, device=timestep.device) * -(math.log(10000) / (half - 1))
+    )
     angle = timestep[:, None].float() * frequency[None]
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
@@ -171,7 +197,7 @@ def rotate(x: Float[Tensor, "*batch length d"]) -> Float[Tensor, "*batch length 
 
 
 def relative_buckets(queries: int, keys: int) -> Int[Tensor, "queries keys"]:
-    """Return T5's causal distance buckets (Raffel et al. 2020): all keys ahead of the query share bucket 0.
+    """Return T5's causal buckets (Raffel et al. 2020): all keys ahead of the query share bucket 0.
 
     Keys are counted from the null key, as the published model does.
     """

@@ -26,6 +26,8 @@ class Projector(nn.Module):
             nn.Linear(config.hidden, dim),
         )
 
-    def forward(self, tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
+    def forward(
+        self, tokens: Float[Tensor, "batch tokens dim"]
+    ) -> Float[Tensor, "batch tokens dim"]:
         """Return tokens that are compared with clip_tokens by cosine (not normalised here)."""
         return self.layers(tokens)

@@ -77,7 +77,10 @@ def test_evaluation_averages_the_distinct_repeats(tiny_shards):
 
     dataset, _ = open_dataset(tiny_shards, "test")
     voxels, tokens = dataset.averages()
-    urls = [str(tiny_shards / s.path) for s in read_manifest(Store(str(tiny_shards))).subject("subj01").splits["test"]]
+    urls = [
+        str(tiny_shards / s.path)
+        for s in read_manifest(Store(str(tiny_shards))).subject("subj01").splits["test"]
+    ]
     samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     assert len(samples) == len(dataset)
     for i, sample in enumerate(samples):
@@ -173,7 +176,10 @@ def test_missing_shard(own_shards):
 def test_truncated_shard(own_shards):
     path, key, member = member_offset(own_shards, "nsdgeneral.npy")
     path.write_bytes(path.read_bytes()[: member.offset + 10])
-    with pytest.raises(DataError, match=rf"{path.name}: sample {key}: nsdgeneral.npy at byte {member.offset}: got 10 "):
+    with pytest.raises(
+        DataError,
+        match=rf"{path.name}: sample {key}: nsdgeneral.npy at byte {member.offset}: got 10 ",
+    ):
         read_all(own_shards)
 
 
@@ -182,7 +188,9 @@ def test_flipped_bit(own_shards, suffix):
     path, key, member = member_offset(own_shards, suffix)
     byte = path.read_bytes()[member.offset + member.size - 1]
     overwrite(path, member.offset + member.size - 1, bytes([byte ^ 1]))
-    with pytest.raises(DataError, match=rf"{path.name}: sample {key}: {suffix} at byte {member.offset}"):
+    with pytest.raises(
+        DataError, match=rf"{path.name}: sample {key}: {suffix} at byte {member.offset}"
+    ):
         read_all(own_shards)
 
 
@@ -190,7 +198,10 @@ def test_nan_voxel(own_shards):
     path, key, member = member_offset(own_shards, "nsdgeneral.npy")
     overwrite(path, member.offset + member.size - 2, np.array(np.nan, np.float16).tobytes())
     reindex(own_shards, path)
-    with pytest.raises(DataError, match=rf"subj01: .*{path.name}: sample {key}: nsdgeneral.npy: 1 values are not finite"):
+    with pytest.raises(
+        DataError,
+        match=rf"subj01: .*{path.name}: sample {key}: nsdgeneral.npy: 1 values are not finite",
+    ):
         read_all(own_shards)
 
 
@@ -200,7 +211,10 @@ def test_wrong_voxel_count(own_shards):
     # The header's length stays; what follows is padding that the array does not reach.
     overwrite(path, member.offset, narrower[: member.size])
     reindex(own_shards, path)
-    with pytest.raises(DataError, match=rf"sample {key}: nsdgeneral.npy: got float16 \(3, 20\), expected .*\(3, 24\)"):
+    with pytest.raises(
+        DataError,
+        match=rf"sample {key}: nsdgeneral.npy: got float16 \(3, 20\), expected .*\(3, 24\)",
+    ):
         read_all(own_shards)
 
 
@@ -222,7 +236,9 @@ def test_changed_index(own_shards):
 
 
 def test_names_that_are_not_there(tiny_shards):
-    with pytest.raises(DataError, match=r"subject 'subj09' is not in the manifest, which has \['subj01'\]"):
+    with pytest.raises(
+        DataError, match=r"subject 'subj09' is not in the manifest, which has \['subj01'\]"
+    ):
         open_dataset(tiny_shards, subject="subj09")
     with pytest.raises(DataError, match=r"no targets 'clip', only \['tiny'\]"):
         open_dataset(tiny_shards, targets="clip")

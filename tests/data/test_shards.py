@@ -13,13 +13,21 @@ from mindeye_dist.data.writer import pack, write_shards
 
 def samples(count):
     return [
-        (f"sample{i:09d}", {"coco73k.npy": encode_npy(np.array(i)), "nsdgeneral.npy": encode_npy(np.full((3, 4), i, np.float16))})
+        (
+            f"sample{i:09d}",
+            {
+                "coco73k.npy": encode_npy(np.array(i)),
+                "nsdgeneral.npy": encode_npy(np.full((3, 4), i, np.float16)),
+            },
+        )
         for i in range(count)
     ]
 
 
 def test_webdataset_reads_what_we_write(tmp_path):
-    shards = write_shards(Store(str(tmp_path)), "train/train_subj01", samples(7), samples_per_shard=3)
+    shards = write_shards(
+        Store(str(tmp_path)), "train/train_subj01", samples(7), samples_per_shard=3
+    )
     assert [s.num_samples for s in shards] == [3, 3, 1]
     urls = [str(tmp_path / s.path) for s in shards]
     read = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
@@ -44,16 +52,11 @@ def test_index_points_at_the_members(tmp_path):
                 assert read_members(store, [(sample, suffix)]) == [expected]
 
 
-@pytest.mark.parametrize("cut", [100, 512, 700, 1536])
-def test_cut_tar_is_refused_or_shorter_in_plain_sight(cut):
-    """A cut inside a member or header is an error; a cut between members is for the manifest's count to tell."""
-    whole = pack(samples(4))
-    try:
-        found = scan_tar(whole[:cut], "a.tar")
-    except DataError as error:
-        assert "a.tar" in str(error)
-    else:
-        assert len(found) < 4
+@pytest.mark.parametrize("cut", [100, 512, 700, 1024, 1536, 2048])
+def test_cut_tar_is_refused(cut):
+    """Cuts inside headers, members, and, which tarfile lets pass, between members."""
+    with pytest.raises(DataError, match="a.tar"):
+        scan_tar(pack(samples(4))[:cut], "a.tar")
 
 
 def test_corrupt_header_is_refused():
@@ -72,5 +75,8 @@ def test_members_of_a_key_stay_together_and_single():
 def test_missing_member_is_named(tmp_path):
     store = Store(str(tmp_path))
     shard = write_shard(store, "a.tar", pack(samples(1)))
-    with pytest.raises(DataError, match=r"a.tar: sample sample000000000 has no trial.npy, only \['coco73k.npy', 'nsdgeneral.npy'\]"):
+    with pytest.raises(
+        DataError,
+        match=r"a.tar: sample sample000000000 has no trial.npy, only \['coco73k.npy'",
+    ):
         read_members(store, [(read_index(store, shard)[0], "trial.npy")])

@@ -23,7 +23,7 @@ WORKERS = Path(__file__).parent.parent / "workers.py"
 
 
 def kill_in_mid_run(config, folder, after_step):
-    """Start the run in a process of its own and kill it, hard, once its journal has reached a step."""
+    """Start the run in a process of its own and kill it once its journal has reached a step."""
     file = folder / "killed.json"
     file.write_text(json.dumps([to_dict(config)]))
     process = subprocess.Popen(
@@ -43,7 +43,11 @@ def kill_in_mid_run(config, folder, after_step):
 
 
 def test_killed_run_ends_with_the_same_bits(tiny_config, tmp_path):
-    changes = {"training.epochs": 100, "checkpoint.every_steps": 7, "training.validate_every_epochs": 50}
+    changes = {
+        "training.epochs": 100,
+        "checkpoint.every_steps": 7,
+        "training.validate_every_epochs": 50,
+    }
     config = override(tiny_config, changes)
     worker(config)
     expected = read_weights(Checkpoints(config.run_dir, 1).newest())
@@ -64,7 +68,9 @@ def test_killed_run_ends_with_the_same_bits(tiny_config, tmp_path):
 
 
 def losses(run_dir):
-    return [(row["step"], row["train/total"]) for row in read_journal(run_dir) if "train/total" in row]
+    return [
+        (row["step"], row["train/total"]) for row in read_journal(run_dir) if "train/total" in row
+    ]
 
 
 @pytest.mark.deepspeed
@@ -87,7 +93,9 @@ def test_deepspeed_resumes_at_any_stage(tiny_config, workers, tmp_path):
 
     whole = {stage: run(stage, f"whole{stage}") for stage in (0, 1, 2, 3)}
     workers(list(whole.values()), 2, tmp_path)
-    resumed = {(a, b): run(b, f"from{a}to{b}") for a, b in [(0, 0), (1, 1), (2, 2), (3, 3), (2, 3), (3, 1)]}
+    resumed = {
+        (a, b): run(b, f"from{a}to{b}") for a, b in [(0, 0), (1, 1), (2, 2), (3, 3), (2, 3), (3, 1)]
+    }
     alone = override(run(2, "alone"), {"compute.backend": "torch", "compute.num_workers": 1})
     for origin, config in [*((a, c) for (a, _), c in resumed.items()), (2, alone)]:
         source = Path(whole[origin].run_dir) / "checkpoints" / "step-00000009"
@@ -105,4 +113,6 @@ def assert_same_state(config, other):
     ours, theirs = (TrainingState(path, shapes) for path in newest)
     for name in shapes:
         for key, tensor in ours(name).items():
-            torch.testing.assert_close(tensor, theirs(name)[key], rtol=1e-5, atol=1e-6, msg=f"{name} {key}")
+            torch.testing.assert_close(
+                tensor, theirs(name)[key], rtol=1e-5, atol=1e-6, msg=f"{name} {key}"
+            )

@@ -1,6 +1,5 @@
 """OneCycle against torch's scheduler."""
 
-
 import pytest
 import torch
 
@@ -14,7 +13,12 @@ def test_one_cycle_is_torchs(total, warmup):
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.AdamW([parameter], lr=1.0, betas=(0.9, 0.999))
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, config.max_lr, total_steps=total, pct_start=warmup, div_factor=25, final_div_factor=1000
+        optimizer,
+        config.max_lr,
+        total_steps=total,
+        pct_start=warmup,
+        div_factor=25,
+        final_div_factor=1000,
     )
     for step in range(total):
         lr, momentum = one_cycle(config, step, total, warmup)

@@ -1,6 +1,7 @@
 """Nothing depends on the number of workers, the backend or the ZeRO stage.
 
-Oracle: the one-process run of the torch backend, whose losses and final weights all others must repeat.
+Oracle: the one-process run of the torch backend, whose losses and final weights all others must
+    repeat.
 """
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_accumulation_keeps_all_negatives(plain):
 
 
 def test_accumulation_repeats_its_dropout(tiny_config):
-    """The second pass of a part must draw the first pass's masks: the loss is that of one pass over both."""
+    """With dropout on, the second pass of a part draws the first pass's masks: runs repeat."""
     config = override(tiny_config, {"training.max_micro_batch_size": 3, "training.epochs": 1})
     again = variant(config, "again")
     worker(config)
@@ -86,7 +87,11 @@ def test_accumulation_repeats_its_dropout(tiny_config):
 def test_deepspeed_zero_stages(plain, workers, tmp_path):
     others = [
         variant(
-            plain, f"zero{stage}", compute__num_workers=2, compute__backend="deepspeed", compute__zero_stage=stage
+            plain,
+            f"zero{stage}",
+            compute__num_workers=2,
+            compute__backend="deepspeed",
+            compute__zero_stage=stage,
         )
         for stage in (0, 1, 2, 3)
     ]
@@ -105,11 +110,17 @@ def test_deepspeed_zero_stages(plain, workers, tmp_path):
 
 @pytest.mark.deepspeed
 def test_bf16_agrees_between_backends(tiny_config, workers, tmp_path):
-    """bf16 has 8 bits of mantissa: losses agree to a few parts in a thousand over a handful of steps."""
-    config = override(tiny_config, {**NO_DROPOUT, "compute.precision": "bf16", "training.epochs": 2})
+    """bf16 has 8 bits of mantissa: losses agree to a few parts in a hundred."""
+    config = override(
+        tiny_config, {**NO_DROPOUT, "compute.precision": "bf16", "training.epochs": 2}
+    )
     others = [
         variant(
-            config, f"zero{stage}", compute__num_workers=2, compute__backend="deepspeed", compute__zero_stage=stage
+            config,
+            f"zero{stage}",
+            compute__num_workers=2,
+            compute__backend="deepspeed",
+            compute__zero_stage=stage,
         )
         for stage in (0, 2, 3)
     ]

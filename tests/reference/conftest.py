@@ -11,7 +11,7 @@ import torch
 
 @pytest.fixture(scope="session")
 def reference():
-    """Return a loader of reference files from MINDEYE_REFERENCE, by default those beside this file."""
+    """Return a loader of files from MINDEYE_REFERENCE, by default those beside this file."""
     folder = Path(os.environ.get("MINDEYE_REFERENCE", Path(__file__).parent))
 
     def load(name):
@@ -21,4 +21,3 @@ def reference():
         return {key: torch.from_numpy(np.atleast_1d(value)) for key, value in arrays.items()}, meta
 
     return load
-

@@ -24,7 +24,7 @@ def fill(name, shape):
 
 
 def load(modules, shapes):
-    """Fill modules, by the name of the part they are, with the recipe's parameters; every key must fit."""
+    """Fill modules, by the part they are, with the recipe's parameters; every key must fit."""
     for part, module in modules.items():
         state = {}
         for name, shape in shapes.items():
@@ -114,6 +114,4 @@ def test_sample(reference):
     sample = sample_ddpm(
         prior.schedule, lambda x_t, timestep: prior(x_t, timestep, vectors["brain_embed"]), noise
     )
-    torch.testing.assert_close(
-        sample / prior.scale, vectors["sample_ddpm100"], rtol=0, atol=1e-3
-    )
+    torch.testing.assert_close(sample / prior.scale, vectors["sample_ddpm100"], rtol=0, atol=1e-3)

@@ -1,0 +1,79 @@
+"""Local folders and a real S3 server behave alike."""
+
+import pytest
+
+from jobs.launch import worker
+from mindeye_dist.config import override
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.engine.journal import read_journal
+
+
+def check(store):
+    store.write("a/b.bin", bytes(range(100)))
+    assert store.exists("a/b.bin")
+    assert not store.exists("a/c.bin")
+    assert store.read("a/b.bin") == bytes(range(100))
+    assert store.read_ranges([("a/b.bin", 10, 12), ("a/b.bin", 98, 100)]) == [b"\x0a\x0b", b"bc"]
+    store.write("a/b.bin", b"replaced")
+    assert store.read("a/b.bin") == b"replaced"
+    with pytest.raises(DataError, match=r"a/c\.bin: cannot be read"):
+        store.read("a/c.bin")
+    with pytest.raises(DataError, match=r"a/c\.bin: cannot be read"):
+        store.read_ranges([("a/c.bin", 0, 1)])
+
+
+def test_local_folder(tmp_path):
+    check(Store(str(tmp_path)))
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"], "no partial file stays"
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/a\.bin: cannot be written"):
+        Store(str(tmp_path / "file")).write("a.bin", b"")
+
+
+def test_unknown_scheme():
+    with pytest.raises(DataError, match="ftpx://host"):
+        Store("ftpx://host/path")
+
+
+@pytest.mark.s3
+def test_s3(s3):
+    check(Store("s3://lab/store"))
+
+
+@pytest.mark.s3
+def test_training_from_s3_has_equal_losses(s3, tiny_config, write_subject):
+    """Oracle: the same shards in a local folder."""
+    write_subject("s3://lab/shards")
+    remote = override(
+        tiny_config, {"data.url": "s3://lab/shards", "run_dir": f"{tiny_config.run_dir}-s3"}
+    )
+    curves = []
+    for config in (tiny_config, remote):
+        worker(config)
+        rows = read_journal(config.run_dir)
+        curves.append([row["train/total"] for row in rows if "train/total" in row])
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.s3
+def test_wrong_credentials_are_one_clear_error(s3, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    store = Store("s3://lab/other-credentials")
+    store._files.clear_instance_cache()
+    with pytest.raises(DataError, match=r"s3://lab/other-credentials/manifest.json"):
+        Store("s3://lab/other-credentials").read("manifest.json")
+
+
+def test_unreachable_endpoint(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    store = Store("s3://lab/nowhere")
+    store._files.clear_instance_cache()
+    with pytest.raises(
+        DataError, match=r"s3://lab/nowhere/manifest.json: cannot be read.*127.0.0.1:9"
+    ):
+        Store("s3://lab/nowhere").read("manifest.json")
