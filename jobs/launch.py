@@ -62,14 +62,14 @@ def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
         reports=[Journal(config.run_dir, place.step), *reports] if rank() == 0 else [],
     )
     trainer.fit(place)
-    if rank() == 0:
+    if rank() == 0 and trainer.clock.samples:
         write_summary(config.run_dir, trainer.summary())
 
 
 def data_shapes(manifest: Manifest, data: DataConfig) -> Shapes:
     """Return what the model must know of the data."""
     subject = manifest.subject(data.subject)
-    targets = subject.targets[data.targets]
+    targets = subject.clip_targets(data.targets)
     return Shapes(
         num_voxels=subject.num_voxels,
         num_tokens=targets.num_tokens,

@@ -66,7 +66,7 @@ def line(values: dict[str, Any]) -> str:
 
 def seconds_left(values: dict[str, Any]) -> float:
     """Return the time that the remaining steps take at the rate so far."""
-    done = max(values["step"] - values.get("first_step", 0), 1)
+    done = max(values["step"] - values["first_step"], 1)
     return (values["total_steps"] - values["step"]) * values["train/wall_s"] / done
 
 

@@ -96,6 +96,7 @@ def simulate(options: Simulate) -> Manifest:
         DataError: there is a manifest already, or too few or unreadable pictures.
     """
     store = Store(options.out)
+    configs = [simulation_config(options, name) for name in options.subjects]
     if not options.overwrite and store.exists(MANIFEST):
         raise DataError(f"{store.locate(MANIFEST)}: is there already; --overwrite replaces it")
     pictures = list(load_pictures(options))
@@ -106,15 +107,15 @@ def simulate(options: Simulate) -> Manifest:
     space = fit_feature_space(
         clip_tokens[: options.train_pictures],
         small_pictures[: options.train_pictures],
-        num_semantic=options.simulation.num_components,
+        num_semantic=configs[0].num_components,
     )
     features = space(clip_tokens, small_pictures)
     write_about(store, pictures, options)
     write_file(store, ENCODER_FILE, encoder.save)
     subjects = {}
-    for name in options.subjects:
-        brain = make_subject(simulation_config(options, name), space)
-        subjects[name] = write_subject(
+    for config in configs:
+        brain = make_subject(config, space)
+        subjects[config.subject] = write_subject(
             store, options, brain, pictures, features, clip_tokens, encoder
         )
     manifest = Manifest(format=FORMAT, licence=LICENCE, subjects=subjects)

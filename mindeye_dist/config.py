@@ -205,24 +205,28 @@ class ExperimentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationConfig:
-    """A simulated subject: voxels with known tuning and NSD's noise (data/simulate.py)."""
+    """A simulated subject: voxels with known tuning and NSD's noise (data/simulate.py).
+
+    The defaults are the demo's subject, which a small model can decode well but not perfectly;
+    `nsd_preset` gives subjects of NSD's size and difficulty.
+    """
 
     subject: str = "subj01"
     seed: int = 0
     num_voxels: int = 4000
     num_repeats: int = 3
-    early_fraction: float = 0.29
+    early_fraction: float = 0.296
     """Share of voxels in V1-hV4, driven by low-level features through receptive fields."""
-    num_components: int = 60
+    num_components: int = 32
     """Principal components of the clip_tokens that higher voxels are tuned to."""
-    tuning_exponent: float = 1.3
+    tuning_exponent: float = 0.2
     """Component k enters the tuning with standard deviation k**-tuning_exponent."""
-    unexplained_fraction: float = 0.5
-    """Share of the signal variance that is driven by the picture but not by the features."""
-    shared_fraction: float = 0.0
-    """Share of that unexplained variance that lies along the tuning of the features."""
     tuning_fwhm: float = 4.0
     """Width along the sheet over which voxels share their tuning (voxels)."""
+    unexplained_fraction: float = 0.55
+    """Share of the signal variance that is driven by the picture but not by the features."""
+    shared_fraction: float = 0.6
+    """Share of that variance along the tuning, where no number of voxels averages it away."""
     lowrank_fraction: float = 0.25
     """Share of the noise variance that is common to the whole brain (arousal, motion)."""
     lowrank_rank: int = 20
@@ -230,11 +234,24 @@ class SimulationConfig:
     """Share of the noise variance that neighbouring voxels have in common."""
     smooth_fwhm: float = 4.0
     """Width of that common noise along the sheet (voxels)."""
-    session_gain_sd: float = 0.03
-    """Standard deviation over sessions of the gain of the signal."""
     ncsnr_log_mean: float = -0.9
     ncsnr_log_sd: float = 0.45
     trials_per_session: int = 750
+    session_gain_sd: float = 0.03
+    """Standard deviation over sessions of the gain of the signal."""
+
+    def __post_init__(self) -> None:
+        fractions = ("early", "unexplained", "shared", "lowrank", "smooth")
+        for name in (f"{fraction}_fraction" for fraction in fractions):
+            _check(0 <= getattr(self, name) <= 1, f"simulation.{name}", getattr(self, name), "0..1")
+        common = self.lowrank_fraction + self.smooth_fraction
+        _check(common < 1, "simulation.lowrank_fraction + smooth_fraction", common, "below 1")
+        least = {"num_voxels": 2, "num_repeats": 1, "lowrank_rank": 1, "trials_per_session": 10}
+        for name, bound in least.items():
+            got = getattr(self, name)
+            _check(got >= bound, f"simulation.{name}", got, f"at least {bound}")
+        for name in ("tuning_fwhm", "smooth_fwhm"):
+            _check(getattr(self, name) > 0, f"simulation.{name}", getattr(self, name), "above 0")
 
 
 def _check(holds: bool, path: str, got: object, expected: str) -> None:

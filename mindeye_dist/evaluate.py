@@ -36,8 +36,8 @@ def evaluate(
     """
     data = predictor.config.data
     subject = manifest.subject(data.subject)
-    targets = subject.targets.get(data.targets)
-    if targets is None or targets.digest != predictor.shapes.encoder_digest:
+    targets = subject.clip_targets(data.targets)
+    if targets.digest != predictor.shapes.encoder_digest:
         raise DataError(
             f"{store.url}: {data.subject}: targets {data.targets!r} are not by the encoder of "
             f"{predictor.path} ({predictor.shapes.encoder} {predictor.shapes.encoder_digest[:12]})"

@@ -128,7 +128,7 @@ def tiny_config(tiny_shards, tmp_path):
             projector=ProjectorConfig(hidden=32),
             prior=PriorConfig(depth=1, heads=2, head_dim=8, feedforward_factor=2, timesteps=10),
         ),
-        optimizer=OptimizerConfig(max_lr=1e-3, warmup_epochs=1),
+        optimizer=OptimizerConfig(max_lr=1e-3, warmup_epochs=1.0),
         training=TrainingConfig(epochs=6, global_batch_size=6, validate_every_epochs=2),
     )
     return replace(config, tracking=replace(config.tracking, mlflow="off", every_steps=1))

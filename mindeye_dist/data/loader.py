@@ -63,13 +63,9 @@ class Dataset:
 
     def __init__(self, store: Store, manifest: Manifest, config: DataConfig, split: str) -> None:
         subject = manifest.subject(config.subject)
-        if config.targets not in subject.targets:
-            raise DataError(
-                f"{config.subject}: no targets {config.targets!r}, only {sorted(subject.targets)}"
-            )
         if split not in subject.splits:
             raise DataError(f"{config.subject}: no split {split!r}, only {sorted(subject.splits)}")
-        targets = subject.targets[config.targets]
+        targets = subject.clip_targets(config.targets)
         self.store = store
         self.subject_name = config.subject
         self.voxel_shape = (subject.num_repeats, subject.num_voxels)

@@ -75,9 +75,15 @@ class Subject:
     splits: dict[str, tuple[Shard, ...]]
     targets: dict[str, Targets]
 
-    def count(self, split: str) -> int:
-        """Return the number of samples of a split."""
-        return sum(shard.num_samples for shard in self.splits[split])
+    def clip_targets(self, name: str) -> Targets:
+        """Return a set of clip_tokens.
+
+        Raises:
+            DataError: there is no such set; the message lists those there are.
+        """
+        if name not in self.targets:
+            raise DataError(f"no targets {name!r} in the manifest, only {sorted(self.targets)}")
+        return self.targets[name]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ only file that names DeepSpeed.
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ ParameterState = dict[str, Tensor]
 """`weight`, `exp_avg` and `exp_avg_sq` of one parameter, whole, float32."""
 
 
+@runtime_checkable
 class Backend(Protocol):
     """What the trainer asks of a backend; every method is called on all ranks."""
 

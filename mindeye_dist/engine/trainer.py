@@ -83,11 +83,13 @@ class Trainer:
         self.reports = reports
         samples = config.training.epochs * len(loader.dataset)
         self.total_steps = max(1, samples // config.training.global_batch_size)
+        self.first_step = 0
         self.clock = Clock(time.monotonic())
 
     def fit(self, place: Place) -> Place:
         """Train from a place to the end and return where it ended."""
         every = self.config.checkpoint.every_steps
+        self.first_step = place.step
         batches = self.loader.batches(place.step, self.total_steps, rank(), world_size())
         for batch in self._timed(batches):
             begun = time.monotonic()
@@ -115,6 +117,7 @@ class Trainer:
         busy = max(clock.training + clock.waited, 1e-9)
         return {
             "steps": self.total_steps,
+            "first_step": self.first_step,
             "samples_per_s": clock.samples / busy,
             "data_wait_fraction": clock.waited / busy,
             "wall_s": time.monotonic() - clock.started,
@@ -242,6 +245,7 @@ class Trainer:
         busy = clock.training + clock.waited
         return {
             "step": step,
+            "first_step": self.first_step,
             "total_steps": self.total_steps,
             "epoch": epoch,
             **{f"train/{name}": value.item() for name, value in vars(losses).items()},

@@ -240,7 +240,7 @@ def test_names_that_are_not_there(tiny_shards):
         DataError, match=r"subject 'subj09' is not in the manifest, which has \['subj01'\]"
     ):
         open_dataset(tiny_shards, subject="subj09")
-    with pytest.raises(DataError, match=r"no targets 'clip', only \['tiny'\]"):
+    with pytest.raises(DataError, match=r"no targets 'clip' in the manifest, only \['tiny'\]"):
         open_dataset(tiny_shards, targets="clip")
     with pytest.raises(DataError, match="no split 'dev'"):
         open_dataset(tiny_shards, "dev")

@@ -1,0 +1,36 @@
+# Every target works on a fresh machine: it makes the environment first, from pyproject.toml and requirements.lock.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: setup demo test unit lint bench clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[jobs,demo,test]'
+	touch $@
+
+demo: setup  ## simulated subject, training on Ray, report with pictures: runs/demo/report.html
+	$(BIN)/python jobs/train.py --overwrite
+	$(BIN)/python jobs/evaluate.py
+
+test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray or deepspeed or s3 or not ray'
+
+unit: setup  ## the tests of a minute: no Ray, no DeepSpeed, no S3 server
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup  ## ratios against peers, run in turn: runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
+
+clean:
+	rm -rf $(VENV) runs data

@@ -1,0 +1,59 @@
+"""What the trainer refuses, and what a run leaves behind."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from jobs.launch import worker
+from mindeye_dist.config import override
+from mindeye_dist.engine.journal import Journal, read_journal, read_summary
+from mindeye_dist.engine.trainer import NonFiniteLossError
+from mindeye_dist.objective import Losses
+
+
+def test_non_finite_loss_names_step_and_samples(tiny_config):
+    config = override(tiny_config, {"optimizer.max_lr": 1e30, "optimizer.start_factor": 1.0})
+    with pytest.raises(NonFiniteLossError, match=r"step \d+: the loss is .*sample0000000\d\d"):
+        worker(config)
+    assert not list((Path(config.run_dir) / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize("parts", [4096, 2])
+def test_training_learns(tiny_config, parts):
+    """The loss of the prior, which nothing switches on the way, falls by more than a tenth."""
+    changes = {
+        "training.epochs": 40,
+        "training.max_micro_batch_size": parts,
+        "optimizer.max_lr": 5e-3,
+    }
+    config = override(tiny_config, changes)
+    worker(config)
+    priors = [row["train/prior"] for row in read_journal(config.run_dir) if "train/prior" in row]
+    assert sum(priors[-10:]) < 0.9 * sum(priors[:10])
+
+
+def test_a_run_explains_itself(tiny_config):
+    config = override(tiny_config, {"training.epochs": 2})
+    rows = []
+    worker(config, [rows.append])
+    assert rows == read_journal(config.run_dir)
+    assert {f"val/{field.name}" for field in fields(Losses)} <= set().union(*rows)
+    summary = read_summary(config.run_dir)
+    assert summary["steps"] == 2 * 23 // 6
+    assert summary["world_size"] == 1
+    assert 0 <= summary["data_wait_fraction"] <= 1
+    assert summary["samples_per_s"] > 0
+
+
+def test_journal_forgets_what_the_checkpoint_does_not_know(tmp_path):
+    journal = Journal(str(tmp_path), 0)
+    for step in range(5):
+        journal({"step": step})
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    assert [row["step"] for row in read_journal(str(tmp_path))] == [0, 1, 2, 3, 4]
+    Journal(str(tmp_path), 2)({"step": 3, "again": True})
+    assert read_journal(str(tmp_path))[3:] == [{"step": 3, "again": True}]
+    assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])["again"]

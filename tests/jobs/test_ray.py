@@ -1,0 +1,232 @@
+"""Training on real Ray clusters: one of its own, and one that jobs are submitted to.
+
+Oracle: the same run in one process, without Ray.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from jobs import evaluate
+from jobs.command import place
+from jobs.launch import worker
+from jobs.recipes import recipe
+from mindeye_dist.checkpoint import Checkpoints, read_place, read_weights
+from mindeye_dist.config import override, paths
+from mindeye_dist.engine.journal import read_journal
+from tests.s3 import free_ports
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+NO_DROPOUT = {"model.backbone.input_dropout": 0.0, "model.backbone.block_dropout": 0.0}
+TWO_WORKERS = {
+    "compute.num_workers": 2,
+    "compute.backend": "deepspeed",
+    "compute.cpus_per_worker": 0.5,
+}
+pytestmark = pytest.mark.ray
+
+
+def command(config, *more):
+    """Return the command line of a run: the flags that differ from the demo's recipe."""
+    base = paths(recipe("demo"))
+    flags = [
+        text
+        for path, value in paths(config).items()
+        if value != base[path]
+        for text in (f"--{path.replace('_', '-')}", str(value))
+    ]
+    return ["jobs/train.py", *flags, *more]
+
+
+def environment(**more):
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+        "RAY_USAGE_STATS_ENABLED": "0",
+        **more,
+    }
+
+
+def start(config, *more, **variables):
+    return subprocess.Popen(
+        [sys.executable, *command(config, *more)],
+        cwd=ROOT,
+        env=environment(**variables),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(config, *more):
+    process = start(config, *more)
+    _, said = process.communicate(timeout=240)
+    return process.returncode, said
+
+
+def curve(run_dir):
+    return [row["train/total"] for row in read_journal(run_dir) if "train/total" in row]
+
+
+def weights(run_dir):
+    return read_weights(Checkpoints(run_dir, 1).newest())
+
+
+def test_one_command_trains_tracks_and_evaluates(tiny_config, tmp_path, capsys):
+    oracle = override(tiny_config, NO_DROPOUT)
+    worker(oracle)
+    config = override(
+        oracle,
+        {**TWO_WORKERS, "run_dir": str(tmp_path / "ray" / "run"), "tracking.mlflow": "sqlite"},
+    )
+    code, said = run(config)
+    assert code == 0, said
+    assert "samples/s" in said
+    np.testing.assert_allclose(curve(config.run_dir), curve(oracle.run_dir), rtol=1e-4)
+    summary = json.loads((Path(config.run_dir) / "summary.json").read_text())
+    assert (summary["world_size"], summary["zero_stage"]) == (2, 2)
+
+    with sqlite3.connect(tmp_path / "ray" / "mlflow.db") as connection:
+        tracked = connection.execute(
+            "select value from metrics where key = 'train/total' order by step"
+        ).fetchall()
+        seed = connection.execute("select value from params where key = 'training.seed'").fetchone()
+    connection.close()
+    np.testing.assert_allclose([value for (value,) in tracked], curve(config.run_dir))
+    assert seed == ("42",)
+
+    evaluate.main(["--run-dir", config.run_dir])
+    report = json.loads((Path(config.run_dir) / "report.json").read_text())
+    assert report["retrieval"]["pool"] == 9
+    assert report["train"]["world_size"] == 2
+    assert (Path(config.run_dir) / "report.html").exists()
+    assert "brain_to_image" in capsys.readouterr().out
+
+
+def test_killed_worker_then_resume(tiny_config, tmp_path):
+    """The undisturbed run's weights, to 1e-6, after a worker was killed in the middle of an epoch."""
+    longer = {"training.epochs": 60, "training.validate_every_epochs": 60}
+    whole = override(tiny_config, {**TWO_WORKERS, **longer, "checkpoint.every_steps": 20})
+    killed = override(whole, {"run_dir": str(tmp_path / "killed")})
+    process = start(killed)
+    try:
+        victim = find_worker(process, killed.run_dir)
+        victim.send_signal(signal.SIGKILL)
+        _, said = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode != 0
+    step = read_place(Checkpoints(killed.run_dir, 1).newest()).step
+    assert 0 < step < read_journal(killed.run_dir)[-1]["total_steps"], said
+    code, said = run(killed, "--resume")
+    assert code == 0, said
+
+    code, said = run(whole)
+    assert code == 0, said
+    expected = weights(whole.run_dir)
+    for name, weight in weights(killed.run_dir).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-6, atol=1e-6)
+
+
+def find_worker(process, run_dir):
+    """Return a training worker, once the run has written a checkpoint and gone on."""
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        if read_journal(run_dir) and read_journal(run_dir)[-1]["step"] > 30:
+            for child in psutil.Process(process.pid).children(recursive=True):
+                if "TrainWorker" in " ".join(child.cmdline()):
+                    return child
+        time.sleep(0.05)
+    raise AssertionError("no training worker was seen")
+
+
+def test_bad_shard_is_named_through_ray(tiny_shards, tiny_config, tmp_path):
+    broken = shutil.copytree(tiny_shards, tmp_path / "broken")
+    shard = broken / "train" / "train_subj01_1.tar"
+    shard.write_bytes(shard.read_bytes()[:3000])
+    config = override(tiny_config, {**TWO_WORKERS, "data.url": str(broken)})
+    code, said = run(config)
+    assert code != 0
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, said
+    assert "train_subj01_1.tar: sample sample0000000" in lines[0]
+
+
+@pytest.fixture
+def cluster(s3):
+    """Return the environment of clients of a fresh cluster, with token authentication on."""
+    port, dashboard, client = free_ports(3)
+    head = [str(BIN / "ray"), "start", "--head", "--block"]
+    ports = [
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        f"--ray-client-server-port={client}",
+    ]
+    path = f"{BIN}:{os.environ['PATH']}"
+    variables = environment(RAY_AUTH_MODE="token", PATH=path, **s3)
+    process = subprocess.Popen(
+        [*head, *ports, "--num-cpus=2"],
+        env=variables,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        await_dashboard(f"http://127.0.0.1:{dashboard}", process)
+        yield {**variables, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    finally:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)
+
+
+def await_dashboard(url, process):
+    deadline = time.monotonic() + 90
+    while True:
+        assert process.poll() is None, "ray start ended"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except urllib.error.HTTPError as answer:
+            answer.close()  # 401: it is up, and asks for the token
+            return
+        except OSError:
+            assert time.monotonic() < deadline, "the dashboard did not start"
+            time.sleep(0.5)
+        else:
+            return
+
+
+@pytest.mark.s3
+def test_submitted_job_reads_s3_with_equal_losses(cluster, tiny_config, write_subject, tmp_path):
+    write_subject("s3://lab/submitted")
+    oracle = override(tiny_config, NO_DROPOUT)
+    worker(oracle)
+    config = override(
+        oracle, {**TWO_WORKERS, "data.url": "s3://lab/submitted", "run_dir": str(tmp_path / "job")}
+    )
+    submit = [str(BIN / "ray"), "job", "submit", "--working-dir", str(ROOT), "--"]
+    result = subprocess.run(
+        [*submit, "python", *command(config)],
+        env=cluster,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    np.testing.assert_allclose(curve(config.run_dir), curve(oracle.run_dir), rtol=1e-4)
+    assert place(config.run_dir) == config.run_dir

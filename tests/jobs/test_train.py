@@ -1,0 +1,118 @@
+"""The command line of training: what is wrong is said at once, and names what it is."""
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+import tyro
+
+from jobs import train
+from jobs.command import place
+from jobs.recipes import RECIPES, recipe
+from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.config import ExperimentConfig, override, paths
+from mindeye_dist.engine.journal import read_journal
+
+
+def flags(config):
+    """Return the flags that turn the demo's recipe into a config."""
+    ours, base = paths(config), paths(recipe("demo"))
+    return [
+        text
+        for path, value in ours.items()
+        if value != base[path]
+        for text in (f"--{path.replace('_', '-')}", str(value))
+    ]
+
+
+@pytest.fixture
+def arguments(tiny_config):
+    """Return the command line of the tiny run in this very process."""
+    small = {"training.epochs": 2, "compute.num_workers": 1, "compute.backend": "torch"}
+    return ["--without-ray", *flags(override(tiny_config, small))]
+
+
+def fails(capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments)
+    return f"{stopped.value.code}\n{capsys.readouterr().err}", stopped.value.code
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        (["--recipe", "nope"], "error: --recipe: got 'nope', expected one of demo"),
+        (["--no-such-flag", "1"], "--no-such-flag"),
+        (["--training.epochs", "many"], "--training.epochs"),
+        (["--training.epochs", "0"], "training.epochs: got 0, expected at least 1"),
+        (["--data.url", "/nowhere"], "error: /nowhere/manifest.json: cannot be read"),
+        (["--data.subject", "subj02"], "error: subject 'subj02' is not in the manifest"),
+        (["--data.targets", "clip"], "error: no targets 'clip' in the manifest, only ['tiny']"),
+        (["--training.global-batch-size", "24"], "global_batch_size 24 exceeds the 23"),
+        (["--resume"], "error: --resume: no good checkpoint in"),
+        (["--compute.device", "cuda"], "torch sees no CUDA device"),
+        (["--compute.backend", "deepspeed"], "needs a process group"),
+        (["--run-dir", "s3://lab/run"], "error: run_dir: got 's3://lab/run', expected a folder"),
+    ],
+)
+def test_what_is_wrong_is_named(capsys, arguments, added, message):
+    text, code = fails(capsys, [*arguments, *added])
+    assert message in " ".join(text.replace("│", " ").split())
+    assert code not in (0, None)
+
+
+def test_a_run_is_never_overwritten_unasked(capsys, arguments, tiny_config):
+    train.main(arguments)
+    newest = Checkpoints(tiny_config.run_dir, 1).newest()
+    before = newest.stat().st_mtime_ns
+    text, _ = fails(capsys, arguments)
+    assert "holds a run; --resume goes on with it, --overwrite deletes it" in text
+    assert newest.stat().st_mtime_ns == before
+    keep = Path(tiny_config.run_dir) / "notes.txt"
+    keep.write_text("mine")
+    train.main([*arguments, "--overwrite"])
+    assert keep.exists()
+
+
+def test_resume_of_a_finished_run_changes_nothing(arguments, tiny_config):
+    train.main(arguments)
+    rows = read_journal(tiny_config.run_dir)
+    train.main([*arguments, "--resume"])
+    assert read_journal(tiny_config.run_dir) == rows
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_flags_and_override_give_the_same_config(name):
+    """Oracle: `override` of the recipe, for one setting of every section."""
+    changes = {"optimizer.max_lr": 0.5, "data.url": "s3://x/y", "compute.zero_stage": 3}
+    arguments = [
+        text for path, v in changes.items() for text in (f"--{path.replace('_', '-')}", str(v))
+    ]
+    parsed = tyro.cli(ExperimentConfig, default=recipe(name), args=arguments)
+    assert parsed == override(recipe(name), changes)
+
+
+def test_relative_places(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert place("runs/a") == str(tmp_path / "runs/a")
+    assert place("s3://lab/a") == "s3://lab/a"
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert place("runs/a") == str(Path.home() / "mindeye-dist/runs/a")
+    monkeypatch.setenv("MINDEYE_HOME", "/shared/home")
+    assert place("runs/a") == "/shared/home/runs/a"
+
+
+def tracked(database):
+    """Return the metrics in an MLflow data base as {name: [(step, value)]}, read with sqlite."""
+    with sqlite3.connect(database) as connection:
+        rows = connection.execute("select key, step, value from metrics order by step").fetchall()
+    connection.close()
+    found = {}
+    for key, step, value in rows:
+        found.setdefault(key, []).append((step, value))
+    return found
+
+
+def summary(run_dir):
+    return json.loads((Path(run_dir) / "summary.json").read_text())
