@@ -37,7 +37,6 @@ from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.retrieval import similarity
 
 SESSION = 750
-POOL = 300
 DRAWS = 20
 PENALTIES = (1e3, 3e3, 1e4)
 ANCHORS = {
@@ -85,7 +84,10 @@ def main(options: Calibrate) -> int:
     config = settings(options.preset)
     console.log(f"{config.subject}: {config.num_voxels} voxels, {len(pictures.small)} pictures")
     space = fit_feature_space(
-        pictures.clip_tokens[:train], pictures.small[:train], num_semantic=config.num_components
+        pictures.clip_tokens[:train],
+        pictures.small[:train],
+        num_semantic=config.num_components,
+        num_lowlevel=config.num_lowlevel,
     )
     features = space(pictures.clip_tokens, pictures.small)
     subject = make_subject(config, space)
@@ -206,7 +208,7 @@ def report(
 ) -> int:
     """Print every figure beside its anchor and return 1 if one is out of tolerance, else 0."""
     anchors = {} if options.preset == "demo" else ANCHORS
-    table = Table("decoder", "top-1 (%)", "measured", "published", "difference", "ok", box=SIMPLE)
+    table = Table("decoder", "top-1 (%)", "here", "NSD", "apart", "ok", box=SIMPLE)
     failures = 0
     for (decoder, name), value in measured.items():
         anchor = anchors.get((decoder, name))

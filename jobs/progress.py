@@ -1,5 +1,6 @@
 """One live line of what a run is doing: workers post rows to a board, the driver draws them."""
 
+import logging
 import sys
 import threading
 import time
@@ -22,14 +23,33 @@ class Board:
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
+        self._messages: list[str] = []
 
     def post(self, row: dict[str, Any]) -> None:
         """Take over a row."""
         self._values |= row
 
-    def read(self) -> dict[str, Any]:
-        """Return the newest value of every metric so far."""
-        return self._values
+    def say(self, message: str) -> None:
+        """Take over a message for whoever is watching."""
+        self._messages.append(message)
+
+    def read(self) -> tuple[dict[str, Any], list[str]]:
+        """Return the newest value of every metric so far, and the messages since the last call."""
+        messages, self._messages = self._messages, []
+        return self._values, messages
+
+
+class BoardHandler(logging.Handler):
+    """Passes a worker's warnings on to the board."""
+
+    def __init__(self, board: ActorHandle) -> None:
+        super().__init__(logging.WARNING)
+        self._board = board
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Post one warning, if it is this project's."""
+        if record.name.startswith(("jobs.", "mindeye_dist.")):
+            self._board.say.remote(self.format(record))
 
 
 @contextmanager
@@ -72,35 +92,32 @@ def seconds_left(values: dict[str, Any]) -> float:
 
 def _draw_live(board: ActorHandle, stop: threading.Event) -> None:
     columns = (BarColumn(bar_width=20), TextColumn("{task.description}"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("starting workers", total=None)
-        while not stop.wait(POLL_SECONDS):
-            values = _read(board)
+        stopped = False
+        while not stopped:
+            stopped = stop.wait(POLL_SECONDS)
+            values, messages = _read(board)
+            for message in messages:
+                progress.console.print(message)
             if "total_steps" in values:
-                progress.update(
-                    task,
-                    description=line(values),
-                    completed=values["step"],
-                    total=values["total_steps"],
-                )
+                done, total = values["step"], values["total_steps"]
+                progress.update(task, description=line(values), completed=done, total=total)
 
 
 def _draw_lines(board: ActorHandle, stop: threading.Event) -> None:
-    shown_at, shown_step = 0.0, -1
-    while True:
+    shown_at, shown_step, stopped = 0.0, -1, False
+    while not stopped:
         stopped = stop.wait(POLL_SECONDS)
-        values = _read(board)
-        new = values.get("step", -1) != shown_step
-        if (
-            new
-            and "total_steps" in values
-            and (stopped or time.monotonic() - shown_at > PLAIN_SECONDS)
-        ):
+        values, messages = _read(board)
+        for message in messages:
+            print(message, file=sys.stderr, flush=True)
+        if "total_steps" not in values or values["step"] == shown_step:
+            continue
+        if stopped or time.monotonic() - shown_at > PLAIN_SECONDS:
             print(f"{line(values)}  {seconds_left(values):.0f} s left", file=sys.stderr, flush=True)
             shown_at, shown_step = time.monotonic(), values["step"]
-        if stopped:
-            return
 
 
-def _read(board: ActorHandle) -> dict[str, Any]:
-    return cast(dict[str, Any], ray.get(board.read.remote()))
+def _read(board: ActorHandle) -> tuple[dict[str, Any], list[str]]:
+    return cast(tuple[dict[str, Any], list[str]], ray.get(board.read.remote()))

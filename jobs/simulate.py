@@ -5,6 +5,7 @@
 subject of NSD. No brain is harmed: the voxels are simulated, and the manifest says so.
 """
 
+import hashlib
 import json
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from rich.progress import track
 
 from jobs.command import clear_errors, place
 from mindeye_dist.config import SimulationConfig
-from mindeye_dist.data.pictures import decode, encode_jpeg, read_files, small, square_jpeg
+from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
 from mindeye_dist.data.scenes import render_scene
 from mindeye_dist.data.shards import (
     FORMAT,
@@ -27,6 +28,7 @@ from mindeye_dist.data.shards import (
     Manifest,
     Subject,
     Targets,
+    checksum,
     encode_npy,
     write_manifest,
 )
@@ -61,7 +63,8 @@ class Simulate:
     preset: str = ""
     """nsd-subj01 .. nsd-subj08: voxels and noise of a subject of NSD, instead of --simulation."""
     subjects: tuple[str, ...] = ("subj01",)
-    """Subjects to simulate; they see the same pictures with brains of their own."""
+    """Subjects to simulate; they see the same pictures with brains of their own. A preset names its
+    own."""
     train_pictures: int = 3000
     val_pictures: int = 300
     test_pictures: int = 500
@@ -96,9 +99,10 @@ def simulate(options: Simulate) -> Manifest:
         DataError: there is a manifest already, or too few or unreadable pictures.
     """
     store = Store(options.out)
-    configs = [simulation_config(options, name) for name in options.subjects]
+    configs = simulation_configs(options)
     if not options.overwrite and store.exists(MANIFEST):
         raise DataError(f"{store.locate(MANIFEST)}: is there already; --overwrite replaces it")
+    store.delete(MANIFEST)  # shards that are half replaced must not pass for whole
     pictures = list(load_pictures(options))
     clip_tokens, encoder = encode(pictures, options)
     small_pictures = np.stack(
@@ -108,6 +112,7 @@ def simulate(options: Simulate) -> Manifest:
         clip_tokens[: options.train_pictures],
         small_pictures[: options.train_pictures],
         num_semantic=configs[0].num_components,
+        num_lowlevel=configs[0].num_lowlevel,
     )
     features = space(clip_tokens, small_pictures)
     write_about(store, pictures, options)
@@ -136,14 +141,21 @@ def load_pictures(options: Simulate) -> Iterator[Picture]:
             about = {"source": f"scene {options.seed}/{index}", "caption": scene.caption}
             yield Picture(encode_jpeg(scene.picture), about | {"factors": scene.factors})
         return
-    files = list(read_files(Path(options.images)))
-    if len(files) < total:
-        raise DataError(f"{options.images}: has {len(files)} pictures, expected at least {total}")
-    order = numpy_generator(options.seed, "splits").permutation(len(files))[:total]
-    for number in track(order, "reading pictures", disable=not sys.stderr.isatty()):
-        name, data = files[number]
-        yield Picture(
-            square_jpeg(data, options.side, f"{options.images}: {name}"), {"source": name}
+    with PictureFiles(Path(options.images)) as files:
+        order = numpy_generator(options.seed, "splits").permutation(len(files.names))
+        seen: set[str] = set()
+        for number in track(order, "reading pictures", disable=not sys.stderr.isatty()):
+            if len(seen) == total:
+                return
+            name = files.names[number]
+            data = files.read(name)
+            if checksum(data) not in seen:  # the same file in two splits would leak
+                seen.add(checksum(data))
+                where = f"{options.images}: {name}"
+                yield Picture(square_jpeg(data, options.side, where), {"source": name})
+    if len(seen) < total:
+        raise DataError(
+            f"{options.images}: has {len(seen)} different pictures, expected at least {total}"
         )
 
 
@@ -165,12 +177,19 @@ def encode(pictures: Sequence[Picture], options: Simulate) -> tuple[np.ndarray, 
     return np.concatenate(projected), encoder
 
 
-def simulation_config(options: Simulate, subject: str) -> SimulationConfig:
-    """Return the settings of one subject: the preset's, or those of the flags."""
-    config = options.simulation
-    if options.preset:
-        config = nsd_preset(options.preset.removeprefix("nsd-"))
-    return replace(config, subject=subject)
+def simulation_configs(options: Simulate) -> list[SimulationConfig]:
+    """Return the settings of every subject: the preset's, or those of the flags.
+
+    Raises:
+        ValueError: there is no such preset, or both it and flags are given.
+    """
+    if not options.preset:
+        return [replace(options.simulation, subject=name) for name in options.subjects]
+    if options.simulation != SimulationConfig():
+        raise ValueError(
+            f"--preset {options.preset}: got --simulation flags too, expected one of both"
+        )
+    return [nsd_preset(options.preset.removeprefix("nsd-"))]
 
 
 def write_subject(  # noqa: PLR0913 - each is another part of what a subject saw and is
@@ -210,13 +229,14 @@ def write_subject(  # noqa: PLR0913 - each is another part of what a subject saw
         targets[split] = write_shards(store, stem, zip(keys, tokens, strict=True))
         first += count
     truth = f"truth/{name}.safetensors"
-    write_file(store, truth, brain.save)
+    truth_sha256 = write_file(store, truth, brain.save)
     return Subject(
         num_voxels=brain.config.num_voxels,
         num_repeats=brain.config.num_repeats,
         rois={roi: tuple(voxels.tolist()) for roi, voxels in brain.rois.items()},
         ncsnr=tuple(float(value) for value in brain.ncsnr),
         truth=truth,
+        truth_sha256=truth_sha256,
         splits=splits,
         targets={
             TARGETS: Targets(
@@ -240,12 +260,14 @@ def write_about(store: Store, pictures: Sequence[Picture], options: Simulate) ->
     store.write("truth/pictures.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def write_file(store: Store, path: str, save: Callable[[Path], None]) -> None:
-    """Write to a store what can only save itself to a local file."""
+def write_file(store: Store, path: str, save: Callable[[Path], None]) -> str:
+    """Write to a store what can only save itself to a local file, and return its sha256."""
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / Path(path).name
         save(local)
-        store.write(path, local.read_bytes())
+        data = local.read_bytes()
+    store.write(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def main(arguments: list[str]) -> None:

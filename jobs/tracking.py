@@ -1,12 +1,16 @@
 """MLflow, fed from rank 0 in a thread of its own: a slow or dead server costs no step.
 
-What could not be delivered is said once, and stays in the run's journal.
+What could not be delivered is said once, and stays in the run's journal. A resumed run goes on with
+the MLflow run that it began.
 """
 
 import logging
 import math
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -14,9 +18,33 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
 from mindeye_dist.config import ExperimentConfig, paths
+from mindeye_dist.engine.journal import TRACKED_RUN
+from mindeye_dist.engine.trainer import Report
 
 log = logging.getLogger(__name__)
 FLUSH_SECONDS = 20.0
+
+
+@contextmanager
+def tracked(config: ExperimentConfig) -> Iterator[list[Report]]:
+    """Give the reports that send metrics to MLflow, none where tracking is off."""
+    if config.tracking.mlflow == "off":
+        yield []
+        return
+    tracker = Tracker(config, tracking_uri(config))
+    finished = False
+    try:
+        yield [tracker]
+        finished = True
+    finally:
+        tracker.close("FINISHED" if finished else "FAILED")
+
+
+def tracking_uri(config: ExperimentConfig) -> str:
+    """Return MLflow's URL: a data base beside the run folder by default."""
+    if config.tracking.mlflow != "sqlite":
+        return config.tracking.mlflow
+    return f"sqlite:///{Path(config.run_dir).resolve().parent / 'mlflow.db'}"
 
 
 class Tracker:
@@ -25,7 +53,7 @@ class Tracker:
     def __init__(self, config: ExperimentConfig, uri: str) -> None:
         self._config = config
         self._uri = uri
-        self._rows: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self._rows: queue.Queue[dict[str, Any] | str] = queue.Queue()
         self._thread = threading.Thread(target=self._send, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -33,9 +61,9 @@ class Tracker:
         """Queue one row of metrics; it must have a `step`."""
         self._rows.put(metrics)
 
-    def close(self) -> None:
-        """Send what is queued, for a bounded time."""
-        self._rows.put(None)
+    def close(self, status: str) -> None:
+        """Send what is queued, and how the run ended, for a bounded time."""
+        self._rows.put(status)
         self._thread.join(FLUSH_SECONDS)
         if self._thread.is_alive():
             log.warning("mlflow: %s did not take all metrics; the journal has them", self._uri)
@@ -44,22 +72,26 @@ class Tracker:
         try:
             client = MlflowClient(self._uri)
             run_id = self._start(client)
-            while (row := self._rows.get()) is not None:
+            while not isinstance(row := self._rows.get(), str):
                 client.log_batch(run_id, metrics=_metrics(row))
-            client.set_terminated(run_id)
+            client.set_terminated(run_id, status=row)
         except (MlflowException, OSError) as error:
             log.warning("mlflow: %s: %s; metrics stay in the journal", self._uri, error)
 
     def _start(self, client: MlflowClient) -> str:
+        file = Path(self._config.run_dir) / TRACKED_RUN
+        if file.exists():
+            run_id = file.read_text()
+            client.update_run(run_id, status="RUNNING")
+            return run_id
         name = self._config.tracking.experiment
         found = client.get_experiment_by_name(name)
         experiment = found.experiment_id if found else client.create_experiment(name)
-        run = client.create_run(
-            experiment, run_name=self._config.run_dir.rstrip("/").split("/")[-1]
-        )
+        run = client.create_run(experiment, run_name=Path(self._config.run_dir).name)
         params = [Param(path, str(value)) for path, value in paths(self._config).items()]
         client.log_batch(run.info.run_id, params=params)
-        run_id: str = run.info.run_id
+        run_id = str(run.info.run_id)
+        file.write_text(run_id)
         return run_id
 
 

@@ -15,15 +15,15 @@ from typing import Annotated
 import torch.distributed as dist
 import tyro
 
-from jobs.command import clear_errors, connect, settle
-from jobs.launch import data_shapes, launch, worker
+from jobs.command import clear_errors, settle
 from jobs.recipes import recipe
 from jobs.simulate import Simulate, simulate
+from jobs.worker import data_shapes, worker
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import Store
-from mindeye_dist.engine.journal import JOURNAL, SUMMARY
+from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,9 @@ def main(arguments: list[str]) -> None:
             prepare(config, options)
             run_here(config)
             return
+        # Only here, so that --without-ray needs no Ray.
+        from jobs.launch import connect, launch
+
         connect(config)
         prepare(config, options)
         launch(config)
@@ -70,8 +73,8 @@ def main(arguments: list[str]) -> None:
 
 
 def simulate_demo(url: str) -> None:
-    """Make the demo's simulated subject where there is none yet."""
-    if not Store(url).exists(MANIFEST):
+    """Make the demo's subject where there is none, but not in each of torchrun's processes."""
+    if "RANK" not in os.environ and not Store(url).exists(MANIFEST):
         print(f"no data at {url}: simulating a subject first", file=sys.stderr)
         simulate(Simulate(out=url))
 
@@ -105,7 +108,7 @@ def clear(run_dir: Path) -> None:
     """Delete what a run leaves in its folder, and nothing else."""
     for name in ("checkpoints", "ray"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in (JOURNAL, SUMMARY, "report.json", "report.html"):
+    for name in (JOURNAL, SUMMARY, TRACKED_RUN, "report.json", "report.html"):
         (run_dir / name).unlink(missing_ok=True)
 
 

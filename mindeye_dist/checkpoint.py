@@ -2,14 +2,15 @@
 
 `model.safetensors` (float32, loadable by anything), `optimizer-*.safetensors` (each rank a share of
 the parameters), `config.json`, `state.json`, and last `manifest.json` with the digests of all of
-them. A checkpoint is written under another name, read back, verified and renamed; a killed or
-failed save leaves the earlier ones untouched. Nothing is ever unpickled.
+them. A checkpoint is written under another name, flushed to disk and renamed; a killed or failed
+save leaves the earlier ones untouched, and loading checks every digest first. Nothing is unpickled.
 """
 
 import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,16 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mindeye_dist.config import ExperimentConfig, from_dict, to_dict
+from mindeye_dist.config import ExperimentConfig, from_dict, paths, to_dict
 from mindeye_dist.distributed import agree, rank, world_size
 
 log = logging.getLogger(__name__)
 MODEL, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "state.json", "manifest.json"
 MOMENTS = ("exp_avg", "exp_avg_sq")
+MAY_CHANGE = (
+    "run_dir",
+    "data.url",
+    "data.cache_gib",
+    "data.prefetch_batches",
+    "training.max_micro_batch_size",
+    "checkpoint.",
+    "compute.",
+    "tracking.",
+)
 
 
 class CheckpointError(Exception):
@@ -82,7 +94,7 @@ class Checkpoints:
         Raises:
             CheckpointError: a rank could not write; on all ranks, and nothing earlier is lost.
         """
-        final = self.folder / f"step-{place.step:08d}"
+        final = self.folder / _name(place.step)
         partial = self.folder / f".writing-{place.step:08d}"
         with _together(f"{partial}: cannot be made"):
             if rank() == 0:
@@ -97,8 +109,11 @@ class Checkpoints:
                     (partial / name).write_text(json.dumps(values, indent=1))
                 digests = {path.name: digest(path) for path in sorted(partial.iterdir())}
                 (partial / MANIFEST).write_text(json.dumps(digests, indent=1))
+                for path in (*partial.iterdir(), partial):
+                    _flush(path)
                 shutil.rmtree(final, ignore_errors=True)
                 partial.rename(final)
+                _flush(self.folder)
                 self._forget(place)
         return final
 
@@ -119,12 +134,14 @@ class Checkpoints:
         if newest is None:
             return None
         place = read_place(newest)
-        path = self.folder / f"step-{place.best_step:08d}"
+        path = self.folder / _name(place.best_step)
         return path if path.exists() else newest
 
     def _forget(self, place: Place) -> None:
+        # Later steps are of a course that this run has left, damaged ones among them.
         paths = sorted(self.folder.glob("step-*"))
-        kept = {path.name for path in paths[-self._keep :]} | {f"step-{place.best_step:08d}"}
+        past = [path.name for path in paths if path.name <= _name(place.step)]
+        kept = {*past[-self._keep :], _name(place.best_step)}
         for path in paths:
             if path.name not in kept:
                 shutil.rmtree(path)
@@ -138,12 +155,15 @@ def verify(path: Path) -> None:
     """
     try:
         digests = json.loads((path / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        there = {file.name: digest(file) for file in path.iterdir() if file.name != MANIFEST}
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint: {error}") from error
-    for name, expected in digests.items():
-        if not (path / name).is_file():
+    if not isinstance(digests, dict) or not {MODEL, CONFIG, STATE} <= digests.keys():
+        raise CheckpointError(f"{path}: {MANIFEST} is not the manifest of a checkpoint")
+    for name in sorted(digests.keys() | there.keys()):
+        if name not in there:
             raise CheckpointError(f"{path}: {name} is missing")
-        if digest(path / name) != expected:
+        if there[name] != digests.get(name):
             raise CheckpointError(f"{path}: {name} is damaged: its digest is not the manifest's")
 
 
@@ -156,6 +176,25 @@ def digest(path: Path) -> str:
 def read_config(path: Path) -> ExperimentConfig:
     """Return the config that a checkpoint was trained with."""
     return from_dict(ExperimentConfig, _read_json(path / CONFIG))
+
+
+def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None:
+    """Compare what a checkpoint was trained with and what is to go on from it.
+
+    Where the shards lie, how they are cached, and how many workers compute may change.
+
+    Raises:
+        CheckpointError: lists every other setting or fact of the data that differs.
+    """
+    then = paths(read_config(path)) | dataclasses.asdict(read_shapes(path))
+    now = paths(config) | dataclasses.asdict(shapes)
+    differences = [
+        f"{name} was {then[name]!r}, is {value!r}"
+        for name, value in now.items()
+        if value != then[name] and not name.startswith(MAY_CHANGE)
+    ]
+    if differences:
+        raise CheckpointError(f"{path}: is of another run: " + "; ".join(differences))
 
 
 def read_shapes(path: Path) -> Shapes:
@@ -225,16 +264,33 @@ def describe(config: ExperimentConfig, shapes: Shapes) -> dict[str, Any]:
 
 
 def _write_tensors(folder: Path, parameters: Iterator[tuple[str, dict[str, Tensor]]]) -> None:
-    weights, moments = {}, {}
+    weights, moments, not_finite = {}, {}, []
     for i, (name, state) in enumerate(parameters):
         if rank() == 0:
             weights[name] = state["weight"].detach().cpu().contiguous()
+            if not bool(torch.isfinite(weights[name]).all()):
+                not_finite.append(name)
         if i % world_size() == rank():
             for key in MOMENTS:
                 moments[f"{key}:{name}"] = state[key].detach().cpu().contiguous()
+    if not_finite:
+        raise CheckpointError(f"weights are not finite: {', '.join(not_finite)}")
     if rank() == 0:
         _save(folder / MODEL, weights)
     _save(folder / f"optimizer-{rank():05d}-of-{world_size():05d}.safetensors", moments)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def _flush(path: Path) -> None:
+    # A rename is only as good as what has reached the disk before it.
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -250,7 +306,7 @@ def _together(what: str) -> Iterator[None]:
     problem = ""
     try:
         yield
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         problem = f"rank {rank()}: {error}"
     problems = [text for text in agree(problem) if text]
     if problems:

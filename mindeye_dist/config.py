@@ -31,7 +31,7 @@ class DataConfig:
     repeat_draw: Literal["cycle", "random", "mean", "random_combine"] = "random_combine"
     """How training makes one response of a picture's repeats; evaluation averages them."""
     cache_gib: float = 4.0
-    """Decoded samples kept in memory by each worker, at most (GiB)."""
+    """Decoded samples of a split that each worker keeps in memory, at most (GiB)."""
     prefetch_batches: int = 4
     """Batches read ahead of the training step."""
 
@@ -115,6 +115,10 @@ class OptimizerConfig:
     clip_norm: float = 0.0
     """Largest norm of the whole gradient; 0 leaves it alone, as published."""
 
+    def __post_init__(self) -> None:
+        _check(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
+        _check(self.warmup_epochs >= 0, "optimizer.warmup_epochs", self.warmup_epochs, "at least 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -167,6 +171,12 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         _check(self.num_workers >= 1, "compute.num_workers", self.num_workers, "at least 1")
+        _check(
+            self.backend == "deepspeed" or not self.offload_optimizer,
+            "compute.offload_optimizer",
+            self.offload_optimizer,
+            "compute.backend deepspeed with it",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +187,9 @@ class TrackingConfig:
     """Tracking server URL; `sqlite` keeps a data base beside the run folder, `off` logs nothing."""
     experiment: str = "mindeye-dist"
     every_steps: int = 10
+
+    def __post_init__(self) -> None:
+        _check(self.every_steps >= 1, "tracking.every_steps", self.every_steps, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,6 +214,12 @@ class ExperimentConfig:
             self.compute.num_workers,
             f"at most training.global_batch_size ({self.training.global_batch_size})",
         )
+        _check(
+            self.optimizer.warmup_epochs <= self.training.epochs,
+            "optimizer.warmup_epochs",
+            self.optimizer.warmup_epochs,
+            f"at most training.epochs ({self.training.epochs})",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,13 +238,15 @@ class SimulationConfig:
     """Share of voxels in V1-hV4, driven by low-level features through receptive fields."""
     num_components: int = 32
     """Principal components of the clip_tokens that higher voxels are tuned to."""
+    num_lowlevel: int = 16
+    """Principal components of the low-level grid that early voxels see."""
     tuning_exponent: float = 0.2
     """Component k enters the tuning with standard deviation k**-tuning_exponent."""
     tuning_fwhm: float = 4.0
     """Width along the sheet over which voxels share their tuning (voxels)."""
-    unexplained_fraction: float = 0.55
+    unexplained_fraction: float = 0.5
     """Share of the signal variance that is driven by the picture but not by the features."""
-    shared_fraction: float = 0.6
+    shared_fraction: float = 0.75
     """Share of that variance along the tuning, where no number of voxels averages it away."""
     lowrank_fraction: float = 0.25
     """Share of the noise variance that is common to the whole brain (arousal, motion)."""
@@ -326,7 +347,8 @@ def _typed(hint: Any, value: Any, path: str) -> Any:
             _typed(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value)
         )
     if get_origin(hint) is Literal:
-        _check(value in get_args(hint), path, value, f"one of {get_args(hint)}")
+        fits = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
+        _check(fits, path, value, f"one of {get_args(hint)}")
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)

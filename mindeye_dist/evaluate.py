@@ -5,6 +5,7 @@ chance, a ridge baseline on the same training data, brains shuffled against pict
 simulated subject, the best linear decoder and the ideal observer that know the truth.
 """
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mindeye_dist.baseline import fit_ridge
 from mindeye_dist.config import to_dict
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode, small
-from mindeye_dist.data.shards import Manifest
+from mindeye_dist.data.shards import Manifest, Subject
 from mindeye_dist.data.simulate import OptimalDecoder, SimulatedSubject
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.inference import Predictor
@@ -54,7 +55,8 @@ def evaluate(
         "shuffled": _both(brains[order], images, seed),
     }
     if subject.truth:
-        rows |= _ceilings(store, subject.truth, splits["test"], voxels, clip_tokens, seed)
+        truth = _read_truth(store, subject)
+        rows |= _ceilings(truth, splits["test"], voxels, clip_tokens, seed)
     examples: dict[str, list[Example]] = {
         direction: _examples(
             model if direction == "brain_to_image" else model.T, num_examples, seed
@@ -101,20 +103,28 @@ def _ridge(
     return prediction
 
 
+def _read_truth(store: Store, subject: Subject) -> SimulatedSubject:
+    data = store.read(subject.truth)
+    if hashlib.sha256(data).hexdigest() != subject.truth_sha256:
+        raise DataError(f"{store.locate(subject.truth)}: is not the truth of the manifest")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "truth.safetensors"
+        path.write_bytes(data)
+        return SimulatedSubject.load(path)
+
+
 def _ceilings(
-    store: Store,
-    truth: str,
+    subject: SimulatedSubject,
     test: Dataset,
     voxels: Float[np.ndarray, "brains voxels"],
     clip_tokens: Float[np.ndarray, "images tokens dim"],
     seed: int,
 ) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "truth.safetensors"
-        path.write_bytes(store.read(truth))
-        subject = SimulatedSubject.load(path)
     decoder = OptimalDecoder(subject, subject.config.num_repeats)
-    pictures = [small(decode(data, truth)) for data in test.pictures(range(len(test)))]
+    pictures = [
+        small(decode(data, "a picture of the test split"))
+        for data in test.pictures(range(len(test)))
+    ]
     evidence = decoder.similarity(voxels, subject.space(clip_tokens, np.stack(pictures)))
     observer = scores(evidence, numpy_generator(seed, "bootstrap"))
     linear = _both(decoder.clip_tokens(voxels), clip_tokens.reshape(len(clip_tokens), -1), seed)

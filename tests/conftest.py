@@ -73,6 +73,7 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
                 rois={},
                 ncsnr=(),
                 truth="",
+                truth_sha256="",
                 splits=splits,
                 targets={
                     "tiny": Targets(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.launch import worker
+from jobs.worker import build_model, worker
 from mindeye_dist.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -17,6 +17,7 @@ from mindeye_dist.checkpoint import (
     TrainingState,
     read_config,
     read_place,
+    read_shapes,
     verify,
 )
 from mindeye_dist.config import override
@@ -29,6 +30,9 @@ def run(tiny_config):
     config = override(tiny_config, {"training.epochs": 2, "checkpoint.every_steps": 3})
     worker(config)
     return config
+
+
+FILES = {"config.json": {}}
 
 
 def parameters(value, size=64):
@@ -51,7 +55,9 @@ def test_folder_explains_itself(run):
     assert (newest / "model.safetensors").stat().st_mode & 0o044, "others may read it"
 
 
-@pytest.mark.parametrize("damage", ["cut", "flip", "remove", "manifest"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "flip", "remove", "torn manifest", "empty manifest", "stranger"]
+)
 def test_damaged_checkpoint_is_passed_over(run, damage, caplog):
     checkpoints = Checkpoints(run.run_dir, 2)
     newest = checkpoints.newest()
@@ -63,8 +69,10 @@ def test_damaged_checkpoint_is_passed_over(run, damage, caplog):
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     elif damage == "remove":
         file.unlink()
+    elif damage == "stranger":
+        shutil.copy(file, newest / "optimizer-00001-of-00002.safetensors")
     else:
-        (newest / "manifest.json").write_text("{")
+        (newest / "manifest.json").write_text("{" if damage == "torn manifest" else "{}")
     with pytest.raises(CheckpointError, match=newest.name):
         verify(newest)
     with pytest.raises(CheckpointError, match=newest.name):
@@ -79,13 +87,13 @@ def test_damaged_checkpoint_is_passed_over(run, damage, caplog):
 def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
     """The operating system itself refuses the bytes: a file size limit is the full disk."""
     checkpoints = Checkpoints(str(tmp_path), 3)
-    checkpoints.save(Place(step=1), parameters(1.0), {"config.json": {}})
+    checkpoints.save(Place(step=1), parameters(1.0), FILES)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
         with pytest.raises(CheckpointError, match=r"\.writing-00000002: cannot be written: rank 0"):
-            checkpoints.save(Place(step=2), parameters(2.0), {"config.json": {}})
+            checkpoints.save(Place(step=2), parameters(2.0), FILES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -94,13 +102,13 @@ def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
     assert newest.name == "step-00000001"
     state = TrainingState(newest, {"weight": (64, 64)})("weight")
     assert torch.equal(state["weight"], torch.full((64, 64), 1.0))
-    checkpoints.save(Place(step=2), parameters(2.0), {"config.json": {}})
+    checkpoints.save(Place(step=2), parameters(2.0), FILES)
     assert checkpoints.newest().name == "step-00000002"
 
 
 def test_save_killed_half_way_is_no_checkpoint(tmp_path):
     checkpoints = Checkpoints(str(tmp_path), 3)
-    path = checkpoints.save(Place(step=1), parameters(1.0), {})
+    path = checkpoints.save(Place(step=1), parameters(1.0), FILES)
     shutil.copytree(path, path.parent / ".writing-00000002")
     (path.parent / ".writing-00000002" / "manifest.json").unlink()
     assert checkpoints.newest() == path
@@ -109,7 +117,9 @@ def test_save_killed_half_way_is_no_checkpoint(tmp_path):
 def test_best_and_newest_stay(tmp_path):
     checkpoints = Checkpoints(str(tmp_path), 2)
     for step in range(1, 7):
-        checkpoints.save(Place(step=step, best_step=2, best_score=0.5), parameters(float(step)), {})
+        checkpoints.save(
+            Place(step=step, best_step=2, best_score=0.5), parameters(float(step)), FILES
+        )
     assert [p.name for p in sorted(checkpoints.folder.iterdir())] == [
         "step-00000002",
         "step-00000005",
@@ -120,7 +130,53 @@ def test_best_and_newest_stay(tmp_path):
 
 def test_checkpoint_of_another_shape_is_refused_with_a_list(run):
     other = override(run, {"model.backbone.hidden": 40, "model.backbone.num_blocks": 1})
-    with pytest.raises(CheckpointError) as error:
+    with pytest.raises(CheckpointError, match="hidden was 32, is 40; .*num_blocks was 2, is 1"):
         worker(other)
+    shapes = build_model(other, read_shapes(Checkpoints(run.run_dir, 1).newest())).state_dict()
+    with pytest.raises(CheckpointError) as error:
+        TrainingState(
+            Checkpoints(run.run_dir, 1).newest(),
+            {name: tuple(weight.shape) for name, weight in shapes.items()},
+        )
     assert "unexpected backbone.blocks.1.0.weight" in str(error.value)
     assert "backbone.input.0.weight is (32, 24), the model has (40, 24)" in str(error.value)
+
+
+def test_a_save_forgets_the_course_that_was_left(tmp_path):
+    """A damaged later checkpoint must not push out the good ones, or the one just written."""
+    checkpoints = Checkpoints(str(tmp_path), 1)
+    checkpoints.save(Place(step=100), parameters(1.0), FILES)
+    later = checkpoints.save(Place(step=150), parameters(2.0), FILES)
+    (later / "model.safetensors").write_bytes(b"")
+    written = checkpoints.save(Place(step=110), parameters(3.0), FILES)
+    assert checkpoints.newest() == written
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000110"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path), 3)
+    good = checkpoints.save(Place(step=1), parameters(1.0), FILES)
+    with pytest.raises(CheckpointError, match="weights are not finite: weight"):
+        checkpoints.save(Place(step=2), parameters(float("nan")), FILES)
+    assert checkpoints.newest() == good
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training.seed": 1}, "training.seed was 42, is 1"),
+        ({"training.global_batch_size": 5}, "training.global_batch_size was 6, is 5"),
+        ({"optimizer.max_lr": 0.5}, "optimizer.max_lr was 0.001, is 0.5"),
+    ],
+)
+def test_resume_of_another_run_is_refused(run, changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        worker(override(run, changes))
+
+
+def test_resume_on_data_of_another_encoder_is_refused(run, tmp_path, write_subject):
+    write_subject(tmp_path / "other")
+    path = tmp_path / "other" / "manifest.json"
+    path.write_text(path.read_text().replace("0" * 64, "1" * 64))
+    with pytest.raises(CheckpointError, match="encoder_digest was '000"):
+        worker(override(run, {"data.url": str(tmp_path / "other")}))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.launch import build_model, data_shapes, worker
+from jobs.worker import build_model, data_shapes, worker
 from mindeye_dist.checkpoint import Checkpoints, read_weights
 from mindeye_dist.config import override
 from mindeye_dist.data.shards import read_manifest
@@ -58,13 +58,12 @@ def test_nothing_depends_on_the_batch(newest, voxels):
     ("bad", "message"),
     [
         (np.zeros((2, 23), np.float32), r"voxels: got shape \(2, 23\), expected \(brains, 24\)"),
-        (np.zeros(24, np.float32), r"voxels: got shape \(24,\)"),
         (np.full((1, 24), np.nan, np.float32), "voxels: 24 values are not finite"),
         (np.zeros((0, 24), np.float32), "voxels: got no brains"),
     ],
 )
 def test_what_is_no_brain_is_refused(newest, bad, message):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises(ValueError, match=message):
         Predictor(newest).embed(bad)
 
 

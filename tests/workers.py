@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from jobs.launch import worker
+from jobs.worker import worker
 from mindeye_dist.config import ExperimentConfig, from_dict
 
 

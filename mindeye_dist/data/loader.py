@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -78,6 +79,7 @@ class Dataset:
             )
         self._cache: dict[int, Response] = {}
         self._cache_left = int(config.cache_gib * 2**30)
+        self._cache_lock = Lock()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -86,10 +88,11 @@ class Dataset:
         """Return samples by their number, from memory or from the store."""
         missing = [i for i in dict.fromkeys(indices) if i not in self._cache]
         fresh = dict(zip(missing, self._fetch(missing), strict=True)) if missing else {}
-        for index, response in fresh.items():
-            if response.num_bytes <= self._cache_left and index not in self._cache:
-                self._cache_left -= response.num_bytes
-                self._cache[index] = response
+        with self._cache_lock:
+            for index, response in fresh.items():
+                if response.num_bytes <= self._cache_left and index not in self._cache:
+                    self._cache_left -= response.num_bytes
+                    self._cache[index] = response
         return [self._cache[i] if i in self._cache else fresh[i] for i in indices]
 
     def averages(
@@ -140,10 +143,11 @@ class Dataset:
         targets = _checked(
             decode_npy(tokens, f"{where}: {TOKENS}"), self.token_shape, f"{where}: {TOKENS}"
         )
-        count = int(decode_npy(distinct, f"{where}: {DISTINCT}").reshape(-1)[0])
-        if not 1 <= count <= len(responses):
-            raise DataError(f"{where}: {DISTINCT} is {count}, expected 1..{len(responses)}")
-        return Response(responses[:count], targets)
+        number = decode_npy(distinct, f"{where}: {DISTINCT}")
+        if number.size != 1 or not 1 <= number.item() <= len(responses):
+            raise DataError(f"{where}: {DISTINCT} is {number}, expected 1..{len(responses)}")
+        # A copy, or the cache would keep the other rows as well.
+        return Response(responses[: int(number.item())].copy(), targets)
 
 
 class TrainLoader:
@@ -184,7 +188,7 @@ class TrainLoader:
             draw_repeat(
                 response.voxels,
                 self.config.repeat_draw,
-                self.epoch(step) + index,
+                (step * self.global_batch_size + own.start + i) // len(self.dataset) + index,
                 numpy_generator(self.seed, "repeat", step, own.start + i),
             )
             for i, (index, response) in enumerate(zip(indices, responses, strict=True))

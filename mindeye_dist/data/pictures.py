@@ -2,7 +2,6 @@
 
 import io
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +18,44 @@ SMALL_SIDE = 32
 JPEG_QUALITY = 92
 
 
-def read_files(source: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of every JPEG or PNG of a folder, at any depth, or tar, by name.
+class PictureFiles:
+    """The JPEG and PNG files of a folder, at any depth, or of a tar; read one at a time.
 
     Raises:
-        DataError: there is no such folder or tar.
+        DataError: there is no such folder or tar, or a file cannot be read.
     """
-    if source.is_dir():
-        for path in sorted(source.rglob("*")):
-            if path.suffix.lower() in SUFFIXES:
-                yield str(path.relative_to(source)), path.read_bytes()
-        return
-    try:
-        with tarfile.open(source) as tar:
-            entries = [e for e in tar if e.isfile() and e.name.lower().endswith(SUFFIXES)]
-            for entry in sorted(entries, key=lambda e: e.name):
-                file = tar.extractfile(entry)
-                if file is not None:
-                    yield entry.name, file.read()
-    except (OSError, tarfile.TarError) as error:
-        raise DataError(f"{source}: neither a folder nor a tar of pictures: {error}") from error
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+        self._tar: tarfile.TarFile | None = None
+        if source.is_dir():
+            files = (path for path in source.rglob("*") if path.is_file())
+            names = [str(path.relative_to(source)) for path in files]
+        else:
+            try:
+                self._tar = tarfile.open(source)  # noqa: SIM115 - closed by __exit__
+                names = [entry.name for entry in self._tar if entry.isfile()]
+            except (OSError, EOFError, tarfile.TarError) as error:
+                message = f"{source}: neither a folder nor a tar of pictures: {error}"
+                raise DataError(message) from error
+        self.names = sorted(name for name in names if name.lower().endswith(SUFFIXES))
+
+    def __enter__(self) -> "PictureFiles":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._tar is not None:
+            self._tar.close()
+
+    def read(self, name: str) -> bytes:
+        """Return one file's bytes."""
+        try:
+            if self._tar is None:
+                return (self._source / name).read_bytes()
+            file = self._tar.extractfile(name)
+            return file.read() if file is not None else b""
+        except (OSError, EOFError, tarfile.TarError) as error:
+            raise DataError(f"{self._source}: {name}: cannot be read: {error}") from error
 
 
 def decode(data: bytes, where: str) -> UInt8[np.ndarray, "height width 3"]:

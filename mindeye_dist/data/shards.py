@@ -14,7 +14,7 @@ import json
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import xxhash
@@ -26,7 +26,6 @@ Split = Literal["train", "val", "test"]
 MANIFEST = "manifest.json"
 FORMAT = "mindeye-dist-shards/1"
 END_OF_TAR = 1024
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class Subject:
     Attributes:
         rois: voxel numbers of each region, empty where they are not known.
         ncsnr: noise-ceiling SNR of each voxel, empty where it is not known.
-        truth: path of the simulator's truth, empty for a real brain.
+        truth: path of the simulator's truth, empty for a real brain; truth_sha256 its digest.
     """
 
     num_voxels: int
@@ -72,6 +71,7 @@ class Subject:
     rois: dict[str, tuple[int, ...]]
     ncsnr: tuple[float, ...]
     truth: str
+    truth_sha256: str
     splits: dict[str, tuple[Shard, ...]]
     targets: dict[str, Targets]
 
@@ -151,9 +151,13 @@ def read_manifest(store: Store) -> Manifest:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DataError(f"{where}: expected a manifest of format {FORMAT!r}")
     try:
-        return from_dict(Manifest, values)
+        manifest = from_dict(Manifest, values)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
+    for path in _paths(manifest):
+        if path.startswith("/") or ".." in path.split("/"):
+            raise DataError(f"{where}: got the path {path!r}, expected one inside {store.url}")
+    return manifest
 
 
 def write_manifest(store: Store, manifest: Manifest) -> None:
@@ -229,10 +233,15 @@ def read_index(store: Store, shard: Shard) -> list[Sample]:
         raise DataError(
             f"{store.locate(shard.index)}: is not the index that the manifest was made with"
         )
-    return [
+    samples = [
         Sample(shard.path, row["key"], {k: Member(*m) for k, m in row["members"].items()})
         for row in json.loads(data)
     ]
+    if len(samples) != shard.num_samples:
+        raise DataError(
+            f"{store.locate(shard.index)}: has {len(samples)} samples, expected {shard.num_samples}"
+        )
+    return samples
 
 
 def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[bytes]:
@@ -264,6 +273,15 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
     return parts
 
 
+def _paths(manifest: Manifest) -> Iterable[str]:
+    for subject in manifest.subjects.values():
+        yield subject.truth
+        for splits in (subject.splits, *(targets.splits for targets in subject.targets.values())):
+            for shards in splits.values():
+                for shard in shards:
+                    yield from (shard.path, shard.index)
+
+
 def checksum(data: Any) -> str:
     """Return the xxh3_64 checksum of bytes, in hex."""
     return xxhash.xxh3_64_hexdigest(data)
@@ -277,7 +295,7 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
     """
     try:
         return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, MemoryError) as error:
         raise DataError(f"{where}: not a plain .npy array: {error}") from error
 
 
@@ -286,9 +304,3 @@ def encode_npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-
-
-def chunked(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
-    """Yield consecutive runs of at most `size` items."""
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

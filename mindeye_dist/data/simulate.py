@@ -351,6 +351,7 @@ def nsd_preset(subject: str) -> SimulationConfig:
         subject=subject,
         num_voxels=NSD_VOXELS[subject],
         num_components=100,
+        num_lowlevel=32,
         tuning_exponent=1.2,
         unexplained_fraction=0.78,
         shared_fraction=0.0,

@@ -61,15 +61,28 @@ class Store:
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return several byte ranges, fetched at the same time where the store is remote."""
+        if not ranges:
+            return []
         paths, starts, ends = zip(*ranges, strict=True)
         full = [f"{self._root}/{path}" for path in paths]
-        try:
-            parts: list[bytes] = self._files.cat_ranges(
-                full, list(starts), list(ends), on_error="raise"
-            )
-        except _UNREADABLE as error:
-            raise DataError(f"{self.locate(paths[0])}: cannot be read: {error}") from error
+        # "return" gives errors in the place of bytes, so that the path at fault can be named.
+        parts: list[bytes] = self._files.cat_ranges(
+            full, list(starts), list(ends), on_error="return"
+        )
+        for path, part in zip(paths, parts, strict=True):
+            if isinstance(part, _UNREADABLE):
+                raise DataError(f"{self.locate(path)}: cannot be read: {part}") from part
+            if isinstance(part, Exception):
+                raise part
         return parts
+
+    def delete(self, path: str) -> None:
+        """Delete a file where there is one."""
+        try:
+            if self._files.exists(f"{self._root}/{path}"):
+                self._files.rm_file(f"{self._root}/{path}")
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
 
     def write(self, path: str, data: bytes) -> None:
         """Write a whole file; a local one appears at once or not at all."""
@@ -79,8 +92,9 @@ class Store:
                 self._files.pipe_file(target, data)
                 return
             os.makedirs(os.path.dirname(target), exist_ok=True)
-            with open(f"{target}.part", "wb") as file:
+            partial = f"{target}.part{os.getpid()}"
+            with open(partial, "wb") as file:
                 file.write(data)
-            os.replace(f"{target}.part", target)
+            os.replace(partial, target)
         except _UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be written: {error}") from error

@@ -73,7 +73,7 @@ def fit_feature_space(
     pictures: Num[np.ndarray, "pictures height width 3"],
     *,
     num_semantic: int,
-    num_lowlevel: int = 32,
+    num_lowlevel: int,
 ) -> FeatureSpace:
     """Fit the principal components of the training pictures' clip_tokens and low-level values.
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from mindeye_dist.checkpoint import MOMENTS
 from mindeye_dist.config import ComputeConfig, OptimizerConfig, TrainingConfig
 from mindeye_dist.distributed import rank, world_size
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 ParameterState = dict[str, Tensor]
 """`weight`, `exp_avg` and `exp_avg_sq` of one parameter, whole, float32."""
 
@@ -28,6 +28,8 @@ class Backend(Protocol):
     """What the trainer asks of a backend; every method is called on all ranks."""
 
     device: torch.device
+    shapes: dict[str, tuple[int, ...]]
+    """Shape of every parameter, whole."""
 
     def forward(self, *inputs: Any) -> Any:
         """Run the model."""
@@ -55,6 +57,7 @@ class TorchBackend:
         self, model: nn.Module, compute: ComputeConfig, optimizer: OptimizerConfig
     ) -> None:
         self.device = local_device(compute.device)
+        self.shapes = whole_shapes(model)
         self._model = model.to(self.device)
         self._replica: nn.Module = model
         if world_size() > 1:
@@ -114,6 +117,7 @@ class DeepSpeedBackend:
         if not torch.distributed.is_initialized():
             raise ValueError("compute.backend deepspeed: needs a process group (Ray or torchrun)")
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
+        self.shapes = whole_shapes(model)
         self._stage = compute.zero_stage
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device),
@@ -174,6 +178,11 @@ class DeepSpeedBackend:
         elif self._stage > 0:
             partitions = self._engine.optimizer.single_partition_of_fp32_groups
         return partitions
+
+
+def whole_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return every parameter's shape, before anything shards it."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mindeye_dist.data.store import DataError
+
 JOURNAL = "journal.jsonl"
 SUMMARY = "summary.json"
+TRACKED_RUN = "mlflow_run.txt"
 
 
 class Journal:
@@ -13,15 +16,20 @@ class Journal:
 
     def __init__(self, run_dir: str, from_step: int) -> None:
         self._path = Path(run_dir) / JOURNAL
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_journal(run_dir) if row["step"] <= from_step]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        self._path.write_text(text)
+        _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def __call__(self, metrics: dict[str, Any]) -> None:
-        """Append one row; it must have a `step`."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
+        """Append one row; it must have a `step`.
+
+        Raises:
+            DataError: it cannot be written, as on a full disk.
+        """
+        try:
+            with self._path.open("a") as file:
+                file.write(json.dumps(metrics) + "\n")
+        except OSError as error:
+            raise DataError(f"{self._path}: cannot be written: {error}") from error
 
 
 def read_journal(run_dir: str) -> list[dict[str, Any]]:
@@ -38,10 +46,20 @@ def read_journal(run_dir: str) -> list[dict[str, Any]]:
 
 def write_summary(run_dir: str, summary: dict[str, Any]) -> None:
     """Write a finished run's training facts."""
-    (Path(run_dir) / SUMMARY).write_text(json.dumps(summary, indent=1))
+    _replace(Path(run_dir) / SUMMARY, json.dumps(summary, indent=1))
 
 
 def read_summary(run_dir: str) -> dict[str, Any]:
     """Return a run's training facts, empty where it did not end."""
     path = Path(run_dir) / SUMMARY
     return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text)
+        partial.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error}") from error

@@ -20,7 +20,7 @@ from mindeye_dist.batch import Batch
 from mindeye_dist.checkpoint import Checkpoints, Place
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.loader import Dataset, TrainLoader, eval_batches
-from mindeye_dist.distributed import gather, local_slice, rank, world_size
+from mindeye_dist.distributed import agree, gather, local_slice, rank, world_size
 from mindeye_dist.draws import Mixing, draw_mixing, draw_prior, no_mixing
 from mindeye_dist.engine.backends import Backend
 from mindeye_dist.engine.schedule import one_cycle
@@ -112,9 +112,10 @@ class Trainer:
         return place
 
     def summary(self) -> dict[str, Any]:
-        """Return the facts of this process's training, for the report."""
+        """Return the facts of the training since the run was last started, for the report."""
         clock, compute = self.clock, self.config.compute
         busy = max(clock.training + clock.waited, 1e-9)
+        peaks = agree(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
         return {
             "steps": self.total_steps,
             "first_step": self.first_step,
@@ -126,7 +127,7 @@ class Trainer:
             "zero_stage": compute.zero_stage if compute.backend == "deepspeed" else None,
             "precision": compute.precision,
             "device": compute.device,
-            "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "peak_memory_gib": sum(float(peak) for peak in peaks),
         }
 
     def train_step(self, batch: Batch, epoch: int) -> Losses:
@@ -220,9 +221,10 @@ class Trainer:
 
     def _check_finite(self, loss: Tensor, batch: Batch) -> None:
         if not bool(torch.isfinite(loss)):
+            samples = self.loader.dataset.samples
+            keys = [samples[number].key for number in self.loader.order(batch.step)]
             raise NonFiniteLossError(
-                f"step {batch.step}: the loss is {loss.item()}; rank {rank()} had samples "
-                + ", ".join(batch.keys)
+                f"step {batch.step}: the loss is {loss.item()}; the batch was " + ", ".join(keys)
             )
 
     def _report(self, row: dict[str, Any]) -> None:

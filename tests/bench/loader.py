@@ -1,8 +1,8 @@
 """Loader samples/s against webdataset, on the same shards and fields, run in turn in one process.
 
-Peer: webdataset's own reader and decoder over the sample shards and the target shards. Ours: every sample once in
-training order, ranged reads and checksums included, nothing cached; and again from memory. Prints the ratios and
-writes runs/bench.json.
+Peer: webdataset's own reader and decoder over the sample shards and the target shards. Ours: every
+sample once in training order, ranged reads and checksums included, nothing cached; and again from
+memory. Prints the ratios and writes runs/bench.json.
 """
 
 import json

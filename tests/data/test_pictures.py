@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mindeye_dist.data import pictures
-from mindeye_dist.data.pictures import decode, read_files, small, square_jpeg
+from mindeye_dist.data.pictures import PictureFiles, decode, small, square_jpeg
 from mindeye_dist.data.store import DataError
 
 
@@ -76,9 +76,10 @@ def test_folder_and_tar_give_the_same_files(tmp_path):
     (folder / "notes.txt").write_text("not a picture")
     with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
         tar.add(folder, arcname=".")
-    names = [name for name, _ in read_files(folder)]
-    assert names == ["b.png", "cats/a.JPG"]
-    in_tar = {name.removeprefix("./"): data for name, data in read_files(tmp_path / "pictures.tar")}
-    assert in_tar == dict(read_files(folder))
-    with pytest.raises(DataError, match=r"nowhere"):
-        list(read_files(tmp_path / "nowhere"))
+    with PictureFiles(folder) as files, PictureFiles(tmp_path / "pictures.tar") as packed:
+        assert files.names == ["b.png", "cats/a.JPG"]
+        assert packed.names == ["./b.png", "./cats/a.JPG"]
+        for name in files.names:
+            assert files.read(name) == packed.read(f"./{name}")
+    with pytest.raises(DataError, match="nowhere"):
+        PictureFiles(tmp_path / "nowhere")

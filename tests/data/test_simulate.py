@@ -52,7 +52,9 @@ def shown():
 @pytest.fixture(scope="module")
 def space(shown):
     tokens, pictures = shown
-    return fit_feature_space(tokens[:NUM_TRAIN], pictures[:NUM_TRAIN], num_semantic=10)
+    return fit_feature_space(
+        tokens[:NUM_TRAIN], pictures[:NUM_TRAIN], num_semantic=10, num_lowlevel=32
+    )
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +82,8 @@ def noise_covariance(subject):
     return np.diag(subject.independent_variance) + smooth @ smooth.T + lowrank @ lowrank.T
 
 
-def nearest(first, second):
-    return np.abs(first - second).max()
-
-
 def test_noise_ceilings_match_nsds_formula(six_repeats):
-    # Oracle: two n-trial means correlate with NC(n) = ncsnr^2 / (ncsnr^2 + 1/n) (Allen et al. 2022).
+    # Oracle: n-trial means correlate with NC(n) = ncsnr^2 / (ncsnr^2 + 1/n) (Allen et al. 2022).
     subject, responses = six_repeats
     voxels = responses.voxels.astype(np.float32)
     for n in (1, 3):
@@ -108,7 +106,7 @@ def test_covariances_are_the_stated_ones(six_repeats, space):
     voxels = responses.voxels.astype(np.float32)
     residual = (voxels - voxels.mean(axis=1, keepdims=True)).reshape(-1, voxels.shape[-1])
     within = residual.T @ residual / (len(voxels) * 5)
-    assert nearest(within, noise_covariance(subject)) < 0.06
+    assert np.abs(within - noise_covariance(subject)).max() < 0.06
     assert np.abs(within - noise_covariance(subject)).mean() < 0.01
     halves = voxels[:, :3].mean(axis=1), voxels[:, 3:].mean(axis=1)
     across = halves[0].T @ halves[1] / len(voxels)
@@ -121,7 +119,7 @@ def test_covariances_are_the_stated_ones(six_repeats, space):
 
 
 @pytest.mark.parametrize("num_repeats", [1, 3])
-def test_optimal_decoder_is_the_dense_posterior(space, features, shown, num_repeats):
+def test_optimal_decoder_is_the_dense_posterior(space, features, num_repeats):
     # Oracle: C W' (W C W' + N)^-1 v with every matrix written out, and scipy's normal densities.
     subject = make_subject(replace(SMALL, num_voxels=40), space)
     voxels = subject.respond(range(30), features[:30]).voxels.astype(np.float32)
@@ -137,10 +135,11 @@ def test_optimal_decoder_is_the_dense_posterior(space, features, shown, num_repe
     tokens = space.token_mean + posterior @ slopes
     np.testing.assert_allclose(decoder.clip_tokens(voxels), tokens, atol=5e-4)
 
-    likely = np.array([multivariate_normal.logpdf(voxels, w @ weights.T, noise) for w in features])
+    seen = features[:50]
+    likely = np.array([multivariate_normal.logpdf(voxels, f @ weights.T, noise) for f in seen])
     common = multivariate_normal.logpdf(voxels, np.zeros(40), marginal)
     np.testing.assert_allclose(
-        decoder.similarity(voxels, features), likely.T - common[:, None], atol=2e-3
+        decoder.similarity(voxels, seen), likely.T - common[:, None], atol=2e-3
     )
 
 
@@ -161,7 +160,7 @@ def test_no_fitted_linear_decoder_beats_the_ideal_observer(space, features, show
     shuffled = decoder.similarity(np.roll(voxels[test], 1, axis=0), features[test])
     for direction in DIRECTIONS:
         best = top_k(ranks(observer, direction), 1)
-        assert 10 / NUM_TEST < best
+        assert best > 10 / NUM_TEST
         for matrix in fitted:
             assert top_k(ranks(matrix, direction), 1) < best
         # Chance is 1 / 200; brains that saw other pictures find theirs no more often than that.
@@ -169,7 +168,7 @@ def test_no_fitted_linear_decoder_beats_the_ideal_observer(space, features, show
 
 
 def test_a_response_does_not_depend_on_the_other_pictures(space, features):
-    # Oracle: the same call with more pictures. z-scoring alone may differ: an affine map of a voxel.
+    # Oracle: the same call with more pictures, but for z-scoring, an affine map of a voxel.
     subject = make_subject(replace(SMALL, trials_per_session=10**6), space)
     chosen = [7, 3, 60, 21, 44, 80, 35, 11]
     many = subject.respond(range(100), features[:100]).voxels[chosen]
@@ -216,13 +215,11 @@ def test_smooth_noise_has_the_set_width():
     sheet = make_sheet(800, 0.3)
     loadings = SmoothField(sheet, 4.0).matrix()
     np.testing.assert_allclose((loadings**2).sum(axis=1), 1, rtol=1e-5)
-    left = np.flatnonzero(sheet.hemisphere == 0).reshape(20, 20)
-    covariance = loadings[left[:, 8:12].ravel()] @ loadings[left[:, 8:12].ravel()].T
+    left = np.arange(400).reshape(20, 20)
     sigma = 4.0 / 2.3548
     expected = np.exp(-(2**2) / (4 * sigma**2))
     shifted = loadings[left[:, 5:13]] * loadings[left[:, 7:15]]
     assert abs(shifted.sum(axis=-1).mean() - expected) < 0.03
-    assert np.linalg.eigvalsh(covariance)[0] > -1e-5
     sampled = SmoothField(sheet, 4.0).sample(np.eye(loadings.shape[1], dtype=np.float32))
     np.testing.assert_allclose(sampled.T, loadings, atol=1e-6)
 
@@ -244,7 +241,7 @@ def test_truth_survives_saving(space, features, tmp_path):
 def test_mistakes_are_named(space, features, shown):
     tokens, pictures = shown
     subject = make_subject(SMALL, space)
-    with pytest.raises(ValueError, match=r"subj01: features have shape \(2, 42\), expected"):
+    with pytest.raises(ValueError, match=r"subj01: features have shape .*, expected"):
         subject.respond([1, 2, 3], features[:2])
     with pytest.raises(ValueError, match="not finite"):
         subject.respond([1], np.full_like(features[:1], np.nan))
@@ -253,7 +250,7 @@ def test_mistakes_are_named(space, features, shown):
     with pytest.raises(ValueError, match="subj01: voxels have shape"):
         OptimalDecoder(subject, 3).features(np.zeros((2, 7), np.float32))
     with pytest.raises(ValueError, match="expected at least 84"):
-        fit_feature_space(tokens[:50], pictures[:50], num_semantic=10)
+        fit_feature_space(tokens[:50], pictures[:50], num_semantic=10, num_lowlevel=32)
     # With checked types, as in this test run, jaxtyping notices it first.
     with pytest.raises((ValueError, TypeError)):
         space(tokens[:50], pictures[:40])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jobs.launch import worker
+from jobs.worker import worker
 from mindeye_dist.config import override
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.engine.journal import read_journal
@@ -19,7 +19,12 @@ def check(store):
     with pytest.raises(DataError, match=r"a/c\.bin: cannot be read"):
         store.read("a/c.bin")
     with pytest.raises(DataError, match=r"a/c\.bin: cannot be read"):
-        store.read_ranges([("a/c.bin", 0, 1)])
+        store.read_ranges([("a/b.bin", 0, 1), ("a/c.bin", 0, 1)])
+    assert store.read_ranges([]) == []
+    store.delete("a/b.bin")
+    store.delete("a/b.bin")
+    assert not store.exists("a/b.bin")
+    store.write("a/b.bin", b"")
 
 
 def test_local_folder(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.launch import worker
+from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, TrainingState, read_place, read_weights
 from mindeye_dist.config import override, to_dict
 from mindeye_dist.engine.journal import read_journal

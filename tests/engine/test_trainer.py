@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.launch import worker
+from jobs.worker import worker
 from mindeye_dist.config import override
 from mindeye_dist.engine.journal import Journal, read_journal, read_summary
 from mindeye_dist.engine.trainer import NonFiniteLossError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.launch import worker
+from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_weights
 from mindeye_dist.config import override
 from mindeye_dist.engine.journal import read_journal
@@ -16,7 +16,6 @@ from mindeye_dist.engine.journal import read_journal
 NO_DROPOUT = {
     "model.backbone.input_dropout": 0.0,
     "model.backbone.block_dropout": 0.0,
-    "loss.prior_weight": 1.0,
 }
 
 
@@ -63,8 +62,10 @@ def test_two_torch_workers(plain, workers, tmp_path):
     odd = variant(plain, "odd", training__global_batch_size=5)
     odd_two = variant(plain, "odd-two", training__global_batch_size=5, compute__num_workers=2)
     worker(odd)
-    workers([other, odd_two], 2, tmp_path)
+    parts = variant(other, "parts", training__max_micro_batch_size=2)
+    workers([other, odd_two, parts], 2, tmp_path)
     assert_same(plain, other, 1e-4, 1e-5)
+    assert_same(plain, parts, 1e-4, 1e-5)
     assert_same(odd, odd_two, 1e-4, 1e-5)
 
 
@@ -84,28 +85,56 @@ def test_accumulation_repeats_its_dropout(tiny_config):
 
 
 @pytest.mark.deepspeed
-def test_deepspeed_zero_stages(plain, workers, tmp_path):
+@pytest.mark.parametrize("count", [1, 2])
+def test_deepspeed_zero_stages(plain, workers, tmp_path, count):
+    """Whole batches, and batches of five in parts, uneven over two workers."""
+    whole, parts = (
+        [
+            variant(
+                plain,
+                f"zero{stage}-{name}",
+                compute__num_workers=count,
+                compute__backend="deepspeed",
+                compute__zero_stage=stage,
+                **changes,
+            )
+            for stage in (0, 1, 2, 3)
+        ]
+        for name, changes in {
+            "whole": {},
+            "parts": {"training__global_batch_size": 5, "training__max_micro_batch_size": 2},
+        }.items()
+    )
+    odd = variant(plain, "odd", training__global_batch_size=5)
+    worker(odd)
+    workers([*whole, *parts], count, tmp_path)
+    for other in whole:
+        assert_same(plain, other, 1e-4, 1e-5)
+    for other in parts:
+        assert_same(odd, other, 1e-4, 1e-5)
+
+
+@pytest.mark.deepspeed
+def test_clipping_is_of_the_whole_gradient(tiny_config, workers, tmp_path):
+    """A norm small enough to bind at every step; shards must agree on it."""
+    config = override(tiny_config, {**NO_DROPOUT, "optimizer.clip_norm": 0.1, "training.epochs": 3})
     others = [
         variant(
-            plain,
+            config,
             f"zero{stage}",
             compute__num_workers=2,
             compute__backend="deepspeed",
             compute__zero_stage=stage,
         )
-        for stage in (0, 1, 2, 3)
+        for stage in (0, 2, 3)
     ]
-    parts = variant(
-        plain,
-        "zero2-parts",
-        compute__num_workers=2,
-        compute__backend="deepspeed",
-        compute__zero_stage=2,
-        training__max_micro_batch_size=2,
-    )
-    workers([*others, parts], 2, tmp_path)
-    for other in [*others, parts]:
-        assert_same(plain, other, 1e-4, 1e-5)
+    worker(config)
+    workers(others, 2, tmp_path)
+    for other in others:
+        assert_same(config, other, 1e-4, 1e-5)
+    free = variant(config, "free", optimizer__clip_norm=0.0)
+    worker(free)
+    assert curve(free.run_dir)[-1] != pytest.approx(curve(config.run_dir)[-1], rel=1e-3)
 
 
 @pytest.mark.deepspeed

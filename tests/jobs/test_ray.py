@@ -21,8 +21,8 @@ import torch
 
 from jobs import evaluate
 from jobs.command import place
-from jobs.launch import worker
 from jobs.recipes import recipe
+from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_place, read_weights
 from mindeye_dist.config import override, paths
 from mindeye_dist.engine.journal import read_journal
@@ -115,7 +115,7 @@ def test_one_command_trains_tracks_and_evaluates(tiny_config, tmp_path, capsys):
 
 
 def test_killed_worker_then_resume(tiny_config, tmp_path):
-    """The undisturbed run's weights, to 1e-6, after a worker was killed in the middle of an epoch."""
+    """The undisturbed run's weights, to 1e-6, after a worker was killed in mid-epoch."""
     longer = {"training.epochs": 60, "training.validate_every_epochs": 60}
     whole = override(tiny_config, {**TWO_WORKERS, **longer, "checkpoint.every_steps": 20})
     killed = override(whole, {"run_dir": str(tmp_path / "killed")})

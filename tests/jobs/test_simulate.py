@@ -119,8 +119,14 @@ def test_unreadable_picture_is_named(tar_of_pictures, tmp_path):
 
 def test_too_few_pictures_are_counted(tar_of_pictures, tmp_path):
     options = with_pictures(tar_of_pictures, tmp_path, train_pictures=80)
-    with pytest.raises(DataError, match="has 12 pictures, expected at least 84"):
+    with pytest.raises(DataError, match="has 12 different pictures, expected at least 84"):
         list(simulate.load_pictures(options))
+
+
+def test_doubles_are_dropped(tar_of_pictures, tmp_path):
+    (tar_of_pictures / "double.jpg").write_bytes((tar_of_pictures / "03.jpg").read_bytes())
+    pictures = list(simulate.load_pictures(with_pictures(tar_of_pictures, tmp_path)))
+    assert len({picture.jpeg for picture in pictures}) == len(pictures) == 12
 
 
 def test_command_line_says_what_is_wrong(capsys, tmp_path):

@@ -1,0 +1,136 @@
+"""The worker: the page to read first, one line a station, from shards to checkpoints.
+
+Train and tune both run it, on Ray, under torchrun or alone; it knows none of them.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mindeye_dist.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    Place,
+    Shapes,
+    TrainingState,
+    check_same_run,
+    describe,
+    read_place,
+)
+from mindeye_dist.config import DataConfig, ExperimentConfig
+from mindeye_dist.data.loader import Dataset, TrainLoader
+from mindeye_dist.data.shards import Manifest, read_manifest
+from mindeye_dist.data.store import Store
+from mindeye_dist.distributed import agree, rank, world_size
+from mindeye_dist.engine.backends import Backend, DeepSpeedBackend, TorchBackend
+from mindeye_dist.engine.journal import Journal, write_summary
+from mindeye_dist.engine.trainer import Report, Trainer
+from mindeye_dist.models.mindeye import MindEye
+from mindeye_dist.objective import Objective
+from mindeye_dist.randomness import seed_for
+
+log = logging.getLogger(__name__)
+
+
+def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
+    """Train one model, as one of the run's workers, from the run's newest good checkpoint on.
+
+    Args:
+        config: the run.
+        reports: take every row of metrics on rank 0, after the journal.
+
+    Raises:
+        ValueError: there are more or fewer workers than the config says.
+    """
+    if world_size() != config.compute.num_workers:
+        raise ValueError(
+            f"compute.num_workers: got {config.compute.num_workers}, but {world_size()} are running"
+        )
+    store = Store(config.data.url)
+    manifest = read_manifest(store)
+    train = Dataset(store, manifest, config.data, "train")
+    validation = Dataset(store, manifest, config.data, "val")
+    loader = TrainLoader(train, config.data, config.training)
+    shapes = data_shapes(manifest, config.data)
+    model = build_model(config, shapes)
+    objective = Objective(config.loss, config.training.epochs, model.prior.scale)
+    backend = build_backend(config, model)
+    checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
+    place = restore(config, checkpoints, shapes, backend)
+    trainer = Trainer(
+        config=config,
+        loader=loader,
+        validation=validation,
+        objective=objective,
+        backend=backend,
+        checkpoints=checkpoints,
+        about=describe(config, shapes),
+        reports=[Journal(config.run_dir, place.step), *reports] if rank() == 0 else [],
+    )
+    trainer.fit(place)
+    summary = trainer.summary()
+    if rank() == 0 and trainer.clock.samples:
+        write_summary(config.run_dir, summary)
+
+
+def data_shapes(manifest: Manifest, data: DataConfig) -> Shapes:
+    """Return what the model must know of the data."""
+    subject = manifest.subject(data.subject)
+    targets = subject.clip_targets(data.targets)
+    return Shapes(
+        num_voxels=subject.num_voxels,
+        num_tokens=targets.num_tokens,
+        dim=targets.dim,
+        encoder=targets.encoder,
+        encoder_digest=targets.digest,
+    )
+
+
+def build_model(config: ExperimentConfig, shapes: Shapes) -> MindEye:
+    """Return the model with its first weights, the same on every rank."""
+    torch.manual_seed(seed_for(config.training.seed, "weights"))
+    return MindEye(config.model, shapes.num_voxels, shapes.num_tokens, shapes.dim)
+
+
+def build_backend(config: ExperimentConfig, model: MindEye) -> Backend:
+    """Return the backend that the config names."""
+    if config.compute.backend == "deepspeed":
+        return DeepSpeedBackend(model, config.compute, config.optimizer, config.training)
+    return TorchBackend(model, config.compute, config.optimizer)
+
+
+def newest_of_all(checkpoints: Checkpoints) -> Path | None:
+    """Return the newest good checkpoint, as rank 0 sees it, on every rank.
+
+    Raises:
+        CheckpointError: a rank does not see that folder.
+    """
+    newest = agree(str(checkpoints.newest() or "") if rank() == 0 else "")[0]
+    if not newest:
+        return None
+    blind = [
+        number for number, seen in enumerate(agree(str(Path(newest).exists()))) if seen != "True"
+    ]
+    if blind:
+        raise CheckpointError(f"{newest}: is not there for ranks {blind}; run_dir must be shared")
+    return Path(newest)
+
+
+def restore(
+    config: ExperimentConfig, checkpoints: Checkpoints, shapes: Shapes, backend: Backend
+) -> Place:
+    """Load the newest good checkpoint into the backend and return where it stood.
+
+    Raises:
+        CheckpointError: it is of another run, or does not fit the model.
+    """
+    newest = newest_of_all(checkpoints)
+    if newest is None:
+        return Place()
+    check_same_run(newest, config, shapes)
+    place = read_place(newest)
+    backend.load_state(TrainingState(newest, backend.shapes), place.step)
+    log.warning("goes on from %s", newest)
+    return place
