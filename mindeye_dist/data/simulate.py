@@ -294,7 +294,9 @@ class OptimalDecoder:
     ) -> Float[np.ndarray, "brains images"]:
         """Return log p(features of the image | brain) - log p(features of the image).
 
-        This pointwise mutual information ranks optimally in both directions.
+        This pointwise mutual information ranks images for a brain optimally, whatever the features'
+        distribution, and brains for an image as far as the features are Gaussian. Session gains and
+        z-scoring, a few per cent, are left out.
         """
         evidence = self._evidence(voxels)
         precision = self._prior + self._information

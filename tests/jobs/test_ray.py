@@ -131,6 +131,7 @@ def test_killed_worker_then_resume(tiny_config, tmp_path):
     assert 0 < step < read_journal(killed.run_dir)[-1]["total_steps"], said
     code, said = run(killed, "--resume")
     assert code == 0, said
+    assert "goes on from" in said, "a worker's warnings reach the terminal"
 
     code, said = run(whole)
     assert code == 0, said
