@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from jobs.recipes import recipe
 from mindeye_dist.config import (
     BackboneConfig,
     DataConfig,
@@ -22,6 +23,7 @@ from mindeye_dist.config import (
     PriorConfig,
     ProjectorConfig,
     TrainingConfig,
+    paths,
     to_dict,
 )
 from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, encode_npy, write_manifest
@@ -175,3 +177,14 @@ def s3(tmp_path_factory):
         for name, value in environment.items():
             patch.setenv(name, value)
         yield environment
+
+
+def flags(config):
+    """Return the flags that turn the demo's recipe into a config."""
+    base = paths(recipe("demo"))
+    return [
+        text
+        for path, value in paths(config).items()
+        if value != base[path]
+        for text in (f"--{path.replace('_', '-')}", str(value))
+    ]

@@ -49,6 +49,12 @@ def variant(config, name, **changes):
     return override(config, {"run_dir": f"{config.run_dir}-{name}", **dotted})
 
 
+def sharded(config, name, stage, count=2, **changes):
+    """Return the config on `count` DeepSpeed workers."""
+    compute = {"num_workers": count, "backend": "deepspeed", "zero_stage": stage}
+    return variant(config, name, **{f"compute__{k}": v for k, v in compute.items()}, **changes)
+
+
 def assert_same(config, other, rtol, atol):
     np.testing.assert_allclose(curve(other.run_dir), curve(config.run_dir), rtol=rtol)
     expected = weights(config.run_dir)
@@ -89,17 +95,7 @@ def test_accumulation_repeats_its_dropout(tiny_config):
 def test_deepspeed_zero_stages(plain, workers, tmp_path, count):
     """Whole batches, and batches of five in parts, uneven over two workers."""
     whole, parts = (
-        [
-            variant(
-                plain,
-                f"zero{stage}-{name}",
-                compute__num_workers=count,
-                compute__backend="deepspeed",
-                compute__zero_stage=stage,
-                **changes,
-            )
-            for stage in (0, 1, 2, 3)
-        ]
+        [sharded(plain, f"zero{stage}-{name}", stage, count, **changes) for stage in (0, 1, 2, 3)]
         for name, changes in {
             "whole": {},
             "parts": {"training__global_batch_size": 5, "training__max_micro_batch_size": 2},
@@ -118,16 +114,7 @@ def test_deepspeed_zero_stages(plain, workers, tmp_path, count):
 def test_clipping_is_of_the_whole_gradient(tiny_config, workers, tmp_path):
     """A norm small enough to bind at every step; shards must agree on it."""
     config = override(tiny_config, {**NO_DROPOUT, "optimizer.clip_norm": 0.1, "training.epochs": 3})
-    others = [
-        variant(
-            config,
-            f"zero{stage}",
-            compute__num_workers=2,
-            compute__backend="deepspeed",
-            compute__zero_stage=stage,
-        )
-        for stage in (0, 2, 3)
-    ]
+    others = [sharded(config, f"zero{stage}", stage) for stage in (0, 2, 3)]
     worker(config)
     workers(others, 2, tmp_path)
     for other in others:
@@ -143,16 +130,7 @@ def test_bf16_agrees_between_backends(tiny_config, workers, tmp_path):
     config = override(
         tiny_config, {**NO_DROPOUT, "compute.precision": "bf16", "training.epochs": 2}
     )
-    others = [
-        variant(
-            config,
-            f"zero{stage}",
-            compute__num_workers=2,
-            compute__backend="deepspeed",
-            compute__zero_stage=stage,
-        )
-        for stage in (0, 2, 3)
-    ]
+    others = [sharded(config, f"zero{stage}", stage) for stage in (0, 2, 3)]
     worker(config)
     workers(others, 2, tmp_path)
     for other in others:

@@ -21,11 +21,11 @@ import torch
 
 from jobs import evaluate
 from jobs.command import place
-from jobs.recipes import recipe
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_place, read_weights
-from mindeye_dist.config import override, paths
+from mindeye_dist.config import override
 from mindeye_dist.engine.journal import read_journal
+from tests.conftest import flags
 from tests.s3 import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -40,15 +40,7 @@ pytestmark = pytest.mark.ray
 
 
 def command(config, *more):
-    """Return the command line of a run: the flags that differ from the demo's recipe."""
-    base = paths(recipe("demo"))
-    flags = [
-        text
-        for path, value in paths(config).items()
-        if value != base[path]
-        for text in (f"--{path.replace('_', '-')}", str(value))
-    ]
-    return ["jobs/train.py", *flags, *more]
+    return ["jobs/train.py", *flags(config), *more]
 
 
 def environment(**more):

@@ -1,7 +1,5 @@
 """The command line of training: what is wrong is said at once, and names what it is."""
 
-import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,19 +9,9 @@ from jobs import train
 from jobs.command import place
 from jobs.recipes import RECIPES, recipe
 from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.config import ExperimentConfig, override, paths
+from mindeye_dist.config import ExperimentConfig, override
 from mindeye_dist.engine.journal import read_journal
-
-
-def flags(config):
-    """Return the flags that turn the demo's recipe into a config."""
-    ours, base = paths(config), paths(recipe("demo"))
-    return [
-        text
-        for path, value in ours.items()
-        if value != base[path]
-        for text in (f"--{path.replace('_', '-')}", str(value))
-    ]
+from tests.conftest import flags
 
 
 @pytest.fixture
@@ -101,18 +89,3 @@ def test_relative_places(monkeypatch, tmp_path):
     assert place("runs/a") == str(Path.home() / "mindeye-dist/runs/a")
     monkeypatch.setenv("MINDEYE_HOME", "/shared/home")
     assert place("runs/a") == "/shared/home/runs/a"
-
-
-def tracked(database):
-    """Return the metrics in an MLflow data base as {name: [(step, value)]}, read with sqlite."""
-    with sqlite3.connect(database) as connection:
-        rows = connection.execute("select key, step, value from metrics order by step").fetchall()
-    connection.close()
-    found = {}
-    for key, step, value in rows:
-        found.setdefault(key, []).append((step, value))
-    return found
-
-
-def summary(run_dir):
-    return json.loads((Path(run_dir) / "summary.json").read_text())
