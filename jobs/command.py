@@ -3,15 +3,22 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
 
 from mindeye_dist.checkpoint import CheckpointError
 from mindeye_dist.config import ExperimentConfig, override
 from mindeye_dist.data.store import DataError
 from mindeye_dist.engine.trainer import NonFiniteLossError
 
+Item = TypeVar("Item")
+PLAIN_SECONDS = 10.0
 KNOWN_ERRORS = (DataError, CheckpointError, NonFiniteLossError, ValueError, ImportError)
 
 
@@ -41,3 +48,16 @@ def place(path: str) -> str:
     in_ray_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     default = Path.home() / "mindeye-dist" if in_ray_job else Path.cwd()
     return str(Path(os.environ.get("MINDEYE_HOME", default)) / path)
+
+
+def watched(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """Yield items with a progress bar on a terminal, else with a line every ten seconds."""
+    if sys.stderr.isatty():
+        yield from track(items, what, console=Console(stderr=True))
+        return
+    said = 0.0
+    for number, item in enumerate(items):
+        if time.monotonic() - said > PLAIN_SECONDS:
+            said = time.monotonic()
+            print(f"{what}: {number} of {len(items)}", file=sys.stderr, flush=True)
+        yield item

@@ -13,8 +13,9 @@ from ray.actor import ActorHandle
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jobs.command import PLAIN_SECONDS
+
 POLL_SECONDS = 0.5
-PLAIN_SECONDS = 10.0
 
 
 @ray.remote(num_cpus=0)

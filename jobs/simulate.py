@@ -16,9 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from rich.progress import track
 
-from jobs.command import clear_errors, place
+from jobs.command import clear_errors, place, watched
 from mindeye_dist.config import SimulationConfig
 from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
 from mindeye_dist.data.scenes import render_scene
@@ -136,15 +135,15 @@ def load_pictures(options: Simulate) -> Iterator[Picture]:
     """
     total = sum(options.counts.values())
     if not options.images:
-        for index in track(range(total), "rendering scenes", disable=not sys.stderr.isatty()):
+        for index in watched(range(total), "rendering scenes"):
             scene = render_scene(index, options.seed, options.side)
             about = {"source": f"scene {options.seed}/{index}", "caption": scene.caption}
             yield Picture(encode_jpeg(scene.picture), about | {"factors": scene.factors})
         return
     with PictureFiles(Path(options.images)) as files:
-        order = numpy_generator(options.seed, "splits").permutation(len(files.names))
+        order = numpy_generator(options.seed, "splits").permutation(len(files.names)).tolist()
         seen: set[str] = set()
-        for number in track(order, "reading pictures", disable=not sys.stderr.isatty()):
+        for number in watched(order, "reading pictures"):
             if len(seen) == total:
                 return
             name = files.names[number]
@@ -163,9 +162,7 @@ def encode(pictures: Sequence[Picture], options: Simulate) -> tuple[np.ndarray, 
     """Return clip_tokens (pictures, tokens, dim) and the encoder, fitted on the train pictures."""
     base = EfficientNetLite0(efficientnet_lite0_weights())
     raw = np.empty((len(pictures), base.num_tokens, base.dim), np.float16)
-    for start in track(
-        range(0, len(pictures), 32), "encoding pictures", disable=not sys.stderr.isatty()
-    ):
+    for start in watched(range(0, len(pictures), 32), "encoding pictures"):
         chunk = pictures[start : start + 32]
         rgb = np.stack([decode(p.jpeg, f"picture {start + i}") for i, p in enumerate(chunk)])
         images = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
