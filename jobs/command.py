@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -19,7 +19,14 @@ from mindeye_dist.engine.trainer import NonFiniteLossError
 
 Item = TypeVar("Item")
 PLAIN_SECONDS = 10.0
-KNOWN_ERRORS = (DataError, CheckpointError, NonFiniteLossError, ValueError, ImportError)
+KNOWN_ERRORS = (
+    DataError,
+    CheckpointError,
+    NonFiniteLossError,
+    ValueError,
+    ImportError,
+    ChildProcessError,
+)
 
 
 @contextmanager
@@ -30,6 +37,8 @@ def clear_errors() -> Iterator[None]:
         yield
     except KNOWN_ERRORS as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
 
 
 def settle(config: ExperimentConfig) -> ExperimentConfig:
@@ -61,3 +70,46 @@ def watched(items: Sequence[Item], what: str) -> Iterator[Item]:
             said = time.monotonic()
             print(f"{what}: {number} of {len(items)}", file=sys.stderr, flush=True)
         yield item
+
+
+def line(values: dict[str, Any]) -> str:
+    """Return the newest metrics as one readable line."""
+    parts = [
+        f"epoch {values['epoch'] + 1}",
+        f"step {values['step']}/{values['total_steps']}",
+        f"loss {values['train/total']:.3f}",
+        f"(contrastive {values['train/contrastive']:.3f}, prior {values['train/prior']:.4f})",
+        f"{values['train/samples_per_s']:.0f} samples/s",
+        f"data wait {values['train/data_wait_fraction']:.0%}",
+    ]
+    if "val/top1_brain_to_image" in values:
+        parts.append(
+            f"val top-1 {values['val/top1_brain_to_image']:.0%} brain_to_image, "
+            f"{values['val/top1_image_to_brain']:.0%} image_to_brain"
+        )
+    return "  ".join(parts)
+
+
+def seconds_left(values: dict[str, Any]) -> float:
+    """Return the time that the remaining steps take at the rate so far."""
+    done = max(values["step"] - values["first_step"], 1)
+    return (values["total_steps"] - values["step"]) * values["train/wall_s"] / done
+
+
+class Printer:
+    """Prints a run's newest metrics as a line every ten seconds, for runs without Ray's board."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+        self._said = 0.0
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Take over a row of metrics."""
+        self._values |= row
+        ended = self._values["step"] == self._values.get("total_steps")
+        if "total_steps" in self._values and (
+            ended or time.monotonic() - self._said > PLAIN_SECONDS
+        ):
+            self._said = time.monotonic()
+            left = seconds_left(self._values)
+            print(f"{line(self._values)}  {left:.0f} s left", file=sys.stderr, flush=True)

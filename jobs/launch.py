@@ -51,8 +51,7 @@ def launch(config: ExperimentConfig) -> None:
         with shown(board):
             trainer.fit()
     except TrainingFailedError as error:
-        cause = root_cause(error)
-        raise (cause or error) from error
+        raise root_cause(error) from error
 
 
 def ray_worker(settings: dict[str, Any]) -> None:
@@ -90,15 +89,19 @@ def connect(config: ExperimentConfig) -> None:
             f"there are {there.get(kind, 0):g}"
         )
         if not named:
-            raise ValueError(f"{message}; lower it or compute.cpus_per_worker")
+            hint = " or compute.cpus_per_worker" if kind == "CPU" else ""
+            raise ValueError(f"{message}; lower it{hint}")
         log.warning("%s: waiting for the cluster to grow", message)
 
 
-def root_cause(error: TrainingFailedError) -> Exception | None:
+def root_cause(error: TrainingFailedError) -> Exception:
     """Return the first error that a user can act on; the other ranks only lost a peer."""
-    failures = getattr(error, "worker_failures", {})
-    for _, failure in sorted(failures.items()):
-        cause = getattr(failure, "_base_exc", failure)
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
+    for cause in causes:
         if isinstance(cause, KNOWN_ERRORS):
             return cause
-    return None
+    lost = [n for n, failure in sorted(failures.items()) if not hasattr(failure, "_base_exc")]
+    if lost:
+        return ChildProcessError(f"workers {lost} died; --resume goes on from the last checkpoint")
+    return error

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jobs.command import PLAIN_SECONDS
+from jobs.command import PLAIN_SECONDS, line, seconds_left
 
 POLL_SECONDS = 0.5
 
@@ -67,32 +67,8 @@ def shown(board: ActorHandle) -> Iterator[None]:
         thread.join()
 
 
-def line(values: dict[str, Any]) -> str:
-    """Return the newest metrics as one readable line."""
-    parts = [
-        f"epoch {values['epoch'] + 1}",
-        f"step {values['step']}/{values['total_steps']}",
-        f"loss {values['train/total']:.3f}",
-        f"(contrastive {values['train/contrastive']:.3f}, prior {values['train/prior']:.4f})",
-        f"{values['train/samples_per_s']:.0f} samples/s",
-        f"data wait {values['train/data_wait_fraction']:.0%}",
-    ]
-    if "val/top1_brain_to_image" in values:
-        parts.append(
-            f"val top-1 {values['val/top1_brain_to_image']:.0%} brain_to_image, "
-            f"{values['val/top1_image_to_brain']:.0%} image_to_brain"
-        )
-    return "  ".join(parts)
-
-
-def seconds_left(values: dict[str, Any]) -> float:
-    """Return the time that the remaining steps take at the rate so far."""
-    done = max(values["step"] - values["first_step"], 1)
-    return (values["total_steps"] - values["step"]) * values["train/wall_s"] / done
-
-
 def _draw_live(board: ActorHandle, stop: threading.Event) -> None:
-    columns = (BarColumn(bar_width=20), TextColumn("{task.description}"), TimeRemainingColumn())
+    columns = (BarColumn(bar_width=20), TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("starting workers", total=None)
         stopped = False

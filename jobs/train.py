@@ -15,14 +15,16 @@ from typing import Annotated
 import torch.distributed as dist
 import tyro
 
-from jobs.command import clear_errors, settle
+from jobs.command import Printer, clear_errors, settle
 from jobs.recipes import recipe
 from jobs.simulate import Simulate, simulate
+from jobs.tracking import tracked
 from jobs.worker import data_shapes, worker
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import Store
+from mindeye_dist.distributed import rank
 from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
 
 
@@ -59,15 +61,17 @@ def main(arguments: list[str]) -> None:
         if name == "demo" and options.config.data.url == DataConfig.url:
             simulate_demo(config.data.url)
         data_shapes(read_manifest(Store(config.data.url)), config.data)
+        check_run_dir(config, options)
         if options.without_ray:
-            prepare(config, options)
+            make_run_dir(config, options)
             run_here(config)
+            print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
             return
         # Only here, so that --without-ray needs no Ray.
         from jobs.launch import connect, launch
 
         connect(config)
-        prepare(config, options)
+        make_run_dir(config, options)
         launch(config)
         print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
 
@@ -79,7 +83,7 @@ def simulate_demo(url: str) -> None:
         simulate(Simulate(out=url))
 
 
-def prepare(config: ExperimentConfig, options: Train) -> None:
+def check_run_dir(config: ExperimentConfig, options: Train) -> None:
     """See that the run folder is new, or that its run is meant to go on or to be deleted.
 
     Raises:
@@ -94,18 +98,19 @@ def prepare(config: ExperimentConfig, options: Train) -> None:
         if checkpoints.newest() is None:
             raise ValueError(f"--resume: no good checkpoint in {checkpoints.folder}")
         return
-    if options.overwrite:
-        clear(Path(config.run_dir))
-    elif checkpoints.folder.exists():
+    if checkpoints.folder.exists() and not options.overwrite:
         raise ValueError(
             f"run_dir: {config.run_dir} holds a run; --resume goes on with it, "
             "--overwrite deletes it, --run-dir names another folder"
         )
-    Path(config.run_dir).mkdir(parents=True, exist_ok=True)
 
 
-def clear(run_dir: Path) -> None:
-    """Delete what a run leaves in its folder, and nothing else."""
+def make_run_dir(config: ExperimentConfig, options: Train) -> None:
+    """Make the run folder, without what an earlier run left in it where that is to be deleted."""
+    run_dir = Path(config.run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if not options.overwrite:
+        return
     for name in ("checkpoints", "ray"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
     for name in (JOURNAL, SUMMARY, TRACKED_RUN, "report.json", "report.html"):
@@ -117,7 +122,11 @@ def run_here(config: ExperimentConfig) -> None:
     alone = "WORLD_SIZE" not in os.environ
     if not alone:
         dist.init_process_group("nccl" if config.compute.device == "cuda" else "gloo")
-    worker(config)
+    if rank() == 0:
+        with tracked(config) as trackers:
+            worker(config, [Printer(), *trackers])
+    else:
+        worker(config)
     if not alone:
         dist.destroy_process_group()
 

@@ -218,7 +218,7 @@ class ExperimentConfig:
             self.optimizer.warmup_epochs <= self.training.epochs,
             "optimizer.warmup_epochs",
             self.optimizer.warmup_epochs,
-            f"at most training.epochs ({self.training.epochs})",
+            f"at most training.epochs ({self.training.epochs}); short runs want a shorter warm-up",
         )
 
 

@@ -119,6 +119,7 @@ def test_killed_worker_then_resume(tiny_config, tmp_path):
     finally:
         process.kill()
     assert process.returncode != 0
+    assert "died; --resume goes on" in said
     step = read_place(Checkpoints(killed.run_dir, 1).newest()).step
     assert 0 < step < read_journal(killed.run_dir)[-1]["total_steps"], said
     code, said = run(killed, "--resume")

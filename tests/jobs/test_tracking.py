@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.progress import line, seconds_left
+from jobs.command import line, seconds_left
 from jobs.tracking import tracked
 from mindeye_dist.config import override
 
