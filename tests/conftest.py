@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from s3fs import S3FileSystem
 
 from jobs.recipes import recipe
 from mindeye_dist.config import (
@@ -167,6 +168,14 @@ def workers():
     return run_workers
 
 
+@pytest.fixture
+def fresh_clients():
+    """Forget S3 clients before and after: fsspec keeps them whatever the environment says later."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory):
     """Return the environment of a real S3 server with bucket `lab`, set in this process too."""
@@ -176,7 +185,9 @@ def s3(tmp_path_factory):
     ):
         for name, value in environment.items():
             patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()
         yield environment
+    S3FileSystem.clear_instance_cache()
 
 
 def flags(config):

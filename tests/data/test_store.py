@@ -64,20 +64,16 @@ def test_training_from_s3_has_equal_losses(s3, tiny_config, write_subject):
 
 
 @pytest.mark.s3
-def test_wrong_credentials_are_one_clear_error(s3, monkeypatch):
+def test_wrong_credentials_are_one_clear_error(s3, fresh_clients, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    store = Store("s3://lab/other-credentials")
-    store._files.clear_instance_cache()
     with pytest.raises(DataError, match=r"s3://lab/other-credentials/manifest.json"):
         Store("s3://lab/other-credentials").read("manifest.json")
 
 
-def test_unreachable_endpoint(monkeypatch):
+def test_unreachable_endpoint(fresh_clients, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
-    store = Store("s3://lab/nowhere")
-    store._files.clear_instance_cache()
     with pytest.raises(
         DataError, match=r"s3://lab/nowhere/manifest.json: cannot be read.*127.0.0.1:9"
     ):
