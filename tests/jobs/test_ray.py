@@ -171,6 +171,8 @@ def cluster(s3):
     ]
     path = f"{BIN}:{os.environ['PATH']}"
     variables = environment(RAY_AUTH_MODE="token", PATH=path, **s3)
+    token = [str(BIN / "ray"), "get-auth-token", "--generate"]
+    subprocess.run(token, env=variables, check=True, capture_output=True)
     process = subprocess.Popen(
         [*head, *ports, "--num-cpus=2"],
         env=variables,
