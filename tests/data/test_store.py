@@ -70,6 +70,7 @@ def test_wrong_credentials_are_one_clear_error(s3, fresh_clients, monkeypatch):
         Store("s3://lab/other-credentials").read("manifest.json")
 
 
+@pytest.mark.s3
 def test_unreachable_endpoint(fresh_clients, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")

@@ -42,6 +42,7 @@ def kill_in_mid_run(config, folder, after_step):
         process.wait()
 
 
+@pytest.mark.processes
 def test_killed_run_ends_with_the_same_bits(tiny_config, tmp_path):
     changes = {
         "training.epochs": 100,

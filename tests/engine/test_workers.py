@@ -62,6 +62,7 @@ def assert_same(config, other, rtol, atol):
         torch.testing.assert_close(weight, expected[name], rtol=rtol, atol=atol)
 
 
+@pytest.mark.processes
 def test_two_torch_workers(plain, workers, tmp_path):
     other = variant(plain, "two", compute__num_workers=2)
     # Five samples over two workers, so that ranks have parts of different size.
