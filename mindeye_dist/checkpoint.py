@@ -1,6 +1,6 @@
 """Checkpoints: a folder that is whole or not there.
 
-`model.safetensors` (float32, loadable by anything), `optimizer-*.safetensors` (each rank a share of
+`model.safetensors` (loadable by anything), `optimizer-*.safetensors` (each rank a share of
 the parameters), `config.json`, `state.json`, and last `manifest.json` with the digests of all of
 them. A checkpoint is written under another name, flushed to disk and renamed; a killed or failed
 save leaves the earlier ones untouched, and loading checks every digest first. Nothing is unpickled.

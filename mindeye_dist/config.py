@@ -223,10 +223,11 @@ class ComputeConfig:
             "compute.backend deepspeed with it",
         )
         check(
-            self.states == "fp32" or (self.backend, self.precision) == ("deepspeed", "bf16"),
+            self.states == "fp32"
+            or (self.backend == "deepspeed" and self.precision == "bf16" and self.zero_stage > 0),
             "compute.states",
             self.states,
-            "compute.backend deepspeed and compute.precision bf16 with it",
+            "compute.backend deepspeed, precision bf16 and a zero_stage above 0 with it",
         )
 
 

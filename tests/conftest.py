@@ -115,6 +115,56 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
     return manifest
 
 
+def write_random_subject(url, num_voxels, token_shape, count):
+    """Write a subject of random numbers of any size, `count` training samples and two of each."""
+    generator = np.random.default_rng(0)
+    store = Store(str(url))
+    splits, targets = {}, {}
+    for split, number in {"train": count, "val": 2, "test": 2}.items():
+        keys = [f"{split}{i:09d}" for i in range(number)]
+        samples = (
+            {
+                "jpg": picture(i),
+                "nsdgeneral.npy": encode_npy(
+                    generator.standard_normal((3, num_voxels)).astype(np.float16)
+                ),
+                "num_uniques.npy": encode_npy(np.array(3)),
+            }
+            for i in range(number)
+        )
+        tokens = (
+            {
+                "clip_tokens.npy": encode_npy(
+                    generator.standard_normal(token_shape).astype(np.float16)
+                )
+            }
+            for _ in keys
+        )
+        splits[split] = write_shards(
+            store, f"{split}/{split}_subj01", zip(keys, samples, strict=True)
+        )
+        targets[split] = write_shards(store, f"targets/{split}", zip(keys, tokens, strict=True))
+    clip_tokens = Targets(
+        kind="clip_tokens",
+        encoder="random",
+        digest="0" * 64,
+        shape=token_shape,
+        variants=0,
+        splits=targets,
+    )
+    subject = Subject(
+        num_voxels=num_voxels,
+        num_repeats=3,
+        rois={},
+        ncsnr=(),
+        truth="",
+        truth_sha256="",
+        splits=splits,
+        targets={"random": clip_tokens},
+    )
+    write_manifest(store, Manifest(format=FORMAT, licence="random", subjects={"subj01": subject}))
+
+
 def picture(number):
     """Return a small JPEG of one colour."""
     buffer = io.BytesIO()

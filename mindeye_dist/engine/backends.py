@@ -2,9 +2,9 @@
 
 `TorchBackend` is one process or DDP, `DeepSpeedBackend` shards optimizer (ZeRO 1), gradients (2)
 and weights (3). Both keep float32 weights, compute in bf16 by autocast where asked, and give the
-same numbers within rounding. Training state goes in and out by parameter name, whole and in
-float32, so a checkpoint does not know which backend, ZeRO stage or number of workers wrote it. The
-only file that names DeepSpeed.
+same numbers within rounding; DeepSpeed can keep weights and moments in bf16 to save memory.
+Training state goes in and out by parameter name and whole, so a checkpoint does not know which
+backend, ZeRO stage or number of workers wrote it. The only file that names DeepSpeed.
 """
 
 import os
@@ -20,7 +20,7 @@ from mindeye_dist.config import ComputeConfig, OptimizerConfig, TrainingConfig
 from mindeye_dist.distributed import rank, world_size
 
 ParameterState = dict[str, Tensor]
-"""`weight`, `exp_avg` and `exp_avg_sq` of one parameter, whole, float32."""
+"""`weight`, `exp_avg` and `exp_avg_sq` of one parameter, whole, in the precision they are kept."""
 
 
 @runtime_checkable
@@ -119,6 +119,7 @@ class DeepSpeedBackend:
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
         self.shapes = whole_shapes(model)
         self._stage = compute.zero_stage
+        self._low_states = compute.states == "bf16"
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device),
             optimizer=_deepspeed_optimizer(model, compute, optimizer),
@@ -126,8 +127,11 @@ class DeepSpeedBackend:
         )
 
     def forward(self, *inputs: Any) -> Any:
-        """Run the model through the engine."""
-        return self._engine(*inputs)
+        """Run the model through the engine, which sees to autocast unless its weights are bf16."""
+        if not self._low_states:
+            return self._engine(*inputs)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self._engine(*inputs)
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
         """Add the gradient; the engine shards and averages it."""
@@ -268,13 +272,19 @@ def deepspeed_settings(
         zero["stage3_param_persistence_threshold"] = 10_000
     if compute.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
+    if compute.states == "bf16":
+        keys = ("enabled", "bf16_master_weights_and_grads", "bf16_optimizer_states")
+        precision: dict[str, Any] = {"bf16": dict.fromkeys(keys, True)}
+    else:
+        autocast = {"enabled": compute.precision == "bf16", "dtype": "bfloat16"}
+        precision = {"torch_autocast": autocast}
     return {
         "train_micro_batch_size_per_gpu": max(1, training.global_batch_size // world_size()),
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.clip_norm,
         "zero_optimization": zero,
-        "torch_autocast": {"enabled": compute.precision == "bf16", "dtype": "bfloat16"},
         "steps_per_print": 10**9,
+        **precision,
     }
 
 
@@ -329,7 +339,7 @@ def _gather_zero12(
     own, views = _fragments(parameter, partitions, optimizer)
     state = {}
     for key in ("weight", *MOMENTS):
-        whole = torch.zeros(parameter.numel(), device=parameter.device)
+        whole = parameter.new_zeros(parameter.numel())
         if key in views:
             whole[own] = views[key]
         torch.distributed.all_reduce(whole)
