@@ -1,4 +1,4 @@
-"""Indexing: shards that lie in the published folder layout -> their manifest entry, without copying.
+"""Indexing: shards that lie in the published folder layout -> manifest entry, without copying.
 
 `<split>/<split>_<subject>_<number>.tar` below one folder, as the published subjects have them, with
 a `metadata_<subject>.json` of the counts beside. Only tar headers are fetched, and one header of a
@@ -7,6 +7,7 @@ voxel array; of the published shards 96 % of the bytes are whole-brain volumes, 
 
 import io
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class ScannedShard:
 
 
 def find_shards(store: Store) -> dict[str, dict[str, list[str]]]:
-    """Return the paths of the shards there are, by subject and split, in the order of their numbers.
+    """Return the paths of the shards there are, by subject and split, ordered by their numbers.
 
     Raises:
         DataError: there are none, or the numbers of a split's shards have a gap.
@@ -82,6 +83,7 @@ def scan_shard(store: Store, path: str, checksums: bool) -> ScannedShard:
             uses.
     """
     with store.open(path) as file:
+        num_bytes = file.seek(0, os.SEEK_END)
         samples = scan_tar(file, store.locate(path))
     samples = [Sample(path, sample.key, sample.members) for sample in samples]
     if not samples:
@@ -99,7 +101,7 @@ def scan_shard(store: Store, path: str, checksums: bool) -> ScannedShard:
             for start in range(0, len(samples), _SAMPLES_AT_ONCE)
             for read in _read_checksums(store, samples[start : start + _SAMPLES_AT_ONCE])
         ]
-    return ScannedShard(path, store.size(path), samples)
+    return ScannedShard(path, num_bytes, samples)
 
 
 def describe_subject(
@@ -187,7 +189,7 @@ def _check_counts(store: Store, name: str, counts: Mapping[str, int]) -> None:
         return
     try:
         totals = json.loads(store.read(path))["totals"]
-        expected = {split: int(totals[split]) for split in totals}
+        expected = {split: int(totals[split]) for split in totals if totals[split]}
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f'{store.locate(path)}: expected {{"totals": {{"train": ...}}}}: {error!r}'
