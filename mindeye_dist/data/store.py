@@ -15,11 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 Range = tuple[str, int, int]
 """Path, first byte, and the byte after the last."""
 
-WINDOW = 1537
-"""Bytes fetched for a tar's header: three blocks, as an extended header takes, and the byte before
-them, which tarfile reads to see that the body it skipped is there. More would fetch bodies."""
-
 LONGEST_READ = 2**20
+LONGEST_AHEAD = 4096
 _UNREADABLE = (OSError, BotoCoreError)
 
 
@@ -129,7 +126,10 @@ class Store:
 
 
 class RangeFile(io.RawIOBase):
-    """A file of a store for `tarfile` to read headers from: only about what is read is fetched.
+    """A file of a store for `tarfile` to read headers from: only what is read is fetched.
+
+    What `tarfile` reads between two jumps is a header, of one block or, extended, of three; the
+    next one will be as long and is fetched at once.
 
     Raises:
         DataError: from construction and reads, when the bytes cannot be had.
@@ -140,6 +140,9 @@ class RangeFile(io.RawIOBase):
         self._path = path
         self._size = store.size(path)
         self._position = 0
+        self._jumped_to = 0
+        self._read_to = 0
+        self._ahead = 0
         self._start = 0
         self._piece = b""
 
@@ -158,8 +161,11 @@ class RangeFile(io.RawIOBase):
         last = min(first + min(count, LONGEST_READ), self._size)
         if last <= first:
             return b""
+        if first != self._read_to:
+            self._ahead = min(self._read_to - self._jumped_to, LONGEST_AHEAD)
+            self._jumped_to = first
         if not self._start <= first <= last <= self._start + len(self._piece):
-            stop = min(max(last, first + WINDOW), self._size)
+            stop = min(max(last, self._jumped_to + self._ahead), self._size)
             piece = self._store.read_ranges([(self._path, first, stop)])[0]
             if len(piece) != stop - first:
                 raise DataError(
@@ -167,5 +173,6 @@ class RangeFile(io.RawIOBase):
                     f"expected {stop - first}"
                 )
             self._start, self._piece = first, piece
+        self._read_to = last
         self._position = last
         return self._piece[first - self._start : last - self._start]
