@@ -5,6 +5,8 @@ every voxel is z-scored by the mean and standard deviation of its session's trai
 nothing of val or test trials enters what the model trains on.
 """
 
+import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from mindeye_dist.data.shards import encode_npy
 from mindeye_dist.data.store import DataError
 
 _VOLUMES_AT_ONCE = 16
+_UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ def read_mask(path: Path) -> Bool[np.ndarray, "x y z"]:
     image = _load(path)
     try:
         values = np.asarray(image.dataobj)
-    except (OSError, EOFError, ValueError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     if values.ndim == 4 and values.shape[3] == 1:
         values = values[..., 0]
@@ -79,7 +82,7 @@ def read_series(path: Path, mask: Bool[np.ndarray, "x y z"]) -> Float[np.ndarray
         DataError: it is no NIfTI of four dimensions, of another shape than the mask, or cut short.
     """
     image = _load(path)
-    if len(image.shape) != 4 or image.shape[:3] != mask.shape:
+    if len(image.shape) != 4 or image.shape[:3] != mask.shape or image.shape[3] < 1:
         raise DataError(
             f"{path}: got volumes of shape {image.shape}, expected {(*mask.shape, 'volumes')} "
             "as the mask has"
@@ -89,7 +92,7 @@ def read_series(path: Path, mask: Bool[np.ndarray, "x y z"]) -> Float[np.ndarray
         for start in range(0, len(series), _VOLUMES_AT_ONCE):
             volumes = np.asarray(image.dataobj[..., start : start + _VOLUMES_AT_ONCE])
             series[start : start + _VOLUMES_AT_ONCE] = volumes[mask].T
-    except (OSError, EOFError, ValueError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     return series
 
@@ -121,7 +124,7 @@ def detrend(
         time = np.arange(last - first, dtype=np.float64)
         time -= time.mean()
         run -= run.mean(axis=0)
-        slope = time @ run / max(float(time @ time), 1.0)
+        slope = time @ run / (float(time @ time) or 1.0)
         result[first:last] = run - time[:, None] * slope
     return result
 
@@ -256,7 +259,15 @@ def _load(path: Path) -> Any:
     import nibabel
 
     try:
+        if path.suffix == ".gz":  # whose checksum at the end nibabel does not come to
+            with gzip.open(path) as file:
+                while file.read(2**20):
+                    pass
         # Kept open, or every slice of a .nii.gz would be unpacked from the start of the file.
         return nibabel.load(path, keep_file_open=True)
-    except (OSError, EOFError, ValueError, nibabel.filebasedimages.ImageFileError) as error:
+    except (
+        *_UNREADABLE,
+        nibabel.filebasedimages.ImageFileError,
+        nibabel.spatialimages.HeaderDataError,
+    ) as error:
         raise DataError(f"{path}: cannot be read as NIfTI: {error}") from error
