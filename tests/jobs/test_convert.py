@@ -11,6 +11,8 @@ import pytest
 from sklearn.svm import SVC
 
 from jobs.shards import Convert, convert, main
+from mindeye_dist.config import DataConfig
+from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode, encode_jpeg
 from mindeye_dist.data.shards import decode_npy, read_index, read_manifest, read_members
 from mindeye_dist.data.store import DataError, Store
@@ -194,10 +196,11 @@ def haxby():
     return Path(folder)
 
 
-def arrays(store, split):
-    samples = list(read_split(store, split))
-    voxels = np.stack([s["nsdgeneral.npy"][0] for s in samples]).astype(float)
-    return voxels, [s["condition.txt"].decode() for s in samples]
+def arrays(store, manifest, split):
+    """Return voxels and conditions of a split, as training and evaluation read them."""
+    dataset = Dataset(store, manifest, DataConfig(url=store.url), split)
+    kinds = read_members(store, [(sample, "condition.txt") for sample in dataset.samples])
+    return dataset.averages(), [kind.decode() for kind in kinds]
 
 
 def test_real_fmri_is_decodable_from_our_shards(haxby, tmp_path):
@@ -225,12 +228,12 @@ def test_real_fmri_is_decodable_from_our_shards(haxby, tmp_path):
         )
         assert manifest.subject("subj01").num_voxels == 530
         store = Store(str(tmp_path / run))
-        voxels, kinds = arrays(store, "train")
+        voxels, kinds = arrays(store, manifest, "train")
         assert voxels.shape == (88, 530)
         # Of the training trials alone, or the test run would have had a say.
         np.testing.assert_allclose(voxels.mean(axis=0), 0, atol=2e-3)
         np.testing.assert_allclose(voxels.std(axis=0), 1, atol=2e-3)
         decoder = SVC(kernel="linear").fit(voxels, kinds)
-        accuracies.append(decoder.score(*arrays(store, "test")))
+        accuracies.append(decoder.score(*arrays(store, manifest, "test")))
     sys.stdout.write(f"\nHaxby, leave one run out: {np.mean(accuracies):.1%} of 96 blocks\n")
     assert np.mean(accuracies) >= 0.55
