@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import tyro
-from mindeye_dist.models.codecs import PixelCodec
 
 from jobs.command import clear_errors, place, watched
 from mindeye_dist.config import DataConfig, SimulationConfig
@@ -37,6 +36,7 @@ from mindeye_dist.data.simulate import SimulatedSubject, make_subject, nsd_prese
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.tuning import fit_feature_space
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.models.codecs import PixelCodec
 from mindeye_dist.models.frozen import (
     EfficientNetLite0,
     ProjectedEncoder,

@@ -3,14 +3,15 @@
 A sample is the members that share a KEY: `KEY.jpg` (or png), `KEY.nsdgeneral.npy` (repeats, voxels)
 float16, `KEY.coco73k.npy`, `KEY.num_uniques.npy`, `KEY.trial.npy`; targets lie in shards of their
 own, with the same keys and `KEY.clip_tokens.npy`, `KEY.latents.npy` or `KEY.feature_map.npy`. An
-index says where each member starts, how long it is and its xxh3 checksum, so that single members
-can be read by range and verified; unknown members are never read.
+index says where each member starts, how long it is and, where it was read, its xxh3 checksum, so
+that single members can be read by range and verified; unknown members are never read.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +20,16 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.store import LONGEST_READ, DataError, RangeFile, Store
 from mindeye_dist.shapes import Kind
 from mindeye_dist.strict import from_dict
 
 Split = Literal["train", "val", "test"]
 MANIFEST = "manifest.json"
 FORMAT = "mindeye-dist-shards/2"
+VOXELS = "nsdgeneral.npy"
+DISTINCT = "num_uniques.npy"
+PICTURES = ("jpg", "png")
 END_OF_TAR = 1024
 
 
@@ -35,7 +39,8 @@ class Shard:
 
     Attributes:
         path: relative to the manifest, as is that of its index.
-        sha256: digest of the whole tar; index_sha256 that of its index.
+        sha256: digest of the whole tar, "" where it was indexed without reading it all.
+        index_sha256: digest of its index.
     """
 
     path: str
@@ -122,7 +127,11 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Member:
-    """Where a member's bytes lie in its tar, and their xxh3_64 checksum in hex."""
+    """Where a member's bytes lie in its tar, and their xxh3_64 checksum in hex.
+
+    The checksum is "" where the tar was indexed without reading the member; then only the number
+    of its bytes can be verified.
+    """
 
     offset: int
     size: int
@@ -179,42 +188,72 @@ def write_manifest(store: Store, manifest: Manifest) -> None:
     store.write(MANIFEST, text.encode())
 
 
-def scan_tar(data: bytes, shard: str) -> list[Sample]:
-    """Return the samples of a tar, in its order.
+def scan_tar(file: io.BytesIO | RangeFile, shard: str) -> list[Sample]:
+    """Return the samples of a tar, in its order, without checksums; reads headers only.
 
     Raises:
         DataError: the tar is cut short or corrupt, or a key's members are apart or doubled.
     """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
     samples: dict[str, dict[str, Member]] = {}
-    last = ""
+    last, end = "", 0
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             for entry in tar:
-                if not entry.isfile():
+                stop = entry.offset_data + entry.size
+                end = -(-stop // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                key, suffix = _key_and_suffix(entry.name)
+                if not (entry.isfile() and key and suffix):
                     continue
-                key, _, suffix = entry.name.partition(".")
+                if entry.issparse():
+                    raise DataError(f"{shard}: sample {key}: {suffix} is stored with holes")
                 if key != last and key in samples:
                     raise DataError(f"{shard}: members of sample {key} are not side by side")
                 members = samples.setdefault(key, {})
                 if suffix in members:
                     raise DataError(f"{shard}: sample {key} has {suffix} twice")
-                end = entry.offset_data + entry.size
-                if end > len(data):
-                    raise DataError(f"{shard}: sample {key} ends at byte {end} of {len(data)}")
-                body = memoryview(data)[entry.offset_data : end]
-                members[suffix] = Member(entry.offset_data, entry.size, checksum(body))
+                if stop > size:
+                    raise DataError(
+                        f"{shard}: cut short: sample {key}: {suffix} ends at byte {stop} of {size}"
+                    )
+                members[suffix] = Member(entry.offset_data, entry.size, "")
                 last = key
     except tarfile.TarError as error:
-        raise DataError(f"{shard}: not a whole tar file: {error}") from error
-    if data[-END_OF_TAR:] != bytes(END_OF_TAR):
-        raise DataError(f"{shard}: cut short: {len(data)} bytes without the mark of a tar's end")
+        raise DataError(f"{shard}: not a whole tar file, at byte {end}: {error}") from error
+    _check_end(file, end, size, f"{shard}: after sample {last or '(none)'}")
     return [Sample(shard, key, members) for key, members in samples.items()]
 
 
-def write_shard(store: Store, path: str, data: bytes) -> Shard:
-    """Write a tar and its index, and return their entry for the manifest."""
-    samples = scan_tar(data, path)
-    index_path = path.removesuffix(".tar") + ".index.json"
+def _key_and_suffix(name: str) -> tuple[str, str]:
+    """Split as webdataset does: at the first dot of the file's name."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, suffix = file.partition(".")
+    return (f"{folder}{slash}{stem}" if stem else ""), suffix
+
+
+def _check_end(file: io.BytesIO | RangeFile, end: int, size: int, where: str) -> None:
+    # tarfile takes a broken header in the middle for the tar's end, and says nothing.
+    if size - end < END_OF_TAR:
+        raise DataError(f"{where}: cut short: {size} bytes without the mark of a tar's end")
+    file.seek(end)
+    if any(file.read(min(size - end, LONGEST_READ))) or size - end > LONGEST_READ:
+        raise DataError(f"{where}: corrupt header at byte {end} of {size}")
+
+
+def with_checksums(sample: Sample, bodies: Mapping[str, Any]) -> Sample:
+    """Return a sample with the checksums of those members, by suffix, whose bytes are given."""
+    members = {
+        suffix: Member(m.offset, m.size, checksum(bodies[suffix]) if suffix in bodies else "")
+        for suffix, m in sample.members.items()
+    }
+    return Sample(sample.shard, sample.key, members)
+
+
+def shard_entry(
+    path: str, num_bytes: int, sha256: str, samples: Sequence[Sample]
+) -> tuple[Shard, bytes]:
+    """Return a shard's entry for the manifest, and the bytes of its index."""
     rows = [
         {
             "key": sample.key,
@@ -223,16 +262,30 @@ def write_shard(store: Store, path: str, data: bytes) -> Shard:
         for sample in samples
     ]
     index = json.dumps(rows).encode()
-    store.write(path, data)
-    store.write(index_path, index)
-    return Shard(
+    shard = Shard(
         path=path,
-        index=index_path,
-        num_bytes=len(data),
+        index=path.removesuffix(".tar") + ".index.json",
+        num_bytes=num_bytes,
         num_samples=len(samples),
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         index_sha256=hashlib.sha256(index).hexdigest(),
     )
+    return shard, index
+
+
+def write_shard(store: Store, path: str, data: bytes) -> Shard:
+    """Write a tar and its index, and return their entry for the manifest."""
+    view = memoryview(data)
+    samples = [
+        with_checksums(
+            sample, {k: view[m.offset : m.offset + m.size] for k, m in sample.members.items()}
+        )
+        for sample in scan_tar(io.BytesIO(data), path)
+    ]
+    shard, index = shard_entry(path, len(data), hashlib.sha256(data).hexdigest(), samples)
+    store.write(path, data)
+    store.write(shard.index, index)
+    return shard
 
 
 def read_index(store: Store, shard: Shard) -> list[Sample]:
@@ -260,30 +313,33 @@ def read_index(store: Store, shard: Shard) -> list[Sample]:
 def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[bytes]:
     """Return members' bytes, each checked; a bad one is fetched once more before it is reported.
 
+    The number of bytes is always checked, their checksum where the index knows it.
+
     Raises:
         DataError: a member is missing or its bytes are not those that were indexed; names shard,
             key and offset.
     """
     members = [sample.member(suffix) for sample, suffix in requests]
-    parts = store.read_ranges(
-        [
-            (sample.shard, m.offset, m.offset + m.size)
-            for (sample, _), m in zip(requests, members, strict=True)
-        ]
-    )
+    ranges = [
+        (sample.shard, m.offset, m.offset + m.size)
+        for (sample, _), m in zip(requests, members, strict=True)
+    ]
+    parts = store.read_ranges(ranges)
     for i, ((sample, suffix), member) in enumerate(zip(requests, members, strict=True)):
-        if checksum(parts[i]) == member.checksum:
+        if _is_intact(parts[i], member):
             continue
-        parts[i] = store.read_ranges([(sample.shard, member.offset, member.offset + member.size)])[
-            0
-        ]
-        if checksum(parts[i]) != member.checksum:
+        parts[i] = store.read_ranges([ranges[i]])[0]
+        if not _is_intact(parts[i], member):
             raise DataError(
                 f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte "
                 f"{member.offset}: got {len(parts[i])} bytes with checksum {checksum(parts[i])}, "
-                f"expected {member.size} with {member.checksum}"
+                f"expected {member.size} with {member.checksum or 'any'}"
             )
     return parts
+
+
+def _is_intact(part: bytes, member: Member) -> bool:
+    return len(part) == member.size and member.checksum in ("", checksum(part))
 
 
 def _paths(manifest: Manifest) -> Iterable[str]:

@@ -4,6 +4,7 @@ Everything is addressed by a path relative to the store's root. S3 credentials, 
 come from where boto users keep them (environment, ~/.aws); nothing here knows them.
 """
 
+import io
 import os
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from fsspec.implementations.local import LocalFileSystem
 Range = tuple[str, int, int]
 """Path, first byte, and the byte after the last."""
 
+LONGEST_READ = 2**20
+LONGEST_AHEAD = 4096
 _UNREADABLE = (OSError, BotoCoreError)
 
 
@@ -76,6 +79,28 @@ class Store:
                 raise part
         return parts
 
+    def size(self, path: str) -> int:
+        """Return the number of bytes of a file."""
+        try:
+            size: int = self._files.info(f"{self._root}/{path}", refresh=True)["size"]
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be read: {error}") from error
+        return size
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names in a folder, sorted; none where there is no such folder."""
+        try:
+            paths = self._files.ls(f"{self._root}/{folder}", detail=False, refresh=True)
+        except FileNotFoundError:  # a folder of S3 is there as long as something is in it
+            return []
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(folder)}: cannot be listed: {error}") from error
+        return sorted(path.rsplit("/", 1)[-1] for path in paths)
+
+    def open(self, path: str) -> "RangeFile":
+        """Return a file to read here and there, of which only what is read is fetched."""
+        return RangeFile(self, path)
+
     def delete(self, path: str) -> None:
         """Delete a file where there is one."""
         try:
@@ -98,3 +123,56 @@ class Store:
             os.replace(partial, target)
         except _UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be written: {error}") from error
+
+
+class RangeFile(io.RawIOBase):
+    """A file of a store for `tarfile` to read headers from: only what is read is fetched.
+
+    What `tarfile` reads between two jumps is a header, of one block or, extended, of three; the
+    next one will be as long and is fetched at once.
+
+    Raises:
+        DataError: from construction and reads, when the bytes cannot be had.
+    """
+
+    def __init__(self, store: Store, path: str) -> None:
+        self._store = store
+        self._path = path
+        self._size = store.size(path)
+        self._position = 0
+        self._jumped_to = 0
+        self._read_to = 0
+        self._ahead = 0
+        self._start = 0
+        self._piece = b""
+
+    def tell(self) -> int:
+        """Return the position (bytes)."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, without fetching anything."""
+        self._position = offset + (self._size if whence == os.SEEK_END else 0)
+        return self._position
+
+    def read(self, count: int = LONGEST_READ, /) -> bytes:
+        """Return the next bytes, at most `LONGEST_READ`, as a corrupt header may ask for any."""
+        first = self._position
+        last = min(first + min(count, LONGEST_READ), self._size)
+        if last <= first:
+            return b""
+        if first != self._read_to:
+            self._ahead = min(self._read_to - self._jumped_to, LONGEST_AHEAD)
+            self._jumped_to = first
+        if not self._start <= first <= last <= self._start + len(self._piece):
+            stop = min(max(last, self._jumped_to + self._ahead), self._size)
+            piece = self._store.read_ranges([(self._path, first, stop)])[0]
+            if len(piece) != stop - first:
+                raise DataError(
+                    f"{self._store.locate(self._path)}: got {len(piece)} bytes at byte {first}, "
+                    f"expected {stop - first}"
+                )
+            self._start, self._piece = first, piece
+        self._read_to = last
+        self._position = last
+        return self._piece[first - self._start : last - self._start]

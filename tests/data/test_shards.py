@@ -1,5 +1,6 @@
 """Tars, indexes and writer; the oracle for contents is Python's tarfile and webdataset's reader."""
 
+import io
 import tarfile
 
 import numpy as np
@@ -56,20 +57,62 @@ def test_index_points_at_the_members(tmp_path):
 def test_cut_tar_is_refused(cut):
     """Cuts inside headers, members, and, which tarfile lets pass, between members."""
     with pytest.raises(DataError, match="a.tar"):
-        scan_tar(pack(samples(4))[:cut], "a.tar")
+        scan_tar(io.BytesIO(pack(samples(4))[:cut]), "a.tar")
 
 
 def test_corrupt_header_is_refused():
     data = bytearray(pack(samples(4)))
     data[148:156] = b"99999999"
     with pytest.raises(DataError, match="a.tar: not a whole tar file"):
-        scan_tar(bytes(data), "a.tar")
+        scan_tar(io.BytesIO(data), "a.tar")
+
+
+@pytest.mark.parametrize("offset", [148, 2048 + 148, 6 * 1024 + 148])
+def test_corrupt_header_anywhere_is_refused(offset):
+    """Tarfile takes one in the middle for the end of the tar."""
+    data = bytearray(pack(samples(4)))
+    assert data[offset + 109 : offset + 114] == b"ustar", "there is a header"
+    data[offset : offset + 8] = b"99999999"
+    with pytest.raises(DataError, match="a.tar: .*byte"):
+        scan_tar(io.BytesIO(data), "a.tar")
+
+
+@pytest.mark.parametrize("mtime", [0, 1.5])
+def test_no_flipped_byte_moves_a_member(mtime):
+    """Whatever byte of a tar is spoilt, its members are found where they were, or it is refused."""
+    buffer = io.BytesIO()
+    writer = webdataset.TarWriter(buffer, encoder=False, mtime=mtime)
+    for key, members in samples(2):
+        writer.write({"__key__": key, **members})
+    writer.close()
+    data = buffer.getvalue()
+    whole = scan_tar(io.BytesIO(data), "a.tar")
+    refused = 0
+    for place in range(0, len(data), 7):
+        spoilt = bytearray(data)
+        spoilt[place] ^= 0x11
+        try:
+            assert scan_tar(io.BytesIO(spoilt), "a.tar") == whole
+        except DataError:
+            refused += 1
+    assert refused > 100
+
+
+def test_members_in_folders_keep_webdataset_keys(tmp_path):
+    """Oracle: webdataset's reader, with a dot in a folder's name and a file without a key."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("./v1.0/a.x.npy", "./v1.0/a.txt", "./v1.0/.hidden"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    read = list(webdataset.WebDataset(str(tmp_path / "a.tar"), shardshuffle=False))
+    ours = scan_tar(io.BytesIO((tmp_path / "a.tar").read_bytes()), "a.tar")
+    assert [s.key for s in ours] == [s["__key__"] for s in read] == ["./v1.0/a"]
+    assert set(ours[0].members) == {k for k in read[0] if not k.startswith("__")}
 
 
 def test_members_of_a_key_stay_together_and_single():
     apart = samples(1) + samples(2)[1:] + samples(1)
     with pytest.raises(DataError, match="sample000000000"):
-        scan_tar(pack(apart), "a.tar")
+        scan_tar(io.BytesIO(pack(apart)), "a.tar")
 
 
 def test_missing_member_is_named(tmp_path):

@@ -1,5 +1,8 @@
 """Local folders and a real S3 server behave alike."""
 
+import os
+
+import numpy as np
 import pytest
 
 from jobs.worker import worker
@@ -21,14 +24,40 @@ def check(store):
     with pytest.raises(DataError, match=r"a/c\.bin: cannot be read"):
         store.read_ranges([("a/b.bin", 0, 1), ("a/c.bin", 0, 1)])
     assert store.read_ranges([]) == []
+    assert store.size("a/b.bin") == 8
+    with pytest.raises(DataError, match=r"a/c\.bin: cannot be read"):
+        store.size("a/c.bin")
+    assert (store.names("a"), store.names("b")) == (["b.bin"], [])
     store.delete("a/b.bin")
     store.delete("a/b.bin")
     assert not store.exists("a/b.bin")
     store.write("a/b.bin", b"")
 
 
+def check_ranges(store):
+    """Oracle: the bytes that were written, at every place and length."""
+    data = bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8))
+    store.write("long.bin", data)
+    with store.open("long.bin") as file:
+        assert file.seek(0, os.SEEK_END) == 5000
+        for start, length in (
+            (0, 1),
+            (1, 10),
+            (4990, 100),
+            (5000, 1),
+            (9000, 1),
+            (7, 3000),
+            (2, 1),
+        ):
+            file.seek(start)
+            assert file.read(length) == data[start : start + length]
+            assert file.tell() == max(min(start + length, 5000), start)
+    store.delete("long.bin")
+
+
 def test_local_folder(tmp_path):
     check(Store(str(tmp_path)))
+    check_ranges(Store(str(tmp_path)))
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"], "no partial file stays"
 
 
@@ -46,6 +75,7 @@ def test_unknown_scheme():
 @pytest.mark.s3
 def test_s3(s3):
     check(Store("s3://lab/store"))
+    check_ranges(Store("s3://lab/store"))
 
 
 @pytest.mark.s3

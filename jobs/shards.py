@@ -1,0 +1,301 @@
+"""Shards: index existing ones where they lie, or convert fMRI volumes to new ones.
+
+`python jobs/shards.py index URL` makes `manifest.json` and an index of every tar for shards in the
+published layout, reading tar headers only. `python jobs/shards.py convert` makes shards of 4-D
+NIfTI files (time series, or betas of one volume a trial), a mask and a table of events.
+"""
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from tyro.conf import Positional, subcommand
+
+from jobs.command import clear_errors, place, watched
+from mindeye_dist.data.convert import (
+    Response,
+    group_repeats,
+    read_mask,
+    read_series,
+    sample_members,
+    trial_responses,
+    usable_voxels,
+    zscore,
+)
+from mindeye_dist.data.events import Trial, read_events
+from mindeye_dist.data.indexing import ScannedShard, describe_subject, find_shards, scan_shard
+from mindeye_dist.data.pictures import square_jpeg
+from mindeye_dist.data.shards import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Subject,
+    read_manifest,
+    write_manifest,
+)
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.writer import write_shards
+
+LICENCE = "Not stated; responses from NSD are under the NSD terms and conditions."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Write manifest and indexes beside shards in the published layout, without copying them."""
+
+    url: Positional[str]
+    """Folder or s3:// prefix that has train/train_subj01_0.tar and so on."""
+    subject: str = ""
+    """Only this subject; all that are found without it."""
+    checksums: bool = False
+    """Read pictures, voxels and numbers of repeats too, so that later reads are verified by their
+    contents and not by their size alone."""
+    overwrite: bool = False
+    """Replace the subject in the manifest, with the targets that it has there."""
+    threads: int = 16
+    """Tars that are read at the same time."""
+    licence: str = LICENCE
+    """Note for a new manifest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convert:
+    """Make shards of volumes, a mask and a table of events."""
+
+    nifti: tuple[Path, ...]
+    """4-D files: one that holds all, or one for each session, session 1 being the first."""
+    mask: Path
+    """3-D file; voxels that are not 0 are used."""
+    events: Path
+    """TSV or CSV, a line a trial, with columns session, run, volume (its first volume, from 0 in
+    the file) or onset (s), picture (file below --pictures) or condition or both, and perhaps split
+    (train, val, test). Trials of the same picture are repeats."""
+    out: str
+    """Folder or s3:// prefix to write to."""
+    subject: str = "subj01"
+    pictures: Path | None = None
+    """Folder of the pictures that the table names; none are stored without it."""
+    side: int = 256
+    """Width and height of the stored pictures (pixels)."""
+    tr: float = 0.0
+    """Time between volumes (s), for a table with onsets."""
+    delay: int = 0
+    """Volumes from a trial's first volume to its response; 0 for betas."""
+    window: int = 1
+    """Volumes averaged to a response; 1 for betas."""
+    detrend: bool = False
+    """Subtract each run's straight line, for time series."""
+    volumes_per_run: tuple[int, ...] = ()
+    """Volumes of each run of a file, or one number for all; a file is one run without it."""
+    val_runs: tuple[str, ...] = ()
+    """Runs, as the table names them, that are the val split, where it has no column split."""
+    test_runs: tuple[str, ...] = ()
+    """Runs that are the test split."""
+    drop_constant: bool = False
+    """Leave out voxels that are constant over a session's training trials, or not finite."""
+    overwrite: bool = False
+    """Replace the subject where the manifest has it already."""
+    licence: str = LICENCE
+    """Note for a new manifest."""
+
+
+def index(options: Index) -> Manifest:
+    """Index shards; nothing is written before all of them have been found good.
+
+    Raises:
+        DataError: there are no shards, one is not whole, or they do not agree with each other.
+    """
+    store = Store(options.url)
+    found = find_shards(store)
+    if options.subject and options.subject not in found:
+        raise DataError(f"{store.url}: no shards of {options.subject!r}, only of {sorted(found)}")
+    names = [options.subject] if options.subject else list(found)
+    manifest = existing(store, names, options.overwrite, options.licence)
+    scanned = scan(store, {name: found[name] for name in names}, options)
+    described = {name: describe_subject(store, name, scanned[name]) for name in names}
+    for _, indexes in described.values():
+        for path, data in indexes.items():
+            store.write(path, data)
+    subjects = {name: subject for name, (subject, _) in described.items()}
+    return add_subjects(store, manifest, subjects)
+
+
+def scan(
+    store: Store, found: dict[str, dict[str, list[str]]], options: Index
+) -> dict[str, dict[str, list[ScannedShard]]]:
+    """Read the headers of many shards at the same time; by subject and split, as they are found."""
+    paths = [path for splits in found.values() for shards in splits.values() for path in shards]
+    with ThreadPoolExecutor(max_workers=options.threads) as pool:
+        futures = [pool.submit(scan_shard, store, path, options.checksums) for path in paths]
+        try:
+            by_path = {
+                path: future.result()
+                for path, future in zip(paths, watched(futures, "indexing shards"), strict=True)
+            }
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+    return {
+        name: {split: [by_path[path] for path in shards] for split, shards in splits.items()}
+        for name, splits in found.items()
+    }
+
+
+def convert(options: Convert) -> Manifest:
+    """Convert volumes to shards of one subject, the manifest last.
+
+    Raises:
+        DataError: volumes, mask and events do not fit together, a voxel has no deviation, or a
+            picture is missing.
+    """
+    store = Store(options.out)
+    manifest = existing(store, [options.subject], options.overwrite, options.licence)
+    trials = read_events(options.events, options.tr, options.val_runs, options.test_runs)
+    jpegs = read_pictures(options, trials)
+    responses = respond(options, trials)
+    splits = group_repeats(trials)
+    num_repeats = max(len(p.trials) for pictures in splits.values() for p in pictures)
+    shards = {
+        split: write_shards(
+            store,
+            f"{split}/{split}_{options.subject}",
+            sample_members(pictures, trials, responses, num_repeats, jpegs),
+        )
+        for split, pictures in splits.items()
+    }
+    subject = Subject(
+        num_voxels=responses.shape[1],
+        num_repeats=num_repeats,
+        rois={},
+        ncsnr=(),
+        truth="",
+        truth_sha256="",
+        splits=shards,
+        targets={},
+    )
+    return add_subjects(store, manifest, {options.subject: subject})
+
+
+def respond(options: Convert, trials: list[Trial]) -> np.ndarray:
+    """Return the z-scored responses (trials, voxels), of the voxels that are used.
+
+    Raises:
+        DataError: a session has no file, or what is read does not fit the trials.
+    """
+    how = Response(
+        delay=options.delay,
+        window=options.window,
+        detrend=options.detrend,
+        volumes_per_run=options.volumes_per_run,
+    )
+    mask = read_mask(options.mask)
+    files = files_of_sessions(options, trials)
+    is_train = np.array([trial.split == "train" for trial in trials])
+    scored: dict[str, np.ndarray] = {}
+    numbers: dict[str, list[int]] = {}
+    for path in watched(sorted(set(files.values())), "reading volumes"):
+        series = read_series(path, mask)
+        in_file = [i for i, trial in enumerate(trials) if files[trial.session] == path]
+        raw = trial_responses(series, [trials[i] for i in in_file], how, str(path))
+        for session in dict.fromkeys(trials[i].session for i in in_file):
+            rows = [n for n, i in enumerate(in_file) if trials[i].session == session]
+            numbers[session] = [in_file[n] for n in rows]
+            where = f"{options.events}: session {session}"
+            scored[session] = zscore(raw[rows], is_train[numbers[session]], where)
+    usable = usable_voxels(scored, options.drop_constant)
+    responses = np.empty((len(trials), int(usable.sum())), np.float32)
+    for session, values in scored.items():
+        responses[numbers[session]] = values[:, usable]
+    return responses
+
+
+def files_of_sessions(options: Convert, trials: list[Trial]) -> dict[str, Path]:
+    """Return the file of each session: the only one, or the session-th.
+
+    Raises:
+        DataError: there are several files and a session is none of their numbers.
+    """
+    files: dict[str, Path] = {}
+    for trial in trials:
+        number = 1 if len(options.nifti) == 1 else trial.session
+        if str(number).isdecimal() and 1 <= int(number) <= len(options.nifti):
+            files[trial.session] = options.nifti[int(number) - 1]
+        else:
+            raise DataError(
+                f"{options.events}: line {trial.line}: session is {trial.session!r}, expected a "
+                f"number from 1 to {len(options.nifti)}, as there are files"
+            )
+    return files
+
+
+def read_pictures(options: Convert, trials: list[Trial]) -> dict[str, bytes]:
+    """Return the squares of all pictures as JPEG, by name; none without a folder of them.
+
+    Raises:
+        DataError: a picture is missing or unreadable; names the table's line.
+    """
+    if options.pictures is None:
+        return {}
+    jpegs: dict[str, bytes] = {}
+    named = {trial.picture: trial.line for trial in trials if trial.picture}
+    for name in watched(list(named), "reading pictures"):
+        where = f"{options.events}: line {named[name]}: {options.pictures / name}"
+        try:
+            data = (options.pictures / name).read_bytes()
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read: {error.strerror}") from error
+        jpegs[name] = square_jpeg(data, options.side, where)
+    return jpegs
+
+
+def existing(store: Store, names: list[str], overwrite: bool, licence: str) -> Manifest:
+    """Return the manifest to add subjects to: the one there, or an empty one.
+
+    Raises:
+        DataError: it has one of the subjects already.
+    """
+    if not store.exists(MANIFEST):
+        return Manifest(format=FORMAT, licence=licence, subjects={})
+    manifest = read_manifest(store)
+    there = sorted(set(names) & set(manifest.subjects))
+    if there and not overwrite:
+        raise DataError(
+            f"{store.locate(MANIFEST)}: has {', '.join(there)} already; --subject names another, "
+            "--overwrite replaces"
+        )
+    return manifest
+
+
+def add_subjects(store: Store, manifest: Manifest, subjects: dict[str, Subject]) -> Manifest:
+    """Write a manifest with more subjects, or other ones of the same names, and return it."""
+    manifest = replace(manifest, subjects={**manifest.subjects, **subjects})
+    write_manifest(store, manifest)
+    return manifest
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line, then index or convert."""
+    with clear_errors():
+        options = tyro.cli(
+            Annotated[Index, subcommand("index")] | Annotated[Convert, subcommand("convert")],
+            args=arguments,
+            description=__doc__,
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+        if isinstance(options, Index):
+            options = replace(options, url=place(options.url))
+            manifest, url = index(options), options.url
+        else:
+            options = replace(options, out=place(options.out))
+            manifest, url = convert(options), options.out
+        for name, subject in manifest.subjects.items():
+            counts = {k: sum(s.num_samples for s in v) for k, v in subject.splits.items()}
+            print(f"{name}: {subject.num_voxels} voxels, samples {counts}", file=sys.stderr)
+        print(f"wrote {url}/{MANIFEST}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

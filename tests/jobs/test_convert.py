@@ -1,0 +1,239 @@
+"""Conversion from files to shards; and real fMRI that stays decodable on the way."""
+
+import itertools
+import os
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from sklearn.svm import SVC
+
+from jobs.shards import Convert, convert, main
+from mindeye_dist.config import DataConfig
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.pictures import decode, encode_jpeg
+from mindeye_dist.data.shards import decode_npy, read_index, read_manifest, read_members
+from mindeye_dist.data.store import DataError, Store
+
+VOLUMES = 24
+
+
+@pytest.fixture
+def scan(tmp_path):
+    """Two sessions of betas in files of their own, a mask, pictures, and a table of them."""
+    generator = np.random.default_rng(0)
+    mask = generator.random((3, 4, 2)) < 0.5
+    bold = generator.standard_normal((2, 3, 4, 2, VOLUMES)).astype(np.float32)
+    for name, values in (("1.nii", bold[0]), ("2.nii", bold[1]), ("mask.nii", mask * np.uint8(1))):
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / name)
+    for i in range(16):
+        (tmp_path / f"{i}.jpg").write_bytes(encode_jpeg(np.full((9, 12, 3), 10 * i, np.uint8)))
+    lines = ["session\trun\tvolume\tpicture\tcondition\tsplit"]
+    for session in (1, 2):
+        for volume in range(VOLUMES):
+            picture = (volume * 5 + session) % 16
+            split = "test" if picture > 12 else "val" if picture == 12 else "train"
+            lines.append(f"{session}\t1\t{volume}\t{picture}.jpg\tkind{picture % 3}\t{split}")
+    (tmp_path / "events.tsv").write_text("\n".join(lines) + "\n")
+    return tmp_path, bold[:, mask]
+
+
+def options(folder, **changes):
+    values = {
+        "nifti": (folder / "1.nii", folder / "2.nii"),
+        "mask": folder / "mask.nii",
+        "events": folder / "events.tsv",
+        "pictures": folder,
+        "side": 8,
+        "out": str(folder / "out"),
+        **changes,
+    }
+    return Convert(**values)
+
+
+def read_split(store, split):
+    """Return the samples of a split, their members decoded."""
+    shards = read_manifest(store).subject("subj01").splits[split]
+    for sample in (sample for shard in shards for sample in read_index(store, shard)):
+        bodies = read_members(store, [(sample, suffix) for suffix in sample.members])
+        yield {
+            suffix: decode_npy(body, suffix) if suffix.endswith(".npy") else body
+            for suffix, body in zip(sample.members, bodies, strict=True)
+        }
+
+
+def test_betas_of_two_sessions(scan):
+    """Oracle: loops over trials, sessions and voxels, from the table's own rule."""
+    folder, bold = scan
+    convert(options(folder))
+    store = Store(str(folder / "out"))
+    subject = read_manifest(store).subject("subj01")
+    assert (subject.num_voxels, subject.num_repeats) == (bold.shape[1], 4)
+    shown = [(s, v, (v * 5 + s + 1) % 16) for s in (0, 1) for v in range(VOLUMES)]
+    statistics = []
+    for session in (0, 1):
+        train = [bold[session][:, v].astype(float) for s, v, p in shown if s == session and p < 12]
+        mean = sum(train) / len(train)
+        statistics.append((mean, np.sqrt(sum((t - mean) ** 2 for t in train) / len(train))))
+    seen = set()
+    for split, pictures in (("train", range(12)), ("val", [12]), ("test", range(13, 16))):
+        for sample in read_split(store, split):
+            trials = sample["trial.npy"].tolist()
+            distinct = trials[: sample["num_uniques.npy"].item()]
+            picture = shown[trials[0]][2]
+            assert distinct == [i for i, (_, _, p) in enumerate(shown) if p == picture]
+            assert trials == (distinct * 4)[:4]
+            assert sample["condition.txt"].decode() == f"kind{picture % 3}"
+            assert picture in pictures
+            assert np.abs(decode(sample["jpg"], "").astype(int) - 10 * picture).max() <= 2
+            for row, i in zip(sample["nsdgeneral.npy"], trials, strict=True):
+                session, volume, _ = shown[i]
+                mean, deviation = statistics[session]
+                expected = (bold[session][:, volume] - mean) / deviation
+                np.testing.assert_allclose(row, expected, rtol=2e-3, atol=2e-3)
+            seen.add(picture)
+    assert seen == set(range(16))
+
+
+def test_sessions_of_one_file(scan):
+    """Oracle: the same sessions in files of their own."""
+    folder, _ = scan
+    apart = convert(options(folder))
+    both = [nibabel.load(folder / name).get_fdata(dtype=np.float32) for name in ("1.nii", "2.nii")]
+    together = nibabel.Nifti1Image(np.concatenate(both, axis=-1), np.eye(4))
+    nibabel.save(together, folder / "both.nii.gz")
+    lines = (folder / "events.tsv").read_text().splitlines()
+    for number, line in enumerate(lines[1:], start=1):
+        session, run, volume, *rest = line.split("\t")
+        # Onsets 1.5 s apart, a little late: they are rounded to the nearest volume.
+        onset = 1.5 * (int(volume) + (VOLUMES if session == "2" else 0)) + 0.3
+        lines[number] = "\t".join([f"day {session}", run, str(onset), *rest])
+    lines[0] = lines[0].replace("volume", "onset")
+    (folder / "onsets.tsv").write_text("\n".join(lines) + "\n")
+    changes = {"nifti": (folder / "both.nii.gz",), "events": folder / "onsets.tsv", "tr": 1.5}
+    assert convert(options(folder, out=str(folder / "other"), **changes)) == apart
+
+
+def test_another_subject_joins(scan):
+    folder, _ = scan
+    first = convert(options(folder)).subject("subj01")
+    with pytest.raises(DataError, match=r"manifest.json: has subj01 already"):
+        convert(options(folder))
+    both = convert(options(folder, subject="subj02"))
+    assert sorted(both.subjects) == ["subj01", "subj02"]
+    assert both.subject("subj01") == first
+    assert convert(options(folder, subject="subj02", overwrite=True)) == both
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_what_does_not_fit_is_named_and_nothing_is_written(scan):
+    folder, _ = scan
+    events = folder / "events.tsv"
+    whole = events.read_text()
+    (folder / "7.jpg").rename(folder / "seven.jpg")
+    with pytest.raises(DataError, match=r"events.tsv: line \d+: .*7.jpg: cannot be read: No such"):
+        convert(options(folder))
+    (folder / "seven.jpg").rename(folder / "7.jpg")
+    for old, new, message in (
+        ("2\t1\t23\t", "2\t1\t24\t", r"line 49: .*24 to 24, but .*2.nii ends with volume 23"),
+        ("2\t1\t23\t", "3\t1\t23\t", "line 49: session is '3', expected a number from 1 to 2"),
+        ("2\t1\t23\t", "x\t1\t23\t", "line 49: session is 'x', expected a number from 1 to 2"),
+        ("split", "fold", "expected either a column split, or val or test runs"),
+    ):
+        edit(events, old, new)
+        with pytest.raises(DataError, match=message):
+            convert(options(folder))
+        events.write_text(whole)
+    text = "session\trun\tvolume\tcondition\tsplit\n1\t1\t1\ta\ttrain\n1\t1\t2\ta\ttrain\n"
+    events.write_text(text + "2\t1\t1\ta\ttest\n")
+    with pytest.raises(DataError, match="events.tsv: session 2: has no training trials"):
+        convert(options(folder))
+    assert not (folder / "out").exists()
+
+
+def test_constant_voxels_are_left_out_if_asked(scan):
+    folder, bold = scan
+    image = nibabel.load(folder / "2.nii")
+    values = image.get_fdata().astype(np.float32)
+    place = tuple(np.argwhere(nibabel.load(folder / "mask.nii").get_fdata())[1])
+    values[place] = 3.5
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / "2.nii")
+    with pytest.raises(DataError, match=rf"1 of {bold.shape[1]} voxels are constant .*'2': 1"):
+        convert(options(folder))
+    assert not (folder / "out").exists()
+    manifest = convert(options(folder, drop_constant=True))
+    assert manifest.subject("subj01").num_voxels == bold.shape[1] - 1
+    for sample in read_split(Store(str(folder / "out")), "train"):
+        assert sample["nsdgeneral.npy"].shape == (4, bold.shape[1] - 1)
+        assert np.isfinite(sample["nsdgeneral.npy"]).all()
+
+
+def test_command_line(scan, capsys):
+    folder, _ = scan
+    flags = ["--nifti", str(folder / "1.nii"), str(folder / "2.nii"), "--out", str(folder / "out")]
+    flags += ["--mask", str(folder / "mask.nii"), "--events", str(folder / "events.tsv")]
+    main(["convert", *flags])
+    assert "'train': 12, 'val': 1, 'test': 3}" in capsys.readouterr().err
+    assert all("jpg" not in s for s in read_split(Store(str(folder / "out")), "train"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", *flags, "--subject", "subj02", "--window", "0"])
+    assert "window 0: expected at least" in str(stopped.value.code)
+
+
+@pytest.fixture(scope="module")
+def haxby():
+    """Return a folder with bold.nii.gz, mask.nii.gz and attributes_literal.txt (label, run)."""
+    folder = os.environ.get("MINDEYE_FMRI", "")
+    if not folder:
+        pytest.skip("MINDEYE_FMRI names no folder with bold.nii.gz of Haxby et al. 2001")
+    return Path(folder)
+
+
+def arrays(store, manifest, split):
+    """Return voxels and conditions of a split, as training and evaluation read them."""
+    dataset = Dataset(store, manifest, DataConfig(url=store.url), split)
+    kinds = read_members(store, [(sample, "condition.txt") for sample in dataset.samples])
+    return dataset.averages(), [kind.decode() for kind in kinds]
+
+
+def test_real_fmri_is_decodable_from_our_shards(haxby, tmp_path):
+    """One trial a block of nine volumes; each run in turn is the test split, chance is 12.5 %."""
+    labels = [tuple(x.split()) for x in (haxby / "attributes_literal.txt").read_text().splitlines()]
+    lines, volume = ["session\trun\tvolume\tcondition"], 0
+    for (label, run), block in itertools.groupby(labels):
+        if label != "rest":
+            lines.append(f"1\t{run}\t{volume}\t{label}")
+        volume += len(list(block))
+    (tmp_path / "events.tsv").write_text("\n".join(lines) + "\n")
+    accuracies = []
+    for run in sorted({run for _, run in labels}):
+        manifest = convert(
+            Convert(
+                nifti=(haxby / "bold.nii.gz",),
+                mask=haxby / "mask.nii.gz",
+                events=tmp_path / "events.tsv",
+                out=str(tmp_path / run),
+                window=9,
+                detrend=True,
+                volumes_per_run=(121,),
+                test_runs=(run,),
+            )
+        )
+        assert manifest.subject("subj01").num_voxels == 530
+        store = Store(str(tmp_path / run))
+        voxels, kinds = arrays(store, manifest, "train")
+        assert voxels.shape == (88, 530)
+        # Of the training trials alone, or the test run would have had a say.
+        np.testing.assert_allclose(voxels.mean(axis=0), 0, atol=2e-3)
+        np.testing.assert_allclose(voxels.std(axis=0), 1, atol=2e-3)
+        decoder = SVC(kernel="linear").fit(voxels, kinds)
+        accuracies.append(decoder.score(*arrays(store, manifest, "test")))
+    sys.stdout.write(f"\nHaxby, leave one run out: {np.mean(accuracies):.1%} of 96 blocks\n")
+    assert np.mean(accuracies) >= 0.55
