@@ -20,15 +20,19 @@ from jaxtyping import Float, Int, Shaped
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import DataConfig, TrainingConfig
-from mindeye_dist.data.shards import Manifest, Sample, decode_npy, read_index, read_members
+from mindeye_dist.data.shards import (
+    DISTINCT,
+    VOXELS,
+    Manifest,
+    Sample,
+    decode_npy,
+    read_index,
+    read_members,
+)
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.targets import Request, StoredTargets, TargetSource, checked_array
 from mindeye_dist.distributed import local_slice
 from mindeye_dist.randomness import numpy_generator
-
-VOXELS = "nsdgeneral.npy"
-DISTINCT = "num_uniques.npy"
-
 
 class Dataset:
     """Random access to the samples of one subject's split, and to their targets.
