@@ -1,6 +1,7 @@
 """Whole runs, by name: functions that return an ExperimentConfig."""
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -133,3 +134,11 @@ def recipe(name: str) -> ExperimentConfig:
     if name not in RECIPES:
         raise ValueError(f"--recipe: got {name!r}, expected one of {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def recipe_flag(arguments: Sequence[str], default: str) -> str:
+    """Return what --recipe says, before the other flags, whose defaults depend on it, are read."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default=default)
+    name: str = parser.parse_known_args(arguments)[0].recipe
+    return name

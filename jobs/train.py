@@ -4,7 +4,6 @@ With no argument it is the demo: it simulates a subject first where there is non
 mindeye_dist/config.py is a flag.
 """
 
-import argparse
 import os
 import shutil
 import sys
@@ -16,7 +15,7 @@ import torch.distributed as dist
 import tyro
 
 from jobs.command import Printer, clear_errors, settle
-from jobs.recipes import recipe
+from jobs.recipes import recipe, recipe_flag
 from jobs.simulate import Simulate, simulate
 from jobs.tracking import tracked
 from jobs.worker import data_shapes, worker
@@ -48,9 +47,7 @@ class Train:
 def main(arguments: list[str]) -> None:
     """Parse the command line, check what can be checked at once, and train."""
     with clear_errors():
-        named = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        named.add_argument("--recipe", default=Train.recipe)
-        name = named.parse_known_args(arguments)[0].recipe
+        name = recipe_flag(arguments, Train.recipe)
         options = tyro.cli(
             Train,
             default=Train(recipe=name, config=recipe(name)),
@@ -58,7 +55,7 @@ def main(arguments: list[str]) -> None:
             description=__doc__,
         )
         config = settle(options.config)
-        if name == "demo" and options.config.data.url == DataConfig.url:
+        if options.config.data.url == DataConfig.url:
             simulate_demo(config.data.url)
         data_shapes(read_manifest(Store(config.data.url)), config)
         check_run_dir(config, options)

@@ -5,14 +5,18 @@ caller's to take. Scotti et al. (2023), section 4.2. What cannot vary cannot cor
 correlation of a flat picture, or of constant features, is 0.
 """
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Float
 
-BLOCK = 32
-"""Pictures whose features are held in float64 at once."""
+BLOCK_VALUES = 2**24
+"""Features that are held in float64 at once, of as many pictures as these are: 128 MiB."""
 
-Pictures = Float[np.ndarray, "pictures 3 height width"]
-Features = Float[np.ndarray, "pictures *features"]
+# (pictures, 3, height, width) and (pictures, ...); that pairs match is checked with a message.
+Pictures = Float[np.ndarray, "_ 3 _ _"]
+Features = Float[np.ndarray, "_ ..."]
 PerPicture = Float[np.ndarray, " pictures"]
 
 
@@ -32,10 +36,10 @@ def correlation(seen: Features, recon: Features) -> PerPicture:
         ValueError: the shapes differ.
     """
     _check_pairs(seen, recon)
-    blocks = (slice(start, start + BLOCK) for start in range(0, len(seen), BLOCK))
-    return np.concatenate(
-        [np.zeros(0), *((_standard(seen[b]) * _standard(recon[b])).sum(axis=1) for b in blocks)]
-    )
+    r = np.zeros(len(seen))
+    for block in _blocks(seen):
+        r[block] = (_standard(seen[block]) * _standard(recon[block])).sum(axis=1)
+    return r
 
 
 def ssim(seen: Pictures, recon: Pictures) -> PerPicture:
@@ -45,12 +49,17 @@ def ssim(seen: Pictures, recon: Pictures) -> PerPicture:
     published at 425 x 425).
 
     Raises:
-        ValueError: the shapes differ, or the pictures are smaller than the window of 11 pixels.
+        ValueError: the shapes differ, values are outside [0, 1], or the pictures are smaller than
+            the window of 11 pixels.
     """
     from skimage.color import rgb2gray
     from skimage.metrics import structural_similarity
 
     _check_pairs(seen, recon)
+    for values in (seen, recon):
+        if values.size and not 0 <= values.min() <= values.max() <= 1:
+            span = f"{values.min():.3g} to {values.max():.3g}"
+            raise ValueError(f"ssim: got pictures with values from {span}, expected 0 to 1")
     return np.array(
         [
             structural_similarity(
@@ -84,12 +93,19 @@ def two_way(features_seen: Features, features_recon: Features) -> PerPicture:
     # Equal pictures have equal r but for rounding, and must tie.
     truth = correlation(features_seen, features_recon) - 1e-12
     beaten = np.zeros(count)
-    for start in range(0, count, BLOCK):
-        recon = _standard(features_recon[start : start + BLOCK])
-        for other in range(0, count, BLOCK):
-            r = _standard(features_seen[other : other + BLOCK]) @ recon.T
-            beaten[start : start + BLOCK] += (r < truth[start : start + BLOCK]).sum(axis=0)
+    for block in _blocks(features_recon):
+        recon = _standard(features_recon[block])
+        for others in _blocks(features_seen):
+            r = _standard(features_seen[others]) @ recon.T
+            beaten[block] += (r < truth[block]).sum(axis=0)
     return beaten / (count - 1)
+
+
+def _blocks(features: Features) -> Iterator[slice]:
+    """Yield ranges of pictures that together have at most `BLOCK_VALUES` features."""
+    size = max(1, BLOCK_VALUES // max(1, math.prod(features.shape[1:])))
+    for start in range(0, len(features), size):
+        yield slice(start, start + size)
 
 
 def _standard(features: Features) -> Float[np.ndarray, "pictures flat"]:

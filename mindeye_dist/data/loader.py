@@ -34,6 +34,7 @@ from mindeye_dist.data.targets import Request, StoredTargets, TargetSource, chec
 from mindeye_dist.distributed import local_slice
 from mindeye_dist.randomness import numpy_generator
 
+
 class Dataset:
     """Random access to the samples of one subject's split, and to their targets.
 

@@ -8,7 +8,7 @@ The demo needs no weights: its latents are the picture itself, small.
 
 import math
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from mindeye_dist.models.frozen import digest_of
 
 Images = Float[Tensor, "batch 3 height width"]
 Latents = Float[Tensor, "batch channels rows columns"]
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @runtime_checkable
@@ -44,7 +45,7 @@ class LatentCodec(Protocol):
         ...
 
 
-def resize(images: Images, side: int) -> Images:
+def resize(images: Images, side: int) -> Float[Tensor, "batch 3 side side"]:
     """Scale images to `side` x `side`, bilinearly and antialiased, whatever their proportions."""
     return functional.interpolate(
         images.float(), (side, side), mode="bilinear", antialias=True, align_corners=False
@@ -192,8 +193,8 @@ class TAEF2Codec:
             raise ValueError(f"{self.name}: got side {side}, expected a multiple of 8")
         self.side = side
         self.shape = (32, side // 8, side // 8)
-        self._encoder = _load_strictly(_taef2_encoder(), folder / "taef2_encoder.safetensors")
-        self._decoder = _load_strictly(_taef2_decoder(), folder / "taef2_decoder.safetensors")
+        self._encoder = load_strictly(_taef2_encoder(), folder / "taef2_encoder.safetensors")
+        self._decoder = load_strictly(_taef2_decoder(), folder / "taef2_decoder.safetensors")
         both = nn.ModuleDict({"encoder": self._encoder, "decoder": self._decoder})
         self.digest = digest_of(f"{self.name} {side}", both.state_dict())
         both.eval().requires_grad_(False).to(device)
@@ -270,12 +271,18 @@ def _taef2_decoder() -> nn.Sequential:
     return nn.Sequential(*layers, _TinyBlock(), _conv(64, 3))
 
 
-def _load_strictly(network: nn.Sequential, path: Path) -> nn.Sequential:
-    """Fill a network with a file's tensors, in float32."""
+def load_strictly(network: Network, path: Path) -> Network:
+    """Fill a network with a safetensors file's tensors and return it.
+
+    Raises:
+        ValueError: the file is missing, damaged, or holds other tensors; the message lists them.
+    """
     try:
         network.load_state_dict(load_file(path), strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path}: the weights cannot be loaded: {error}") from error
+        # torch's message has a line for the missing and one for the unexpected.
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: the weights cannot be loaded: {reason}") from error
     return network
 
 

@@ -94,11 +94,17 @@ class EfficientNetLite0:
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch tokens dim"]:
         """Encode images with values in [0, 1] of any size."""
-        pixels = _resize_and_crop(images.to(self._device)) * 255
-        pixels = ((pixels - PIXEL_MEAN) / PIXEL_SCALE).contiguous(memory_format=torch.channels_last)
-        grid = self._network(pixels)
-        tokens = rearrange(grid, "batch dim height width -> batch (height width) dim")
+        tokens = self.feature_map(_resize_and_crop(images.to(self._device)))
         return torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+
+    @torch.no_grad()
+    def feature_map(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Return the last feature map, row by row, of images as they are; a token is 32 x 32."""
+        pixels = (images.to(self._device) * 255 - PIXEL_MEAN) / PIXEL_SCALE
+        grid = self._network(pixels.contiguous(memory_format=torch.channels_last))
+        return rearrange(grid, "batch dim height width -> batch (height width) dim")
 
 
 def _resize_and_crop(
