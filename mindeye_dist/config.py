@@ -76,6 +76,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LowLevelConfig:
+    """Voxels to the latents of a blurry picture (MindEye, section 3.4)."""
+
+    hidden: int = 4096
+    num_blocks: int = 4
+    input_dropout: float = 0.5
+    block_dropout: float = 0.25
+    map_channels: int = 64
+    upsampler_channels: tuple[int, ...] = (64, 128, 256)
+    head_hidden: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """BiMixCo first, SoftCLIP after, the prior's loss throughout (MindEye, section 3.3)."""
 
