@@ -1,0 +1,1 @@
+"""The low-level network against the published model's outputs."""
