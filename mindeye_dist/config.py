@@ -71,15 +71,6 @@ class PriorConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The high-level pipeline: backbone, projector and prior."""
-
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
-    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
-    prior: PriorConfig = field(default_factory=PriorConfig)
-
-
-@dataclass(frozen=True, kw_only=True)
 class LowLevelConfig:
     """Voxels to the latents of a blurry picture (MindEye, section 3.4)."""
 
@@ -90,6 +81,16 @@ class LowLevelConfig:
     map_channels: int = 64
     upsampler_channels: tuple[int, ...] = (64, 128, 256)
     head_hidden: int = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The high-level pipeline: backbone, projector and prior."""
+
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    prior: PriorConfig = field(default_factory=PriorConfig)
+    lowlevel: LowLevelConfig = field(default_factory=LowLevelConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
