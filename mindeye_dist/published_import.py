@@ -5,19 +5,34 @@ state. Every key and every shape must be the published model's, for the subject'
 what ours derives from the config (noise schedule, rotary frequencies) must have the same values.
 """
 
+import dataclasses
+import json
 import math
+import os
 import re
+import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mindeye_dist.checkpoint import CheckpointError, check_shapes
+from mindeye_dist.checkpoint import (
+    MANIFEST,
+    MODEL,
+    STATE,
+    CheckpointError,
+    Place,
+    check_shapes,
+    digest,
+)
 from mindeye_dist.config import (
     BackboneConfig,
     LowLevelConfig,
@@ -113,6 +128,37 @@ def import_published(path: Path, num_voxels: int, *, any_size: bool = False) -> 
         if name not in derived
     }
     return Imported(kind, num_voxels, sizes, weights, tuple(derived), left_out)
+
+
+def write_checkpoint(folder: Path, imported: Imported, about: dict[str, Any]) -> None:
+    """Write a checkpoint without optimizer state: good for inference, not for going on.
+
+    Args:
+        folder: must not exist; it is whole or not there.
+        imported: the weights.
+        about: what else goes into the folder, by file name, as JSON (see `checkpoint.describe`).
+
+    Raises:
+        CheckpointError: the folder exists or cannot be written.
+    """
+    if folder.exists():
+        raise CheckpointError(f"{folder}: exists already, expected a new folder")
+    partial = folder.with_name(f".writing-{folder.name}")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file(imported.weights, partial / MODEL)
+        (partial / MODEL).chmod(0o644)  # safetensors lets only the owner read
+        for name, values in {STATE: dataclasses.asdict(Place()), **about}.items():
+            (partial / name).write_text(json.dumps(values, indent=1))
+        digests = {path.name: digest(path) for path in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps(digests, indent=1))
+        os.sync()  # a rename is only as good as what has reached the disk before it
+        partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
