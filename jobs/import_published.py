@@ -20,6 +20,9 @@ from mindeye_dist.data.simulate import NSD_VOXELS
 from mindeye_dist.data.store import Store
 from mindeye_dist.published_import import Imported, import_published, write_checkpoint
 
+PUBLISHED_TARGETS = {"257x768": "clip-vit-l-14", "1x768": "clip-vit-l-14-final"}
+"""Sets of clip_tokens, by their names in a manifest, that published weights predict."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPublished:
@@ -33,8 +36,8 @@ class ImportPublished:
     """Shards of the subject: they tell its voxels, and which targets the weights are for."""
     subject: str = "subj01"
     """Name in the manifest at --data-url."""
-    targets: str = "clip-vit-l-14"
-    """Name of the clip_tokens set in the manifest that the weights were trained on."""
+    targets: str = ""
+    """Name of the clip_tokens set in the manifest; by default the one published for the kind."""
     voxels_of: str = ""
     """NSD subject whose voxel count to expect, without --data-url; the checkpoint then does not
     know the digest of its targets, so it predicts but is not evaluated."""
@@ -83,7 +86,7 @@ def about(
         data=DataConfig(
             url=place(options.data_url) if options.data_url else "",
             subject=options.subject if subject else options.voxels_of,
-            targets=options.targets,
+            targets=target_set(options, imported),
         ),
         model=imported.sizes.model,
     )
@@ -96,22 +99,33 @@ def about(
     return {**describe(config, shapes(options, imported, subject)), "source.json": source}
 
 
+def target_set(options: ImportPublished, imported: Imported) -> str:
+    """Return the name of the clip_tokens set that the weights predict.
+
+    Raises:
+        CheckpointError: the weights predict none.
+    """
+    if imported.kind not in PUBLISHED_TARGETS:
+        raise CheckpointError(f"{options.file}: {imported.kind}: expected weights for clip_tokens")
+    return options.targets or PUBLISHED_TARGETS[imported.kind]
+
+
 def shapes(options: ImportPublished, imported: Imported, subject: Subject | None) -> Shapes:
     """Return what the model must know of its data.
 
     Raises:
         CheckpointError: the manifest's targets have another shape than the weights'.
     """
+    encoder, digest = target_set(options, imported), ""
     expected = imported.sizes.targets["clip_tokens"]
-    encoder, digest = options.targets, ""
     if subject:
-        targets = subject.clip_targets(options.targets)
-        encoder, digest = targets.encoder, targets.digest
+        targets = subject.clip_targets(encoder)
         if (targets.num_tokens, targets.dim) != expected:
             raise CheckpointError(
-                f"{options.file}: predicts targets of shape {expected}, "
-                f"{options.targets} has {(targets.num_tokens, targets.dim)}"
+                f"{options.file}: predicts clip_tokens of shape {expected}, "
+                f"{encoder} has {(targets.num_tokens, targets.dim)}"
             )
+        encoder, digest = targets.encoder, targets.digest
     return Shapes(
         num_voxels=imported.num_voxels,
         num_tokens=expected[0],

@@ -1,0 +1,80 @@
+"""The import command: a published file -> a checkpoint that predicts, or one line of error."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.import_published import main
+from mindeye_dist.checkpoint import verify
+from mindeye_dist.inference import Predictor
+from mindeye_dist.published_import import Sizes, build, import_published
+from tests.conftest import DIM, NUM_TOKENS, NUM_VOXELS
+from tests.test_published_import import SMALL, state_of, write
+
+
+@pytest.mark.parametrize("kind", ["257x768", "1x768"])
+def test_checkpoint_predicts(kind, tmp_path, capsys):
+    """Oracle: the modules themselves, filled with the file's weights."""
+    file = write(tmp_path / "last.pth", state_of(kind, voxels=12682), "module.")
+    folder = tmp_path / "imported"
+    main([str(file), "--voxels-of", "subj07", "--any-size", "--out", str(folder)])
+    said = capsys.readouterr().out
+    assert said.startswith(f"last.pth: {kind}, 12682 voxels, ")
+    assert "not stored: noise_scheduler.betas" in said
+    assert "not read: epoch, optimizer_state_dict" in said
+    assert said.endswith(f"{folder}\n")
+    predictor = Predictor(folder)
+    voxels = np.random.default_rng(0).standard_normal((2, 12682)).astype(np.float32)
+    model = build(kind, 12682, SMALL[kind]).eval()
+    model.load_state_dict(import_published(file, 12682, any_size=True).weights)
+    with torch.no_grad():
+        projected = model.projector(model.backbone(torch.from_numpy(voxels))).flatten(1)
+    expected = torch.nn.functional.normalize(projected, dim=-1)
+    np.testing.assert_allclose(predictor.embed(voxels), expected, atol=1e-6)
+    tokens = predictor.tokens(voxels, [0, 1])
+    assert tokens.shape == (2, *SMALL[kind].targets["clip_tokens"])
+    assert np.isfinite(tokens).all()
+
+
+def test_data_tells_voxels_and_targets(tiny_shards, tmp_path):
+    """Oracle: the manifest as JSON."""
+    sizes = Sizes(SMALL["257x768"].model, {"clip_tokens": (NUM_TOKENS, DIM)})
+    file = write(tmp_path / "last.pth", state_of("257x768", sizes, NUM_VOXELS))
+    folder = tmp_path / "imported"
+    arguments = [str(file), "--data-url", str(tiny_shards), "--out", str(folder), "--any-size"]
+    main([*arguments, "--targets", "tiny"])
+    verify(folder)
+    manifest = json.loads((tiny_shards / "manifest.json").read_text())
+    text = (folder / "shapes.json").read_text()
+    assert manifest["subjects"]["subj01"]["targets"]["tiny"]["digest"] in text
+    assert json.loads((folder / "config.json").read_text())["data"]["targets"] == "tiny"
+
+
+def test_targets_of_another_shape(tiny_shards, tmp_path):
+    sizes = Sizes(SMALL["257x768"].model, {"clip_tokens": (NUM_TOKENS + 1, DIM)})
+    file = write(tmp_path / "last.pth", state_of("257x768", sizes, NUM_VOXELS))
+    arguments = [str(file), "--data-url", str(tiny_shards), "--out", str(tmp_path / "new")]
+    with pytest.raises(SystemExit, match=r"predicts clip_tokens of shape \(6, 16\), tiny has"):
+        main([*arguments, "--any-size", "--targets", "tiny"])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "expected one of --data-url and --voxels-of"),
+        (["--voxels-of", "subj01", "--data-url", "x"], "expected one of"),
+        (["--voxels-of", "subj99"], "--voxels-of: got 'subj99'"),
+        (["--voxels-of", "subj01"], "does not fit the model"),
+        (["--voxels-of", "subj01", "--any-size"], "of 12682 voxels like subj07 of NSD"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing(flags, message, tmp_path):
+    file = write(tmp_path / "last.pth", state_of("257x768", voxels=12682))
+    with pytest.raises(SystemExit, match=message) as caught:
+        main([str(file), "--out", str(tmp_path / "new"), *flags])
+    assert str(caught.value).startswith("error: ")
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [file]
