@@ -127,7 +127,7 @@ def load(options: Calibrate, console: Console) -> Pictures:
         test_pictures=options.test_pictures,
     )
     stored = list(load_pictures(source))
-    clip_tokens, _ = encode(stored, source)
+    clip_tokens = encode(stored, source)[0][0].arrays
     shrunk = [small(decode(picture.jpeg, f"picture {i}")) for i, picture in enumerate(stored)]
     pictures = Pictures(clip_tokens=clip_tokens, small=np.stack(shrunk))
     if cache:

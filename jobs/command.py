@@ -13,12 +13,14 @@ from rich.console import Console
 from rich.progress import track
 
 from mindeye_dist.checkpoint import CheckpointError
-from mindeye_dist.config import ExperimentConfig, override
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.store import DataError
 from mindeye_dist.engine.trainer import NonFiniteLossError
+from mindeye_dist.strict import override
 
 Item = TypeVar("Item")
 PLAIN_SECONDS = 10.0
+SCORES = ("top1_brain_to_image", "top1_image_to_brain", "latent_correlation")
 KNOWN_ERRORS = (
     DataError,
     CheckpointError,
@@ -74,19 +76,19 @@ def watched(items: Sequence[Item], what: str) -> Iterator[Item]:
 
 def line(values: dict[str, Any]) -> str:
     """Return the newest metrics as one readable line."""
+    losses = ("contrastive", "prior", "latents")
+    named = [f"{n} {values[f'train/{n}']:.4f}" for n in losses if f"train/{n}" in values]
     parts = [
         f"epoch {values['epoch'] + 1}",
         f"step {values['step']}/{values['total_steps']}",
         f"loss {values['train/total']:.3f}",
-        f"(contrastive {values['train/contrastive']:.3f}, prior {values['train/prior']:.4f})",
+        f"({', '.join(named)})",
         f"{values['train/samples_per_s']:.0f} samples/s",
         f"data wait {values['train/data_wait_fraction']:.0%}",
     ]
-    if "val/top1_brain_to_image" in values:
-        parts.append(
-            f"val top-1 {values['val/top1_brain_to_image']:.0%} brain_to_image, "
-            f"{values['val/top1_image_to_brain']:.0%} image_to_brain"
-        )
+    scores = [f"{n} {values[f'val/{n}']:.3f}" for n in SCORES if f"val/{n}" in values]
+    if scores:
+        parts.append("val " + ", ".join(scores))
     return "  ".join(parts)
 
 

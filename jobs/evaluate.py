@@ -1,11 +1,11 @@
 """Evaluate a run: `python jobs/evaluate.py [--run-dir runs/demo]` -> report.json, report.html.
 
 Retrieval on the test split, beside chance, ridge, shuffled brains and, for a simulated subject, the
-ceiling.
+ceiling; with a low-level run beside it, its blurry pictures too.
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -15,9 +15,10 @@ from mindeye_dist.checkpoint import CheckpointError, Checkpoints
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.engine.journal import read_journal, read_summary
-from mindeye_dist.evaluate import evaluate
+from mindeye_dist.evaluate import evaluate, evaluate_lowlevel
 from mindeye_dist.inference import Predictor
-from mindeye_dist.report import write_report
+from mindeye_dist.models.codecs import open_codec
+from mindeye_dist.report import LowLevel, write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,11 @@ class Evaluate:
     """Run to evaluate; the checkpoint of its best validation is taken."""
     checkpoint: str = ""
     """Folder of one checkpoint, instead of the run's best."""
+    lowlevel_run_dir: str = ""
+    """Run of the low-level pipeline; by default RUN_DIR-lowlevel, where there is one."""
+    codec: str = ""
+    """What made the latents, where it needs weights: a folder or hub name of a VAE, or a folder
+    with TAEF2."""
     data_url: str = ""
     """Where the shards are, if not where the checkpoint's config says."""
     out: str = ""
@@ -42,7 +48,7 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, evaluate, write the report and print its essence."""
     with clear_errors():
         options = tyro.cli(Evaluate, args=arguments, description=__doc__)
-        path = choose(options)
+        path = Path(options.checkpoint) if options.checkpoint else best(options.run_dir)
         run_dir = path.parent.parent
         predictor = Predictor(path, options.device)
         store = Store(options.data_url or predictor.config.data.url)
@@ -53,6 +59,11 @@ def main(arguments: list[str]) -> None:
             num_examples=options.num_examples,
             seed=options.seed,
         )
+        lowlevel = lowlevel_run(options, run_dir)
+        if lowlevel:
+            evaluation = replace(
+                evaluation, lowlevel=judge_lowlevel(options, best(lowlevel), store)
+            )
         out = Path(options.out) if options.out else run_dir
         page = write_report(out, evaluation, read_journal(str(run_dir)), read_summary(str(run_dir)))
         for name, row in evaluation.report["retrieval"].items():
@@ -61,21 +72,44 @@ def main(arguments: list[str]) -> None:
                     f"{name:15s} brain_to_image {row['brain_to_image']['top1']:6.1%}   "
                     f"image_to_brain {row['image_to_brain']['top1']:6.1%}"
                 )
+        if evaluation.lowlevel:
+            for name in ("model", "mean_picture", "shuffled"):
+                print(
+                    f"{name:15s} PixCorr {evaluation.lowlevel.report[name]['pixcorr']['mean']:.3f}"
+                )
         print(page)
 
 
-def choose(options: Evaluate) -> Path:
-    """Return the checkpoint to evaluate.
+def lowlevel_run(options: Evaluate, run_dir: Path) -> str:
+    """Return the low-level run's folder, empty where there is none."""
+    beside = f"{run_dir}-lowlevel"
+    return options.lowlevel_run_dir or (beside if Path(beside, "checkpoints").exists() else "")
+
+
+def judge_lowlevel(options: Evaluate, checkpoint: Path, store: Store) -> LowLevel:
+    """Return the evaluation of a low-level checkpoint."""
+    predictor = Predictor(checkpoint, options.device)
+    trained = predictor.shapes.targets["latents"]
+    return evaluate_lowlevel(
+        predictor,
+        open_codec(trained.encoder, options.codec, trained.shape, options.device),
+        store,
+        read_manifest(store),
+        num_examples=options.num_examples,
+        seed=options.seed,
+    )
+
+
+def best(run_dir: str) -> Path:
+    """Return a run's best checkpoint.
 
     Raises:
         CheckpointError: the run has no good checkpoint.
     """
-    if options.checkpoint:
-        return Path(options.checkpoint)
-    best = Checkpoints(place(options.run_dir), 1).best()
-    if best is None:
-        raise CheckpointError(f"{place(options.run_dir)}: has no good checkpoint")
-    return best
+    found = Checkpoints(place(run_dir), 1).best()
+    if found is None:
+        raise CheckpointError(f"{place(run_dir)}: has no good checkpoint")
+    return found
 
 
 if __name__ == "__main__":

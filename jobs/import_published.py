@@ -6,22 +6,22 @@ published keys and shapes for the subject. What is read of it is printed, and wh
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from jobs.command import clear_errors, place
-from mindeye_dist.checkpoint import CheckpointError, Shapes, describe
-from mindeye_dist.config import DataConfig, ExperimentConfig
+from jobs.recipes import mindeye1, mindeye1_lowlevel
+from mindeye_dist.checkpoint import CheckpointError, describe
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.shards import Subject, read_manifest
 from mindeye_dist.data.simulate import NSD_VOXELS
 from mindeye_dist.data.store import Store
 from mindeye_dist.published_import import Imported, import_published, write_checkpoint
-
-PUBLISHED_TARGETS = {"257x768": "clip-vit-l-14", "1x768": "clip-vit-l-14-final"}
-"""Sets of clip_tokens, by their names in a manifest, that published weights predict."""
+from mindeye_dist.shapes import Shapes, TargetShape
+from mindeye_dist.strict import override
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +33,15 @@ class ImportPublished:
     out: str
     """Folder of the checkpoint; must not exist."""
     data_url: str = ""
-    """Shards of the subject: they tell its voxels, and which targets the weights are for."""
+    """Shards of the subject: they tell its voxels, and the digests of its targets."""
     subject: str = "subj01"
     """Name in the manifest at --data-url."""
-    targets: str = ""
-    """Name of the clip_tokens set in the manifest; by default the one published for the kind."""
     voxels_of: str = ""
-    """NSD subject whose voxel count to expect, without --data-url; the checkpoint then does not
-    know the digest of its targets, so it predicts but is not evaluated."""
+    """NSD subject whose voxel count to expect, without --data-url."""
+    targets: str = ""
+    """Set of clip_tokens that the weights predict, if not under the recipe's name."""
+    latents: str = ""
+    """Set of latents that the weights predict, if not under the recipe's name."""
     any_size: bool = False
     """For weights that the published code made at other sizes: take them from the file."""
 
@@ -52,9 +53,12 @@ def main(arguments: list[str]) -> None:
         subject = find_subject(options)
         num_voxels = subject.num_voxels if subject else NSD_VOXELS[options.voxels_of]
         imported = import_published(options.file, num_voxels, any_size=options.any_size)
+        config = config_of(options, imported)
+        shapes = shapes_of(options, imported, config, subject)
+        source = {"file": options.file.name, "kind": imported.kind}
         folder = Path(place(options.out))
-        write_checkpoint(folder, imported, about(options, imported, subject))
-        print("\n".join(summary(options.file, imported)))
+        write_checkpoint(folder, imported, {**describe(config, shapes), "source.json": source})
+        print("\n".join(summary(options.file, imported, shapes)))
         print(folder)
 
 
@@ -73,69 +77,50 @@ def find_subject(options: ImportPublished) -> Subject | None:
     return None
 
 
-def about(
-    options: ImportPublished, imported: Imported, subject: Subject | None
-) -> dict[str, dict[str, object]]:
-    """Return the files that make the checkpoint self-contained.
+def config_of(options: ImportPublished, imported: Imported) -> ExperimentConfig:
+    """Return the published recipe with the file's sizes."""
+    name = options.voxels_of or options.subject
+    config = (mindeye1_lowlevel if imported.kind == "autoencoder" else mindeye1)(name)
+    changes: dict[str, object] = {"run_dir": place(options.out)}
+    if options.data_url:
+        changes["data.url"] = place(options.data_url)
+    if imported.kind == "1x768":
+        changes |= {
+            "data.targets": f"{config.data.targets}-final",
+            "loss.prior_weight": 0.03,
+            "training.epochs": 300,
+        }
+    for path in ("targets", "latents"):
+        if given := getattr(options, path):
+            changes[f"data.{path}"] = given
+    return override(replace(config, model=imported.sizes.model), changes)
+
+
+def shapes_of(
+    options: ImportPublished, imported: Imported, config: ExperimentConfig, subject: Subject | None
+) -> Shapes:
+    """Return what the model must know of its data; digests of targets not at hand are empty.
 
     Raises:
         CheckpointError: the manifest's targets have another shape than the weights'.
+        DataError: targets named on the command line are not in the manifest.
     """
-    config = ExperimentConfig(
-        run_dir=place(options.out),
-        data=DataConfig(
-            url=place(options.data_url) if options.data_url else "",
-            subject=options.subject if subject else options.voxels_of,
-            targets=target_set(options, imported),
-        ),
-        model=imported.sizes.model,
-    )
-    source = {
-        "file": options.file.name,
-        "kind": imported.kind,
-        "compared": list(imported.compared),
-        "left_out": list(imported.left_out),
-    }
-    return {**describe(config, shapes(options, imported, subject)), "source.json": source}
+    targets = {}
+    named = {options.targets, options.latents}
+    for kind, name in config.target_sets.items():
+        shape, encoder, digest = imported.sizes.targets[kind], name, ""
+        if subject and (name in subject.targets or name in named):
+            found = subject.target_set(kind, name)
+            encoder, digest = found.encoder, found.digest
+            if found.shape != shape:
+                raise CheckpointError(
+                    f"{options.file}: predicts {kind} of shape {shape}, {name} has {found.shape}"
+                )
+        targets[kind] = TargetShape(shape=shape, encoder=encoder, digest=digest)
+    return Shapes(num_voxels=imported.num_voxels, targets=targets)
 
 
-def target_set(options: ImportPublished, imported: Imported) -> str:
-    """Return the name of the clip_tokens set that the weights predict.
-
-    Raises:
-        CheckpointError: the weights predict none.
-    """
-    if imported.kind not in PUBLISHED_TARGETS:
-        raise CheckpointError(f"{options.file}: {imported.kind}: expected weights for clip_tokens")
-    return options.targets or PUBLISHED_TARGETS[imported.kind]
-
-
-def shapes(options: ImportPublished, imported: Imported, subject: Subject | None) -> Shapes:
-    """Return what the model must know of its data.
-
-    Raises:
-        CheckpointError: the manifest's targets have another shape than the weights'.
-    """
-    encoder, digest = target_set(options, imported), ""
-    expected = imported.sizes.targets["clip_tokens"]
-    if subject:
-        targets = subject.clip_targets(encoder)
-        if (targets.num_tokens, targets.dim) != expected:
-            raise CheckpointError(
-                f"{options.file}: predicts clip_tokens of shape {expected}, "
-                f"{encoder} has {(targets.num_tokens, targets.dim)}"
-            )
-        encoder, digest = targets.encoder, targets.digest
-    return Shapes(
-        num_voxels=imported.num_voxels,
-        num_tokens=expected[0],
-        dim=expected[1],
-        encoder=encoder,
-        encoder_digest=digest,
-    )
-
-
-def summary(file: Path, imported: Imported) -> list[str]:
+def summary(file: Path, imported: Imported, shapes: Shapes) -> list[str]:
     """Return lines that account for everything in the file."""
     count = sum(weight.numel() for weight in imported.weights.values())
     lines = [
@@ -146,6 +131,9 @@ def summary(file: Path, imported: Imported) -> list[str]:
         lines.append(f"equal to ours, not stored: {', '.join(imported.compared)}")
     if imported.left_out:
         lines.append(f"not read: {', '.join(imported.left_out)}")
+    unknown = [f"{kind} by {t.encoder}" for kind, t in shapes.targets.items() if not t.digest]
+    if unknown:
+        lines.append(f"digest unknown, so predicted but not evaluated: {', '.join(unknown)}")
     return lines
 
 

@@ -14,8 +14,9 @@ from jobs.command import KNOWN_ERRORS
 from jobs.progress import Board, BoardHandler, shown
 from jobs.tracking import tracked
 from jobs.worker import worker
-from mindeye_dist.config import ExperimentConfig, from_dict, to_dict
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.distributed import rank
+from mindeye_dist.strict import from_dict, to_dict
 
 log = logging.getLogger(__name__)
 

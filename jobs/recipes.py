@@ -1,13 +1,17 @@
 """Whole runs, by name: functions that return an ExperimentConfig."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 from mindeye_dist.config import (
     BackboneConfig,
     CheckpointConfig,
     ComputeConfig,
+    DataConfig,
     ExperimentConfig,
     LossConfig,
+    LowLevelConfig,
     ModelConfig,
     OptimizerConfig,
     PriorConfig,
@@ -33,14 +37,90 @@ def demo() -> ExperimentConfig:
     )
 
 
-def mindeye1_subj01() -> ExperimentConfig:
-    """Return the published high-level pipeline (Scotti et al. 2023) for NSD's subject 1."""
-    return ExperimentConfig(run_dir="runs/mindeye1-subj01")
+def demo_lowlevel() -> ExperimentConfig:
+    """Return the low-level run of `make demo`, on the same subject."""
+    return replace(
+        demo(),
+        run_dir="runs/demo-lowlevel",
+        pipeline="lowlevel",
+        model=ModelConfig(
+            lowlevel=LowLevelConfig(
+                hidden=512,
+                num_blocks=2,
+                input_dropout=0.3,
+                map_channels=32,
+                upsampler_channels=(16, 32, 32),
+                head_hidden=64,
+            )
+        ),
+        # The pixel codec's latents need no rescaling.
+        loss=LossConfig(latent_weight=1.0),
+        training=TrainingConfig(epochs=10, global_batch_size=50, validate_every_epochs=2),
+    )
 
+
+def mindeye1(subject: str) -> ExperimentConfig:
+    """Return the published high-level pipeline for a subject of NSD (Scotti et al. 2023, 3.3).
+
+    Every number is the published one. Published and mended: voxels whose rows cycle with the step,
+    an unmixed target of the prior, decayed norm gains; they are options. fp16 is bf16 here.
+    """
+    return ExperimentConfig(
+        run_dir=f"runs/mindeye1-{subject}",
+        data=DataConfig(
+            url="data/nsd", subject=subject, targets="clip-vit-l-14", repeat_draw="cycle"
+        ),
+        training=TrainingConfig(validate_every_epochs=1),
+        compute=ComputeConfig(backend="deepspeed", precision="bf16"),
+    )
+
+
+def mindeye1_as_released(subject: str) -> ExperimentConfig:
+    """Return `mindeye1` with the released trainer's faults, for comparison.
+
+    Not among them: negatives that stay on their rank, validation on the test split, and the loop's
+    dependence on the number of GPUs.
+    """
+    config = mindeye1(subject)
+    return replace(
+        config,
+        run_dir=f"runs/mindeye1-{subject}-as-released",
+        data=replace(
+            config.data,
+            train_on="train+val",
+            sampling="with_replacement",
+            repeat_draw="step",
+            count_copies=True,
+        ),
+        model=ModelConfig(prior=PriorConfig(half_precision_eps=1e-3)),
+        loss=LossConfig(mix_prior_target=False, overwrite_own_partner=True),
+        optimizer=OptimizerConfig(decay_gains=True),
+    )
+
+
+def mindeye1_lowlevel(subject: str) -> ExperimentConfig:
+    """Return the published low-level pipeline for a subject of NSD (Scotti et al. 2023, 3.4)."""
+    return ExperimentConfig(
+        run_dir=f"runs/mindeye1-{subject}-lowlevel",
+        pipeline="lowlevel",
+        data=DataConfig(
+            url="data/nsd", subject=subject, latents="sd-vae", teacher="vicregl-convnext-xl"
+        ),
+        optimizer=OptimizerConfig(max_lr=5e-4),
+        training=TrainingConfig(seed=0, epochs=120, global_batch_size=8, validate_every_epochs=1),
+        compute=ComputeConfig(backend="deepspeed"),
+    )
+
+
+PUBLISHED_SUBJECTS = ("subj01", "subj02", "subj05", "subj07")
+"""The subjects of NSD that saw all their sessions, whom the paper decodes."""
 
 RECIPES: dict[str, Callable[[], ExperimentConfig]] = {
     "demo": demo,
-    "mindeye1-subj01": mindeye1_subj01,
+    "demo-lowlevel": demo_lowlevel,
+    **{f"mindeye1-{s}": partial(mindeye1, s) for s in PUBLISHED_SUBJECTS},
+    **{f"mindeye1-{s}-as-released": partial(mindeye1_as_released, s) for s in PUBLISHED_SUBJECTS},
+    **{f"mindeye1-{s}-lowlevel": partial(mindeye1_lowlevel, s) for s in PUBLISHED_SUBJECTS},
 }
 
 

@@ -1,4 +1,4 @@
-"""Simulate subjects: pictures -> clip_tokens -> brains -> shards, manifest, targets and the truth.
+"""Simulate subjects: pictures -> targets -> brains -> shards, manifest, targets and the truth.
 
 `python jobs/simulate.py` makes the demo's subject from the project's own rendered scenes;
 `--images` takes a folder or tar of pictures instead, `--preset nsd-subj01` the size and noise of a
@@ -18,13 +18,14 @@ import torch
 import tyro
 
 from jobs.command import clear_errors, place, watched
-from mindeye_dist.config import SimulationConfig
+from mindeye_dist.config import DataConfig, SimulationConfig
 from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
 from mindeye_dist.data.scenes import render_scene
 from mindeye_dist.data.shards import (
     FORMAT,
     MANIFEST,
     Manifest,
+    Shard,
     Subject,
     Targets,
     checksum,
@@ -35,6 +36,7 @@ from mindeye_dist.data.simulate import SimulatedSubject, make_subject, nsd_prese
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.tuning import fit_feature_space
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.models.codecs import PixelCodec
 from mindeye_dist.models.frozen import (
     EfficientNetLite0,
     ProjectedEncoder,
@@ -43,11 +45,13 @@ from mindeye_dist.models.frozen import (
     project,
 )
 from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.shapes import Kind
 
 LICENCE = (
     "Simulated brains: no human data. Pictures under their own licence; rendered scenes are MIT."
 )
-TARGETS = "efficientnet-lite0"
+# The names that the demo's recipes look for.
+TOKENS, TEACHER, LATENTS = DataConfig.targets, DataConfig.teacher, DataConfig.latents
 ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
 
 
@@ -71,6 +75,8 @@ class Simulate:
     """Width and height of the stored pictures (pixels)."""
     dim: int = 64
     """Width of a clip_token: principal components kept of the encoder's channels."""
+    latent_side: int = 28
+    """Width of the low-level pipeline's blurry pictures (pixels), four times the encoder's map."""
     seed: int = 0
     """Which scenes are rendered, or how the pictures are shuffled into splits."""
     overwrite: bool = False
@@ -91,6 +97,17 @@ class Picture:
     about: dict[str, object]
 
 
+@dataclass(frozen=True)
+class TargetSet:
+    """What is to be predicted of every picture, by one frozen model."""
+
+    name: str
+    kind: Kind
+    encoder: str
+    digest: str
+    arrays: np.ndarray
+
+
 def simulate(options: Simulate) -> Manifest:
     """Simulate and write everything, the manifest last.
 
@@ -103,7 +120,8 @@ def simulate(options: Simulate) -> Manifest:
         raise DataError(f"{store.locate(MANIFEST)}: is there already; --overwrite replaces it")
     store.delete(MANIFEST)  # shards that are half replaced must not pass for whole
     pictures = list(load_pictures(options))
-    clip_tokens, encoder = encode(pictures, options)
+    sets, encoder = encode(pictures, options)
+    clip_tokens = sets[0].arrays
     small_pictures = np.stack(
         [small(decode(p.jpeg, f"picture {i}")) for i, p in enumerate(pictures)]
     )
@@ -119,9 +137,7 @@ def simulate(options: Simulate) -> Manifest:
     subjects = {}
     for config in configs:
         brain = make_subject(config, space)
-        subjects[config.subject] = write_subject(
-            store, options, brain, pictures, features, clip_tokens, encoder
-        )
+        subjects[config.subject] = write_subject(store, options, brain, pictures, features, sets)
     manifest = Manifest(format=FORMAT, licence=LICENCE, subjects=subjects)
     write_manifest(store, manifest)
     return manifest
@@ -158,20 +174,33 @@ def load_pictures(options: Simulate) -> Iterator[Picture]:
         )
 
 
-def encode(pictures: Sequence[Picture], options: Simulate) -> tuple[np.ndarray, ProjectedEncoder]:
-    """Return clip_tokens (pictures, tokens, dim) and the encoder, fitted on the train pictures."""
-    base = EfficientNetLite0(efficientnet_lite0_weights())
+def encode(
+    pictures: Sequence[Picture], options: Simulate
+) -> tuple[list[TargetSet], ProjectedEncoder]:
+    """Return clip_tokens, the teacher's map and latents, and the encoder.
+
+    The encoder's components are fitted on the train pictures. Its map, without the summary token,
+    is the low-level pipeline's teacher, small pictures are its latents.
+    """
+    base, codec = EfficientNetLite0(efficientnet_lite0_weights()), PixelCodec(options.latent_side)
     raw = np.empty((len(pictures), base.num_tokens, base.dim), np.float16)
+    latents = np.empty((len(pictures), *codec.shape), np.float16)
     for start in watched(range(0, len(pictures), 32), "encoding pictures"):
         chunk = pictures[start : start + 32]
         rgb = np.stack([decode(p.jpeg, f"picture {start + i}") for i, p in enumerate(chunk)])
         images = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
         raw[start : start + len(chunk)] = base(images).numpy()
+        latents[start : start + len(chunk)] = codec.encode(images).numpy()
     batches = [torch.from_numpy(part) for part in np.array_split(raw, -(-len(raw) // 256))]
     train = torch.from_numpy(raw[: options.train_pictures]).split(256)
     encoder = ProjectedEncoder(base, fit_projection((part.float() for part in train), options.dim))
-    projected = [project(part.float(), encoder.projection).numpy() for part in batches]
-    return np.concatenate(projected), encoder
+    tokens = np.concatenate([project(b.float(), encoder.projection).numpy() for b in batches])
+    map_digest = hashlib.sha256(f"{encoder.digest} without token 0".encode()).hexdigest()
+    return [
+        TargetSet(TOKENS, "clip_tokens", encoder.name, encoder.digest, tokens),
+        TargetSet(TEACHER, "feature_map", f"{encoder.name}-map", map_digest, tokens[:, 1:]),
+        TargetSet(LATENTS, "latents", codec.name, codec.digest, latents),
+    ], encoder
 
 
 def simulation_configs(options: Simulate) -> list[SimulationConfig]:
@@ -189,20 +218,20 @@ def simulation_configs(options: Simulate) -> list[SimulationConfig]:
     return [nsd_preset(options.preset.removeprefix("nsd-"))]
 
 
-def write_subject(  # noqa: PLR0913 - each is another part of what a subject saw and is
+def write_subject(
     store: Store,
     options: Simulate,
     brain: SimulatedSubject,
     pictures: Sequence[Picture],
     features: np.ndarray,
-    clip_tokens: np.ndarray,
-    encoder: ProjectedEncoder,
+    sets: Sequence[TargetSet],
 ) -> Subject:
     """Show the pictures to a brain, write what it answers, and return its manifest entry."""
     name = brain.config.subject
     print(f"{name}: {len(pictures)} pictures x {brain.config.num_repeats} repeats", file=sys.stderr)
     responses = brain.respond(range(len(pictures)), features)
-    splits, targets, first = {}, {}, 0
+    splits, first = {}, 0
+    targets: dict[str, dict[str, tuple[Shard, ...]]] = {target.name: {} for target in sets}
     for split, count in options.counts.items():
         numbers = range(first, first + count)
         keys = [f"sample{number:09d}" for number in numbers]
@@ -216,14 +245,14 @@ def write_subject(  # noqa: PLR0913 - each is another part of what a subject saw
             }
             for n in numbers
         )
-        tokens = (
-            {"clip_tokens.npy": encode_npy(clip_tokens[n].astype(np.float16))} for n in numbers
-        )
         splits[split] = write_shards(
             store, f"{split}/{split}_{name}", zip(keys, members, strict=True)
         )
-        stem = f"targets/{TARGETS}-{encoder.digest[:12]}/{split}/{split}_{name}"
-        targets[split] = write_shards(store, stem, zip(keys, tokens, strict=True))
+        for target in sets:
+            arrays = target.arrays[first : first + count].astype(np.float16)
+            files = ({f"{target.kind}.npy": encode_npy(array)} for array in arrays)
+            stem = f"targets/{target.name}-{target.digest[:12]}/{split}/{split}_{name}"
+            targets[target.name][split] = write_shards(store, stem, zip(keys, files, strict=True))
         first += count
     truth = f"truth/{name}.safetensors"
     truth_sha256 = write_file(store, truth, brain.save)
@@ -236,13 +265,15 @@ def write_subject(  # noqa: PLR0913 - each is another part of what a subject saw
         truth_sha256=truth_sha256,
         splits=splits,
         targets={
-            TARGETS: Targets(
-                encoder=encoder.name,
-                digest=encoder.digest,
-                num_tokens=encoder.num_tokens,
-                dim=encoder.dim,
-                splits=targets,
+            target.name: Targets(
+                kind=target.kind,
+                encoder=target.encoder,
+                digest=target.digest,
+                shape=target.arrays.shape[1:],
+                variants=0,
+                splits=targets[target.name],
             )
+            for target in sets
         },
     )
 

@@ -17,9 +17,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from mindeye_dist.config import ExperimentConfig, paths
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import TRACKED_RUN
 from mindeye_dist.engine.trainer import Report
+from mindeye_dist.strict import paths
 
 log = logging.getLogger(__name__)
 FLUSH_SECONDS = 20.0

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         config = settle(options.config)
         if name == "demo" and options.config.data.url == DataConfig.url:
             simulate_demo(config.data.url)
-        data_shapes(read_manifest(Store(config.data.url)), config.data)
+        data_shapes(read_manifest(Store(config.data.url)), config)
         check_run_dir(config, options)
         if options.without_ray:
             make_run_dir(config, options)

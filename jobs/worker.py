@@ -7,19 +7,18 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from mindeye_dist.checkpoint import (
     CheckpointError,
     Checkpoints,
     Place,
-    Shapes,
     TrainingState,
     check_same_run,
     describe,
     read_place,
 )
-from mindeye_dist.config import DataConfig, ExperimentConfig
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.loader import Dataset, TrainLoader
 from mindeye_dist.data.shards import Manifest, read_manifest
 from mindeye_dist.data.store import Store
@@ -27,9 +26,11 @@ from mindeye_dist.distributed import agree, rank, world_size
 from mindeye_dist.engine.backends import Backend, DeepSpeedBackend, TorchBackend
 from mindeye_dist.engine.journal import Journal, write_summary
 from mindeye_dist.engine.trainer import Report, Trainer
+from mindeye_dist.models.build import build_model
+from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
-from mindeye_dist.objective import Objective
-from mindeye_dist.randomness import seed_for
+from mindeye_dist.objective import HighLevelObjective, LowLevelObjective, Objective
+from mindeye_dist.shapes import Shapes, TargetShape
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +51,12 @@ def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
         )
     store = Store(config.data.url)
     manifest = read_manifest(store)
-    train = Dataset(store, manifest, config.data, "train")
-    validation = Dataset(store, manifest, config.data, "val")
+    train = Dataset(store, manifest, config.data, config.data.train_on, config.target_sets)
+    validation = Dataset(store, manifest, config.data, "val", config.target_sets)
     loader = TrainLoader(train, config.data, config.training)
-    shapes = data_shapes(manifest, config.data)
+    shapes = data_shapes(manifest, config)
     model = build_model(config, shapes)
-    objective = Objective(config.loss, config.training.epochs, model.prior.scale)
+    objective = build_objective(config, model)
     backend = build_backend(config, model)
     checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
     place = restore(config, checkpoints, shapes, backend)
@@ -75,26 +76,27 @@ def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
         write_summary(config.run_dir, summary)
 
 
-def data_shapes(manifest: Manifest, data: DataConfig) -> Shapes:
+def data_shapes(manifest: Manifest, config: ExperimentConfig) -> Shapes:
     """Return what the model must know of the data."""
-    subject = manifest.subject(data.subject)
-    targets = subject.clip_targets(data.targets)
+    subject = manifest.subject(config.data.subject)
+    sets = {kind: subject.target_set(kind, name) for kind, name in config.target_sets.items()}
     return Shapes(
         num_voxels=subject.num_voxels,
-        num_tokens=targets.num_tokens,
-        dim=targets.dim,
-        encoder=targets.encoder,
-        encoder_digest=targets.digest,
+        targets={
+            kind: TargetShape(shape=targets.shape, encoder=targets.encoder, digest=targets.digest)
+            for kind, targets in sets.items()
+        },
     )
 
 
-def build_model(config: ExperimentConfig, shapes: Shapes) -> MindEye:
-    """Return the model with its first weights, the same on every rank."""
-    torch.manual_seed(seed_for(config.training.seed, "weights"))
-    return MindEye(config.model, shapes.num_voxels, shapes.num_tokens, shapes.dim)
+def build_objective(config: ExperimentConfig, model: MindEye | LowLevel) -> Objective:
+    """Return the pipeline's objective."""
+    if isinstance(model, LowLevel):
+        return LowLevelObjective(config)
+    return HighLevelObjective(config, model.prior.scale)
 
 
-def build_backend(config: ExperimentConfig, model: MindEye) -> Backend:
+def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
     """Return the backend that the config names."""
     if config.compute.backend == "deepspeed":
         return DeepSpeedBackend(model, config.compute, config.optimizer, config.training)

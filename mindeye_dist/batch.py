@@ -5,9 +5,11 @@ in retrieval brains and images; in the prior length (of its sequence), keys and 
 and fitting pictures, features and components. A leading space (`" batch"`) marks a single axis.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -17,7 +19,9 @@ class Batch:
 
     Attributes:
         voxels: one response a sample, z-scored per session.
-        clip_tokens: targets; token 0 has unit norm.
+        targets: by kind. `clip_tokens` (batch, tokens, dim), token 0 of unit norm; `latents`
+            (batch, channels, height, width); `feature_map` (batch, tokens, dim) and
+            `feature_map_augmented`, that of an augmented view of the picture.
         keys: sample keys, for messages.
         step: optimizer step (or number of the validation batch) that the batch is for.
         start: position of the first sample in the global batch.
@@ -25,7 +29,7 @@ class Batch:
     """
 
     voxels: Float[Tensor, "batch voxels"]
-    clip_tokens: Float[Tensor, "batch tokens dim"]
+    targets: Mapping[str, Shaped[Tensor, "batch ..."]]
     keys: tuple[str, ...]
     step: int
     start: int
@@ -36,7 +40,15 @@ class Batch:
         return replace(
             self,
             voxels=self.voxels[begin:end],
-            clip_tokens=self.clip_tokens[begin:end],
+            targets={kind: rows[begin:end] for kind, rows in self.targets.items()},
             keys=self.keys[begin:end],
             start=self.start + begin,
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on a device."""
+        return replace(
+            self,
+            voxels=self.voxels.to(device, non_blocking=True),
+            targets={k: rows.to(device, non_blocking=True) for k, rows in self.targets.items()},
         )

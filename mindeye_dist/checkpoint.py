@@ -23,8 +23,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mindeye_dist.config import ExperimentConfig, from_dict, paths, to_dict
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.distributed import agree, rank, world_size
+from mindeye_dist.shapes import Shapes
+from mindeye_dist.strict import from_dict, paths, to_dict
 
 log = logging.getLogger(__name__)
 MODEL, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "state.json", "manifest.json"
@@ -58,17 +60,6 @@ class Place:
     step: int = 0
     best_step: int = -1
     best_score: float = float("-inf")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shapes:
-    """What a model must know of its data to be rebuilt."""
-
-    num_voxels: int
-    num_tokens: int
-    dim: int
-    encoder: str
-    encoder_digest: str
 
 
 class Checkpoints:
@@ -186,8 +177,8 @@ def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None
     Raises:
         CheckpointError: lists every other setting or fact of the data that differs.
     """
-    then = paths(read_config(path)) | dataclasses.asdict(read_shapes(path))
-    now = paths(config) | dataclasses.asdict(shapes)
+    then = paths(read_config(path)) | paths(read_shapes(path))
+    now = paths(config) | paths(shapes)
     differences = [
         f"{name} was {then[name]!r}, is {value!r}"
         for name, value in now.items()

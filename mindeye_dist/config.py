@@ -1,8 +1,7 @@
 """Every knob of a run, on one page.
 
-Frozen dataclasses of plain values, composed in `ExperimentConfig`. `override`, `to_dict` and
-`from_dict` are strict: an unknown path or a value of another type is an error that names the path.
-The dotted path of a knob (`optimizer.max_lr`) is also its command-line flag and its name in a
+Frozen dataclasses of plain values, composed in `ExperimentConfig`; strict.py reads and changes
+them. The dotted path of a knob (`optimizer.max_lr`) is also its command-line flag and its name in a
 search space.
 
 Facts of the data (voxels of a subject, tokens and width of the targets) are not here: they come
@@ -10,12 +9,10 @@ from the manifest. Names follow Scotti et al. (2023), MindEye; defaults are the 
 unless said otherwise.
 """
 
-import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Literal
 
-C = TypeVar("C")
+from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +24,22 @@ class DataConfig:
     subject: str = "subj01"
     """Subject to train on, by its name in the manifest."""
     targets: str = "efficientnet-lite0"
-    """Name of the clip_tokens set in the manifest."""
-    repeat_draw: Literal["cycle", "random", "mean", "random_combine"] = "random_combine"
-    """How training makes one response of a picture's repeats; evaluation averages them."""
+    """Name of the clip_tokens set in the manifest (high-level pipeline)."""
+    latents: str = "pixels"
+    """Name of the set of latents in the manifest (low-level pipeline)."""
+    teacher: str = "efficientnet-lite0-map"
+    """Name of the teacher's feature_map set in the manifest (low-level pipeline)."""
+    augmented: bool = True
+    """Train on the augmented variants of a target where its set has any; validation never does."""
+    train_on: Literal["train", "train+val"] = "train"
+    """`train+val` is for a final run: its last checkpoint counts, since val is no judge then."""
+    sampling: Literal["permutation", "with_replacement"] = "permutation"
+    """`with_replacement` draws samples as the published loader did, some often and some never."""
+    repeat_draw: Literal["cycle", "step", "random", "mean", "random_combine"] = "random_combine"
+    """How training makes one response of a picture's repeats; evaluation averages them. `step`
+    takes the same row for a whole batch, as published."""
+    count_copies: bool = False
+    """Treat the copies that stand in for missing repeats as repeats, as published."""
     cache_gib: float = 4.0
     """Decoded samples of a split that each worker keeps in memory, at most (GiB)."""
     prefetch_batches: int = 4
@@ -68,11 +78,13 @@ class PriorConfig:
     timesteps: int = 100
     condition_dropout: float = 0.2
     """Chance that a sample's condition is replaced by the null table; its noisy tokens likewise."""
+    half_precision_eps: float = 1e-5
+    """Epsilon of a norm whose input has half precision; published: 1e-3, full precision 1e-5."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowLevelConfig:
-    """Voxels to the latents of a blurry picture (MindEye, section 3.4)."""
+    """Residual MLP and upsampler from voxels to latents (MindEye, section 3.4)."""
 
     hidden: int = 4096
     num_blocks: int = 4
@@ -80,12 +92,13 @@ class LowLevelConfig:
     block_dropout: float = 0.25
     map_channels: int = 64
     upsampler_channels: tuple[int, ...] = (64, 128, 256)
+    """Channels from the latents' resolution down to the map's, halving the side each time."""
     head_hidden: int = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The high-level pipeline: backbone, projector and prior."""
+    """The high-level pipeline (backbone, projector and prior) and the low-level one."""
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
@@ -108,11 +121,25 @@ class LossConfig:
     soft_temperature_end: float = 0.0075
     contrastive_weight: float = 1.0
     prior_weight: float = 30.0
+    mix_prior_target: bool = True
+    """Mix the prior's target like its condition; the released trainer left the target unmixed."""
+    overwrite_own_partner: bool = False
+    """Give an unmixed sample that is its own partner weight 0, as the published MixCo does."""
+    latent_weight: float = 1 / 0.18215
+    """Low level: weight of the latents' absolute error, one over the published VAE's scale."""
+    map_weight: float = 0.1
+    """Low level: weight of the soft contrastive loss against the teacher's feature map."""
+    map_temperature: float = 0.075
 
     def __post_init__(self) -> None:
-        _check(0 <= self.mixco_fraction <= 1, "loss.mixco_fraction", self.mixco_fraction, "0..1")
-        for name in ("mixco_temperature", "soft_temperature_start", "soft_temperature_end"):
-            _check(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "a value above 0")
+        check(0 <= self.mixco_fraction <= 1, "loss.mixco_fraction", self.mixco_fraction, "0..1")
+        for name in (
+            "mixco_temperature",
+            "soft_temperature_start",
+            "soft_temperature_end",
+            "map_temperature",
+        ):
+            check(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "a value above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,12 +157,14 @@ class OptimizerConfig:
     second_moment_decay: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
+    decay_gains: bool = False
+    """Decay the gains of norms too, as the published filter did against its intent."""
     clip_norm: float = 0.0
     """Largest norm of the whole gradient; 0 leaves it alone, as published."""
 
     def __post_init__(self) -> None:
-        _check(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
-        _check(self.warmup_epochs >= 0, "optimizer.warmup_epochs", self.warmup_epochs, "at least 0")
+        check(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
+        check(self.warmup_epochs >= 0, "optimizer.warmup_epochs", self.warmup_epochs, "at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +186,7 @@ class TrainingConfig:
             "max_micro_batch_size",
             "validate_every_epochs",
         ):
-            _check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+            check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +198,8 @@ class CheckpointConfig:
     """Newest checkpoints that are kept besides the best one."""
 
     def __post_init__(self) -> None:
-        _check(self.every_steps >= 1, "checkpoint.every_steps", self.every_steps, "at least 1")
-        _check(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+        check(self.every_steps >= 1, "checkpoint.every_steps", self.every_steps, "at least 1")
+        check(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,17 +212,25 @@ class ComputeConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What DeepSpeed shards: nothing (0), optimizer (1), and gradients (2), and weights (3)."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    states: Literal["fp32", "bf16"] = "fp32"
+    """Precision of DeepSpeed's weights, gradients and moments; bf16 halves memory, and accuracy."""
     offload_optimizer: bool = False
     """Keep DeepSpeed's optimizer state in host memory."""
     cpus_per_worker: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self.num_workers >= 1, "compute.num_workers", self.num_workers, "at least 1")
-        _check(
+        check(self.num_workers >= 1, "compute.num_workers", self.num_workers, "at least 1")
+        check(
             self.backend == "deepspeed" or not self.offload_optimizer,
             "compute.offload_optimizer",
             self.offload_optimizer,
             "compute.backend deepspeed with it",
+        )
+        check(
+            self.states == "fp32" or (self.backend, self.precision) == ("deepspeed", "bf16"),
+            "compute.states",
+            self.states,
+            "compute.backend deepspeed and compute.precision bf16 with it",
         )
 
 
@@ -207,7 +244,7 @@ class TrackingConfig:
     every_steps: int = 10
 
     def __post_init__(self) -> None:
-        _check(self.every_steps >= 1, "tracking.every_steps", self.every_steps, "at least 1")
+        check(self.every_steps >= 1, "tracking.every_steps", self.every_steps, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +253,8 @@ class ExperimentConfig:
 
     run_dir: str = "runs/demo"
     """Folder of this run: checkpoints, journal, reports."""
+    pipeline: Literal["highlevel", "lowlevel"] = "highlevel"
+    """`highlevel`: voxels -> clip_tokens; `lowlevel`: voxels -> latents of a blurry picture."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -225,14 +264,21 @@ class ExperimentConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
+    @property
+    def target_sets(self) -> dict[str, str]:
+        """Return the name of the set that each kind of target of the pipeline comes from."""
+        if self.pipeline == "lowlevel":
+            return {"latents": self.data.latents, "feature_map": self.data.teacher}
+        return {"clip_tokens": self.data.targets}
+
     def __post_init__(self) -> None:
-        _check(
+        check(
             self.compute.num_workers <= self.training.global_batch_size,
             "compute.num_workers",
             self.compute.num_workers,
             f"at most training.global_batch_size ({self.training.global_batch_size})",
         )
-        _check(
+        check(
             self.optimizer.warmup_epochs <= self.training.epochs,
             "optimizer.warmup_epochs",
             self.optimizer.warmup_epochs,
@@ -282,93 +328,12 @@ class SimulationConfig:
     def __post_init__(self) -> None:
         fractions = ("early", "unexplained", "shared", "lowrank", "smooth")
         for name in (f"{fraction}_fraction" for fraction in fractions):
-            _check(0 <= getattr(self, name) <= 1, f"simulation.{name}", getattr(self, name), "0..1")
+            check(0 <= getattr(self, name) <= 1, f"simulation.{name}", getattr(self, name), "0..1")
         common = self.lowrank_fraction + self.smooth_fraction
-        _check(common < 1, "simulation.lowrank_fraction + smooth_fraction", common, "below 1")
+        check(common < 1, "simulation.lowrank_fraction + smooth_fraction", common, "below 1")
         least = {"num_voxels": 2, "num_repeats": 1, "lowrank_rank": 1, "trials_per_session": 10}
         for name, bound in least.items():
             got = getattr(self, name)
-            _check(got >= bound, f"simulation.{name}", got, f"at least {bound}")
+            check(got >= bound, f"simulation.{name}", got, f"at least {bound}")
         for name in ("tuning_fwhm", "smooth_fwhm"):
-            _check(getattr(self, name) > 0, f"simulation.{name}", getattr(self, name), "above 0")
-
-
-def _check(holds: bool, path: str, got: object, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"{path}: got {got!r}, expected {expected}")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return the config as nested dicts of plain values."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
-    """Rebuild a config from `to_dict`'s output.
-
-    Raises:
-        ValueError: a key is unknown, missing, or its value has another type; the message names the
-            path.
-    """
-    hints = get_type_hints(cls)
-    if unknown := sorted(set(values) - set(hints)):
-        raise ValueError(f"unknown config keys: {', '.join(path + key for key in unknown)}")
-    if missing := sorted(set(hints) - set(values)):
-        raise ValueError(f"missing config keys: {', '.join(path + key for key in missing)}")
-    return cls(**{key: _typed(hints[key], value, path + key) for key, value in values.items()})
-
-
-def override(config: C, changes: Mapping[str, Any]) -> C:
-    """Return the config with values replaced by dotted path, e.g. `{"optimizer.max_lr": 1e-3}`.
-
-    Raises:
-        ValueError: a path does not exist or a value has the wrong type.
-    """
-    values = to_dict(config)
-    for path, value in changes.items():
-        *sections, key = path.split(".")
-        node = values
-        for section in sections:
-            node = node.get(section, {})
-            if not isinstance(node, dict):
-                node = {}
-        if key not in node or isinstance(node[key], dict):
-            raise ValueError(f"{path}: no such setting")
-        node[key] = value
-    return from_dict(type(config), values)
-
-
-def paths(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Return every setting as a flat dict from dotted path to value."""
-    flat: dict[str, Any] = {}
-    for key, value in to_dict(config).items() if not isinstance(config, dict) else config.items():
-        if isinstance(value, dict):
-            flat |= paths(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _typed(hint: Any, value: Any, path: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{path}: got {value!r}, expected a section")
-        return from_dict(hint, value, f"{path}.")
-    if get_origin(hint) is dict:
-        _check(isinstance(value, Mapping), path, value, "a mapping")
-        return {
-            key: _typed(get_args(hint)[1], item, f"{path}.{key}") for key, item in value.items()
-        }
-    if get_origin(hint) is tuple:
-        _check(isinstance(value, list | tuple), path, value, "a list")
-        return tuple(
-            _typed(get_args(hint)[0], item, f"{path}[{i}]") for i, item in enumerate(value)
-        )
-    if get_origin(hint) is Literal:
-        fits = any(value == choice and type(value) is type(choice) for choice in get_args(hint))
-        _check(fits, path, value, f"one of {get_args(hint)}")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    _check(type(value) is hint, path, value, hint.__name__)
-    return value
+            check(getattr(self, name) > 0, f"simulation.{name}", getattr(self, name), "above 0")

@@ -65,7 +65,7 @@ def draw_prior(config: PriorConfig, seed: int, batch: Batch, purpose: str) -> Pr
     timestep = generator.integers(0, config.timesteps, batch.global_size)[own]
     chances = generator.random((2, batch.global_size))[:, own]
     dropped = chances < (config.condition_dropout if purpose == "train" else 0.0)
-    shape = batch.clip_tokens.shape[1:]
+    shape = batch.targets["clip_tokens"].shape[1:]
     noise = torch.empty(len(batch.keys), *shape, device=device)
     for i in range(len(noise)):
         place = torch_generator(device, seed, "noise", purpose, batch.step, batch.start + i)

@@ -2,7 +2,8 @@
 
 Retrieval over the whole test pool in both directions, raw and centred, beside what frames it:
 chance, a ridge baseline on the same training data, brains shuffled against pictures, and, for a
-simulated subject, the best linear decoder and the ideal observer that know the truth.
+simulated subject, the best linear decoder and the ideal observer that know the truth. The low-level
+pipeline's blurry pictures are compared with the seen ones, beside the same controls.
 """
 
 import hashlib
@@ -11,20 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch.nn import functional
 
 from mindeye_dist.baseline import fit_ridge
-from mindeye_dist.config import to_dict
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode, small
-from mindeye_dist.data.shards import Manifest, Subject
+from mindeye_dist.data.shards import Manifest, Subject, Targets
 from mindeye_dist.data.simulate import OptimalDecoder, SimulatedSubject
 from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.image_metrics import pixcorr, ssim
 from mindeye_dist.inference import Predictor
-from mindeye_dist.metrics import DIRECTIONS, ranks
+from mindeye_dist.metrics import DIRECTIONS, bootstrap_interval, ranks
+from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.report import Evaluation, Example
+from mindeye_dist.report import Evaluation, Example, LowLevel
 from mindeye_dist.retrieval import scores, similarity
+from mindeye_dist.strict import to_dict
 
 
 def evaluate(
@@ -37,14 +42,12 @@ def evaluate(
     """
     data = predictor.config.data
     subject = manifest.subject(data.subject)
-    targets = subject.clip_targets(data.targets)
-    if targets.digest != predictor.shapes.encoder_digest:
-        raise DataError(
-            f"{store.url}: {data.subject}: targets {data.targets!r} are not by the encoder of "
-            f"{predictor.path} ({predictor.shapes.encoder} {predictor.shapes.encoder_digest[:12]})"
-        )
-    splits = {name: Dataset(store, manifest, data, name) for name in ("train", "val", "test")}
-    voxels, clip_tokens = splits["test"].averages()
+    targets = _same_targets(predictor, store, subject, "clip_tokens")
+    splits = {
+        name: Dataset(store, manifest, data, name, predictor.config.target_sets)
+        for name in ("train", "val", "test")
+    }
+    voxels, clip_tokens = splits["test"].averages(), splits["test"].all_targets("clip_tokens")
     images = clip_tokens.reshape(len(clip_tokens), -1)
     brains = predictor.embed(voxels)
     model = similarity(brains, images)
@@ -79,6 +82,96 @@ def evaluate(
     return Evaluation(report=report, examples=examples, pictures=pictures)
 
 
+def evaluate_lowlevel(
+    predictor: Predictor,
+    codec: LatentCodec,
+    store: Store,
+    manifest: Manifest,
+    *,
+    num_examples: int = 12,
+    seed: int = 0,
+) -> LowLevel:
+    """Return how well a low-level checkpoint's blurry pictures correlate with the seen ones.
+
+    Beside the model: the same pictures dealt out to other brains (shuffled), the mean latents of
+    the training split for every brain (mean picture), and the true latents decoded (codec), which
+    is the most that latents can give.
+
+    Raises:
+        DataError: the data's latents are not by the codec that the checkpoint was trained with, or
+            the codec is another one.
+    """
+    data = predictor.config.data
+    targets = _same_targets(predictor, store, manifest.subject(data.subject), "latents")
+    if codec.digest != targets.digest:
+        raise DataError(
+            f"{data.subject}: latents {data.latents!r} are by {targets.encoder} "
+            f"{targets.digest[:12]}, the codec given is {codec.name} {codec.digest[:12]}"
+        )
+    sets = {"latents": data.latents}
+    train, test = (Dataset(store, manifest, data, name, sets) for name in ("train", "test"))
+    files = test.pictures(range(len(test)))
+    seen = np.stack([decode(file, "a picture of the test split") for file in files])
+    mean = train.all_targets("latents").mean(axis=0, keepdims=True)
+    order = numpy_generator(seed, "shuffled brains").permutation(len(test))
+    made = _decoded(codec, predictor.latents(test.averages()), seen.shape[1])
+    pictures = {
+        "model": made,
+        "shuffled": made[order],
+        "mean_picture": _decoded(codec, mean, seen.shape[1]).repeat(len(test), axis=0),
+        "codec": _decoded(codec, test.all_targets("latents"), seen.shape[1]),
+    }
+    truth = seen.astype(np.float32) / 255
+    rows = {name: _picture_scores(truth, recon, seed) for name, recon in pictures.items()}
+    shown = numpy_generator(seed, "lowlevel examples").permutation(len(test))[:num_examples]
+    report = {
+        "checkpoint": str(predictor.path),
+        "codec": {"name": codec.name, "digest": codec.digest, "shape": list(codec.shape)},
+        "pool": len(test),
+        "side": int(seen.shape[1]),
+        **rows,
+    }
+    examples = [(files[n], made[n], pictures["codec"][n]) for n in shown.tolist()]
+    return LowLevel(report=report, examples=examples)
+
+
+def _decoded(
+    codec: LatentCodec, latents: Float[np.ndarray, "pictures channels height width"], side: int
+) -> Float[np.ndarray, "pictures side side 3"]:
+    parts = [
+        functional.interpolate(codec.decode(part), (side, side), mode="bilinear").clamp(0, 1)
+        for part in torch.from_numpy(latents.astype(np.float32)).split(64)
+    ]
+    return torch.cat(parts).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _picture_scores(
+    seen: Float[np.ndarray, "pictures height width 3"],
+    recon: Float[np.ndarray, "pictures height width 3"],
+    seed: int,
+) -> dict[str, Any]:
+    each = {"pixcorr": pixcorr(seen, recon), "ssim": ssim(seen, recon)}
+    return {
+        name: {
+            "mean": float(values.mean()),
+            "ci": list(bootstrap_interval(values, numpy_generator(seed, "bootstrap"))),
+        }
+        for name, values in each.items()
+    }
+
+
+def _same_targets(predictor: Predictor, store: Store, subject: Subject, kind: str) -> Targets:
+    config = predictor.config
+    name = config.target_sets[kind]
+    targets, trained = subject.target_set(kind, name), predictor.shapes.targets[kind]
+    if targets.digest != trained.digest:
+        raise DataError(
+            f"{store.url}: {config.data.subject}: {kind} {name!r} are not by the encoder of "
+            f"{predictor.path} ({trained.encoder} {trained.digest[:12]})"
+        )
+    return targets
+
+
 def _both(
     brains: Float[np.ndarray, "brains features"],
     images: Float[np.ndarray, "images features"],
@@ -92,13 +185,10 @@ def _both(
 def _ridge(
     splits: dict[str, Dataset], test_voxels: Float[np.ndarray, "brains voxels"]
 ) -> Float[np.ndarray, "brains features"]:
-    (voxels, tokens), (val_voxels, val_tokens) = (
-        splits["train"].averages(),
-        splits["val"].averages(),
-    )
-    model = fit_ridge(
-        voxels, tokens.reshape(len(tokens), -1), val_voxels, val_tokens.reshape(len(val_tokens), -1)
-    )
+    train, val = splits["train"], splits["val"]
+    targets = [split.all_targets("clip_tokens") for split in (train, val)]
+    flat, val_flat = (tokens.reshape(len(tokens), -1) for tokens in targets)
+    model = fit_ridge(train.averages(), flat, val.averages(), val_flat)
     prediction: np.ndarray = model.predict(test_voxels)
     return prediction
 

@@ -1,16 +1,18 @@
-"""Predictor: a checkpoint -> voxels in, embeddings and tokens out; the only way from voxels.
+"""Predictor: a checkpoint -> voxels in; embeddings, tokens or latents out. The only way there is.
 
-What is evaluated is what is served. `embed` gives the projector's tokens, flattened, for retrieval;
-`tokens` samples the diffusion prior for reconstruction (Scotti et al. 2023, section 3).
+What is evaluated is what is served. A high-level checkpoint gives `embed`, the projector's tokens,
+flattened, for retrieval, and `tokens`, samples of the diffusion prior for reconstruction; a
+low-level one gives `latents` of a blurry picture (Scotti et al. 2023, section 3).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mindeye_dist.checkpoint import (
     check_shapes,
@@ -19,9 +21,13 @@ from mindeye_dist.checkpoint import (
     read_weights,
     verify,
 )
+from mindeye_dist.models.build import build_model
 from mindeye_dist.models.diffusion import sample_ddpm
+from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
 from mindeye_dist.randomness import torch_generator
+
+M = TypeVar("M", bound=nn.Module)
 
 
 class Predictor:
@@ -43,8 +49,7 @@ class Predictor:
         self.shapes = read_shapes(path)
         self.device = torch.device(device)
         self.batch_size = batch_size
-        shapes = self.shapes
-        model = MindEye(self.config.model, shapes.num_voxels, shapes.num_tokens, shapes.dim)
+        model = build_model(self.config, self.shapes)
         weights = read_weights(path)
         check_shapes(
             path,
@@ -52,7 +57,7 @@ class Predictor:
             {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()},
         )
         model.load_state_dict(weights)
-        self.model = model.to(self.device).eval()
+        self.model: nn.Module = model.to(self.device).eval()
 
     @torch.no_grad()
     def embed(
@@ -61,11 +66,12 @@ class Predictor:
         """Return unit-norm embeddings, to be compared with flattened clip_tokens by cosine.
 
         Raises:
-            ValueError: voxels of another number, or not finite.
+            ValueError: voxels of another number, or not finite; a low-level checkpoint.
         """
         parts = []
+        model = self._model(MindEye, "embed")
         for batch in self._batches(voxels):
-            projected = self.model.projector(self.model.backbone(batch)).flatten(1)
+            projected = model.projector(model.backbone(batch)).flatten(1)
             parts.append(torch.nn.functional.normalize(projected, dim=-1).cpu().numpy())
         return np.concatenate(parts)
 
@@ -85,28 +91,49 @@ class Predictor:
             raise ValueError(
                 f"seeds: got {len(seeds)}, expected one for each of {len(voxels)} brains"
             )
-        parts = []
+        model, parts = self._model(MindEye, "tokens"), []
         for number, batch in enumerate(self._batches(voxels)):
             first = number * self.batch_size
-            sample = self._sample(self.model.backbone(batch), seeds[first : first + len(batch)])
+            sample = self._sample(model, batch, seeds[first : first + len(batch)])
             parts.append((sample / sample[:, :1].norm(dim=-1, keepdim=True)).cpu().numpy())
         return np.concatenate(parts)
 
+    @torch.no_grad()
+    def latents(
+        self, voxels: Float[np.ndarray, "brains voxels"]
+    ) -> Float[np.ndarray, "brains channels height width"]:
+        """Return the latents of a blurry picture for each brain.
+
+        Raises:
+            ValueError: voxels of another number, or not finite; a high-level checkpoint.
+        """
+        model = self._model(LowLevel, "latents")
+        parts = [model.latents(batch).cpu().numpy() for batch in self._batches(voxels)]
+        return np.concatenate(parts)
+
+    def _model(self, kind: type[M], what: str) -> M:
+        if not isinstance(self.model, kind):
+            raise ValueError(
+                f"{what}: {self.path} is a checkpoint of the {self.config.pipeline} pipeline"
+            )
+        return self.model
+
     def _sample(
-        self, condition: Float[Tensor, "batch tokens dim"], seeds: Sequence[int]
+        self, model: MindEye, voxels: Float[Tensor, "batch voxels"], seeds: Sequence[int]
     ) -> Float[Tensor, "batch tokens dim"]:
+        condition = model.backbone(voxels)
         generators = [torch_generator(self.device, seed, "sample") for seed in seeds]
         shape = condition.shape[1:]
 
         def predict_x_0(x_t: Tensor, timestep: Tensor) -> Tensor:
-            return self.model.prior(x_t, timestep, condition)
+            return model.prior(x_t, timestep, condition)
 
         def noise(step: int) -> Tensor:
             return torch.stack(
                 [torch.randn(shape, generator=g, device=self.device) for g in generators]
             )
 
-        return sample_ddpm(self.model.prior.schedule, predict_x_0, noise)
+        return sample_ddpm(model.prior.schedule, predict_x_0, noise)
 
     def _batches(self, voxels: np.ndarray) -> Sequence[torch.Tensor]:
         expected = self.shapes.num_voxels

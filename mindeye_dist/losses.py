@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def mix_voxels(
-    voxels: Float[Tensor, "batch voxels"],
+def mix(
+    rows: Float[Tensor, "batch ..."],
     mix_partner: Int[Tensor, " batch"],
     mix_coef: Float[Tensor, " batch"],
-) -> Float[Tensor, "batch voxels"]:
-    """Return mix_coef * voxels + (1 - mix_coef) * the partner's voxels."""
-    coef = mix_coef[:, None]
-    return coef * voxels + (1 - coef) * voxels[mix_partner]
+) -> Float[Tensor, "batch ..."]:
+    """Return mix_coef * each row (voxels or tokens) + (1 - mix_coef) * its partner's."""
+    coef = mix_coef.reshape(-1, *(1 for _ in rows.shape[1:]))
+    return coef * rows + (1 - coef) * rows[mix_partner]
 
 
 def bimixco(
@@ -30,18 +30,29 @@ def bimixco(
     mix_partner: Int[Tensor, " batch"],
     mix_coef: Float[Tensor, " batch"],
     temperature: float,
+    overwrite_own_partner: bool = False,
 ) -> Float[Tensor, ""]:
-    """Return the bidirectional contrastive loss of mixed brains.
-
-    Brain i matches image i with weight mix_coef[i] and image mix_partner[i] with the rest. Where a
-    sample is its own partner the two weights add up (the published code overwrites one with the
-    other).
-    """
+    """Return the bidirectional contrastive loss of mixed brains, labelled by `mixing_labels`."""
     similarity = cosine_similarity(preds, targets) / temperature
-    weights = torch.diag(mix_coef)
+    labels = mixing_labels(mix_partner, mix_coef, overwrite_own_partner)
+    return _symmetric_cross_entropy(similarity, labels, labels.T)
+
+
+def mixing_labels(
+    mix_partner: Int[Tensor, " batch"],
+    mix_coef: Float[Tensor, " batch"],
+    overwrite_own_partner: bool = False,
+) -> Float[Tensor, "batch batch"]:
+    """Return how much each brain (row) matches each image.
+
+    Brain i matches image i with mix_coef[i] and image mix_partner[i] with the rest. Where a sample
+    is its own partner the two add up; the published code overwrites the first with the second
+    (`overwrite_own_partner`), so that an unmixed sample may weigh nothing.
+    """
     rows = torch.arange(len(mix_coef), device=mix_coef.device)
-    weights = weights.index_put((rows, mix_partner), 1 - mix_coef, accumulate=True)
-    return _symmetric_cross_entropy(similarity, weights, weights.T)
+    return torch.diag(mix_coef).index_put(
+        (rows, mix_partner), 1 - mix_coef, accumulate=not overwrite_own_partner
+    )
 
 
 def soft_clip(
@@ -55,11 +66,35 @@ def soft_clip(
     return _symmetric_cross_entropy(similarity, labels, labels)
 
 
+def soft_contrastive(
+    student: Float[Tensor, "rows features"],
+    teacher: Float[Tensor, "rows features"],
+    teacher_augmented: Float[Tensor, "rows features"],
+    temperature: float,
+) -> Float[Tensor, ""]:
+    """Return the loss of a student whose similarities are to be those of two teacher views.
+
+    Rows are the map tokens of the whole batch; the labels are the similarities of the teacher's
+    view of the picture with its augmented view (Scotti et al. 2023, section 3.4).
+    """
+    similarity = cosine_similarity(student, teacher_augmented) / temperature
+    labels = cosine_similarity(teacher, teacher_augmented) / temperature
+    return _symmetric_cross_entropy(similarity, labels.softmax(dim=-1), labels.T.softmax(dim=-1))
+
+
 def prior_errors(
     pred_x_0: Float[Tensor, "batch tokens dim"], x_0: Float[Tensor, "batch tokens dim"]
 ) -> Float[Tensor, " batch"]:
     """Return each sample's mean squared error of the prior's estimate."""
     return (pred_x_0.float() - x_0.float()).square().mean(dim=(1, 2))
+
+
+def latent_errors(
+    pred: Float[Tensor, "batch channels height width"],
+    latents: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, " batch"]:
+    """Return each sample's mean absolute error of the predicted latents."""
+    return (pred.float() - latents.float()).abs().mean(dim=(1, 2, 3))
 
 
 def soft_temperature(start: float, end: float, index: int, count: int) -> float:
@@ -81,11 +116,18 @@ def cosine_similarity(
         )
 
 
+def cross_entropy(
+    similarity: Float[Tensor, "rows columns"], labels: Float[Tensor, "rows columns"]
+) -> Float[Tensor, ""]:
+    """Return the mean over rows of the cross entropy with soft labels."""
+    return -(labels * similarity.log_softmax(dim=-1)).sum(dim=-1).mean()
+
+
 def _symmetric_cross_entropy(
     similarity: Float[Tensor, "batch batch"],
     brain_labels: Float[Tensor, "batch batch"],
     image_labels: Float[Tensor, "batch batch"],
 ) -> Float[Tensor, ""]:
-    brain_to_image = -(brain_labels * similarity.log_softmax(dim=-1)).sum(dim=-1).mean()
-    image_to_brain = -(image_labels * similarity.T.log_softmax(dim=-1)).sum(dim=-1).mean()
+    brain_to_image = cross_entropy(similarity, brain_labels)
+    image_to_brain = cross_entropy(similarity.T, image_labels)
     return (brain_to_image + image_to_brain) / 2

@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
+from jaxtyping import Float
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mindeye_dist.config import paths
 from mindeye_dist.metrics import DIRECTIONS
+from mindeye_dist.strict import paths
 
 THUMBNAIL_SIDE = 112
 CURVE_POINTS = 300
@@ -38,6 +40,14 @@ ROWS = {
     "shuffled": "Shuffled brains",
 }
 """Rows of the retrieval table in reading order; rows it does not name follow under their own."""
+
+LOWLEVEL_ROWS = {
+    "model": "This model",
+    "codec": "Perfect latents",
+    "mean_picture": "Mean picture for every brain",
+    "shuffled": "Shuffled brains",
+}
+"""Rows of the low-level table in reading order."""
 
 CURVES = {
     "Total loss": {"train/total": "training", "val/total": "validation"},
@@ -72,6 +82,22 @@ class Example:
 
 
 @dataclass(frozen=True)
+class LowLevel:
+    """The low-level pipeline's part of an evaluation.
+
+    Attributes:
+        report: JSON-able.
+        examples: encoded picture that was seen, predicted picture, and what perfect latents give;
+            the latter with values in [0, 1].
+    """
+
+    report: dict[str, Any]
+    examples: Sequence[
+        tuple[bytes, Float[np.ndarray, "height width 3"], Float[np.ndarray, "height width 3"]]
+    ]
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What an evaluation gives: the report and what its page shows.
 
@@ -79,11 +105,13 @@ class Evaluation:
         report: JSON-able.
         examples: by direction.
         pictures: encoded pictures of the samples that the examples name.
+        lowlevel: of the low-level pipeline, where there is one.
     """
 
     report: dict[str, Any]
     examples: dict[str, list[Example]]
     pictures: dict[int, bytes]
+    lowlevel: LowLevel | None = None
 
 
 def write_report(
@@ -98,6 +126,8 @@ def write_report(
         train: what training took; a key may be missing, or None where it does not apply.
     """
     report = evaluation.report | {"train": train}
+    if evaluation.lowlevel is not None:
+        report["lowlevel"] = evaluation.lowlevel.report
     text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
     page = _page(report, evaluation, journal)
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,7 +156,9 @@ def _page(report: dict[str, Any], evaluation: Evaluation, journal: list[dict[str
         curves=_curves(journal, report["config"]),
         switch=_switch(report["config"]),
         examples=evaluation.examples,
-        pictures={n: _data_uri(data) for n, data in evaluation.pictures.items()},
+        pictures={n: _data_uri(_opened(data)) for n, data in evaluation.pictures.items()},
+        lowlevel_rows=LOWLEVEL_ROWS,
+        lowlevel_examples=_lowlevel_examples(evaluation.lowlevel),
         settings=paths(report["config"]),
     )
 
@@ -229,10 +261,24 @@ def _svg(figure: Figure, alt: str) -> Markup:
     return start + Markup(body)
 
 
-def _data_uri(data: bytes) -> str:
-    buffer = io.BytesIO()
+def _lowlevel_examples(lowlevel: LowLevel | None) -> list[list[str]]:
+    """Return each example's three pictures: seen, predicted, and by perfect latents."""
+    return [
+        [
+            _data_uri(_opened(seen)),
+            *(_data_uri(Image.fromarray((255 * rgb).round().astype(np.uint8))) for rgb in made),
+        ]
+        for seen, *made in (lowlevel.examples if lowlevel else ())
+    ]
+
+
+def _opened(data: bytes) -> Image.Image:
     with Image.open(io.BytesIO(data)) as image:
-        small = image.convert("RGB")
+        return image.convert("RGB")
+
+
+def _data_uri(picture: Image.Image) -> str:
+    buffer, small = io.BytesIO(), picture.copy()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
     small.save(buffer, "JPEG", quality=85)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,21 +20,29 @@ from mindeye_dist.config import (
     BackboneConfig,
     DataConfig,
     ExperimentConfig,
+    LowLevelConfig,
     ModelConfig,
     OptimizerConfig,
     PriorConfig,
     ProjectorConfig,
     TrainingConfig,
-    paths,
-    to_dict,
 )
 from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, encode_npy, write_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.strict import paths, to_dict
 from tests.s3 import server as s3_server
 
 NUM_VOXELS, NUM_REPEATS, NUM_TOKENS, DIM = 24, 3, 5, 16
 COUNTS = {"train": 23, "val": 7, "test": 9}
+LATENTS = (4, 4, 4)
+SHAPES = {
+    "clip_tokens": (NUM_TOKENS, DIM),
+    "latents": LATENTS,
+    "feature_map": (NUM_TOKENS - 1, DIM),
+}
+VIEWS = {"": 0.0, ".1": 0.25, ".2": -0.25}
+"""What is added to a target in the picture's own view and in its two augmented ones."""
 
 
 def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
@@ -41,7 +50,8 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
     generator = np.random.default_rng(0)
     tuning = generator.standard_normal((NUM_TOKENS * DIM, num_voxels)) / np.sqrt(NUM_TOKENS * DIM)
     store = Store(str(url))
-    splits, target_splits, first = {}, {}, 0
+    splits, first = {}, 0
+    target_splits = {kind: {} for kind in SHAPES}
     for split, count in counts.items():
         tokens = generator.standard_normal((count, NUM_TOKENS, DIM)).astype(np.float16)
         clean = tokens.reshape(count, -1) @ tuning
@@ -61,10 +71,19 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
         splits[split] = write_shards(
             store, f"{split}/{split}_subj01", zip(keys, samples, strict=True), 10
         )
-        targets = [{"clip_tokens.npy": encode_npy(t)} for t in tokens]
-        target_splits[split] = write_shards(
-            store, f"targets/tiny/{split}/{split}_subj01", zip(keys, targets, strict=True), 10
-        )
+        arrays = {
+            "clip_tokens": tokens,
+            "latents": tokens.reshape(count, -1)[:, : math.prod(LATENTS)].reshape(count, *LATENTS),
+            "feature_map": tokens[:, 1:],
+        }
+        for kind, rows in arrays.items():
+            members = [
+                {f"{kind}{n}.npy": encode_npy(row + np.float16(view)) for n, view in VIEWS.items()}
+                for row in rows
+            ]
+            target_splits[kind][split] = write_shards(
+                store, f"targets/{kind}/{split}/{split}_subj01", zip(keys, members, strict=True), 10
+            )
         first += count
     manifest = Manifest(
         format=FORMAT,
@@ -79,13 +98,15 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
                 truth_sha256="",
                 splits=splits,
                 targets={
-                    "tiny": Targets(
+                    f"tiny-{kind}": Targets(
+                        kind=kind,
                         encoder="tiny",
                         digest="0" * 64,
-                        num_tokens=NUM_TOKENS,
-                        dim=DIM,
-                        splits=target_splits,
+                        shape=shape,
+                        variants=len(VIEWS) - 1,
+                        splits=target_splits[kind],
                     )
+                    for kind, shape in SHAPES.items()
                 },
             )
         },
@@ -126,11 +147,23 @@ def tiny_config(tiny_shards, tmp_path):
     """Return a run on the tiny subject: 23 samples in batches of 6, so that batches span epochs."""
     config = ExperimentConfig(
         run_dir=str(tmp_path / "run"),
-        data=DataConfig(url=str(tiny_shards), targets="tiny"),
+        data=DataConfig(
+            url=str(tiny_shards),
+            targets="tiny-clip_tokens",
+            latents="tiny-latents",
+            teacher="tiny-feature_map",
+        ),
         model=ModelConfig(
             backbone=BackboneConfig(hidden=32, num_blocks=2),
             projector=ProjectorConfig(hidden=32),
             prior=PriorConfig(depth=1, heads=2, head_dim=8, feedforward_factor=2, timesteps=10),
+            lowlevel=LowLevelConfig(
+                hidden=32,
+                num_blocks=2,
+                map_channels=8,
+                upsampler_channels=(8, 16),
+                head_hidden=16,
+            ),
         ),
         optimizer=OptimizerConfig(max_lr=1e-3, warmup_epochs=1.0),
         training=TrainingConfig(epochs=6, global_batch_size=6, validate_every_epochs=2),
@@ -197,5 +230,8 @@ def flags(config):
         text
         for path, value in paths(config).items()
         if value != base[path]
-        for text in (f"--{path.replace('_', '-')}", str(value))
+        for text in (
+            f"--{path.replace('_', '-')}",
+            *(str(item) for item in (value if isinstance(value, tuple) else (value,))),
+        )
     ]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jobs.worker import build_model, worker
+from jobs.worker import worker
 from mindeye_dist.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -20,8 +20,9 @@ from mindeye_dist.checkpoint import (
     read_shapes,
     verify,
 )
-from mindeye_dist.config import override
 from mindeye_dist.inference import Predictor
+from mindeye_dist.models.build import build_model
+from mindeye_dist.strict import override
 
 
 @pytest.fixture
@@ -178,5 +179,5 @@ def test_resume_on_data_of_another_encoder_is_refused(run, tmp_path, write_subje
     write_subject(tmp_path / "other")
     path = tmp_path / "other" / "manifest.json"
     path.write_text(path.read_text().replace("0" * 64, "1" * 64))
-    with pytest.raises(CheckpointError, match="encoder_digest was '000"):
+    with pytest.raises(CheckpointError, match="targets.clip_tokens.digest was '000"):
         worker(override(run, {"data.url": str(tmp_path / "other")}))

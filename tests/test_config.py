@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from jobs.recipes import RECIPES, recipe
-from mindeye_dist.config import ExperimentConfig, from_dict, override, paths, to_dict
+from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.strict import from_dict, override, paths, to_dict
 
 FROZEN = Path(__file__).with_name("settings.txt")
 

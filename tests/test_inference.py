@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.worker import build_model, data_shapes, worker
+from jobs.worker import data_shapes, worker
 from mindeye_dist.checkpoint import Checkpoints, read_weights
-from mindeye_dist.config import override
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.evaluate import evaluate
 from mindeye_dist.inference import Predictor
 from mindeye_dist.losses import prior_errors
+from mindeye_dist.models.build import build_model
+from mindeye_dist.strict import override
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def newest(run):
 def test_embeddings_are_the_models(run, newest, voxels):
     """Oracle: the model built by hand, its projector's output normalised in NumPy."""
     manifest = read_manifest(Store(run.data.url))
-    model = build_model(run, data_shapes(manifest, run.data)).eval()
+    model = build_model(run, data_shapes(manifest, run)).eval()
     model.load_state_dict(read_weights(newest))
     with torch.no_grad():
         projected = model.projector(model.backbone(torch.from_numpy(voxels))).flatten(1).numpy()
@@ -77,7 +78,7 @@ def test_evaluation_on_targets_of_another_encoder_is_refused(newest, tmp_path, w
     path = tmp_path / "other" / "manifest.json"
     path.write_text(path.read_text().replace("0" * 64, "1" * 64))
     store = Store(str(tmp_path / "other"))
-    with pytest.raises(DataError, match="targets 'tiny' are not by the encoder of"):
+    with pytest.raises(DataError, match="clip_tokens 'tiny-clip_tokens' are not by the encoder of"):
         evaluate(Predictor(newest), store, read_manifest(store))
 
 

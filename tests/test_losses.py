@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mindeye_dist.losses import bimixco, mix_voxels, soft_clip, soft_temperature
+from mindeye_dist.losses import bimixco, mix, soft_clip, soft_temperature
 
 
 def unit(rows):
@@ -60,7 +60,7 @@ def test_soft_clip(pairs):
 
 def test_mixing_leaves_its_input_alone():
     voxels = torch.arange(6.0).reshape(3, 2)
-    mixed = mix_voxels(voxels, torch.tensor([1, 2, 0]), torch.tensor([1.0, 0.5, 0.0]))
+    mixed = mix(voxels, torch.tensor([1, 2, 0]), torch.tensor([1.0, 0.5, 0.0]))
     assert mixed.tolist() == [[0, 1], [3, 4], [0, 1]]
     assert voxels.tolist() == [[0, 1], [2, 3], [4, 5]]
 

@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from jobs.worker import worker
-from mindeye_dist.config import ExperimentConfig, from_dict
+from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.strict import from_dict
 
 
 def main() -> None:

@@ -8,146 +8,145 @@ to a limit.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Lock
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import DataConfig, TrainingConfig
-from mindeye_dist.data.shards import (
-    Manifest,
-    Sample,
-    decode_npy,
-    read_index,
-    read_members,
-)
+from mindeye_dist.data.shards import Manifest, Sample, decode_npy, read_index, read_members
 from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.targets import Request, StoredTargets, TargetSource, checked_array
 from mindeye_dist.distributed import local_slice
 from mindeye_dist.randomness import numpy_generator
 
 VOXELS = "nsdgeneral.npy"
 DISTINCT = "num_uniques.npy"
-TOKENS = "clip_tokens.npy"
-
-
-@dataclass(frozen=True)
-class Response:
-    """One picture's decoded sample.
-
-    Attributes:
-        voxels: the distinct repeats only, at least one.
-        clip_tokens: the picture's target.
-    """
-
-    voxels: Float[np.ndarray, "repeats voxels"]
-    clip_tokens: Float[np.ndarray, "tokens dim"]
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that the arrays take."""
-        return self.voxels.nbytes + self.clip_tokens.nbytes
 
 
 class Dataset:
-    """Random access to the samples of one subject's split.
+    """Random access to the samples of one subject's split, and to their targets.
+
+    Args:
+        store: the shards.
+        manifest: what they hold.
+        config: subject, cache, and whether copies count as repeats.
+        split: "train", "val", "test", or several joined by "+".
+        sets: name in the manifest of the stored set of each kind of target; what is computed
+            instead is put into `sources`.
 
     Raises:
-        DataError: on construction, if subject, split or targets are not in the manifest or the
-            targets' shards do not hold the same keys; on reading, if a member is missing, corrupt,
-            of another shape, or not finite.
+        DataError: on construction, if subject, split or a set are not in the manifest or a set's
+            keys are not the samples'; on reading, if a
+            member is missing, corrupt, of another shape, or not finite.
     """
 
-    def __init__(self, store: Store, manifest: Manifest, config: DataConfig, split: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        manifest: Manifest,
+        config: DataConfig,
+        split: str,
+        sets: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         subject = manifest.subject(config.subject)
-        if split not in subject.splits:
-            raise DataError(f"{config.subject}: no split {split!r}, only {sorted(subject.splits)}")
-        targets = subject.clip_targets(config.targets)
+        parts = split.split("+")
+        if missing := [part for part in parts if part not in subject.splits]:
+            raise DataError(f"{config.subject}: no split {missing}, only {sorted(subject.splits)}")
         self.store = store
         self.subject_name = config.subject
         self.voxel_shape = (subject.num_repeats, subject.num_voxels)
-        self.token_shape = (targets.num_tokens, targets.dim)
-        self.samples = [s for shard in subject.splits[split] for s in read_index(store, shard)]
-        self.targets = [s for shard in targets.splits[split] for s in read_index(store, shard)]
-        if [s.key for s in self.samples] != [t.key for t in self.targets]:
-            raise DataError(
-                f"{config.subject}: {split}: keys of the targets are not those of the samples"
-            )
-        self._cache: dict[int, Response] = {}
+        self.samples = [
+            s for part in parts for shard in subject.splits[part] for s in read_index(store, shard)
+        ]
+        self.sources: dict[str, TargetSource] = {
+            kind: StoredTargets(store, subject.target_set(kind, name), parts, self.samples)
+            for kind, name in sets.items()
+        }
+        self._count_copies = config.count_copies
+        self._cache: dict[Hashable, np.ndarray] = {}
         self._cache_left = int(config.cache_gib * 2**30)
         self._cache_lock = Lock()
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def read(self, indices: Sequence[int]) -> list[Response]:
-        """Return samples by their number, from memory or from the store."""
-        missing = [i for i in dict.fromkeys(indices) if i not in self._cache]
-        fresh = dict(zip(missing, self._fetch(missing), strict=True)) if missing else {}
-        with self._cache_lock:
-            for index, response in fresh.items():
-                if response.num_bytes <= self._cache_left and index not in self._cache:
-                    self._cache_left -= response.num_bytes
-                    self._cache[index] = response
-        return [self._cache[i] if i in self._cache else fresh[i] for i in indices]
+    def voxels(self, indices: Sequence[int]) -> list[Float[np.ndarray, "_ voxels"]]:
+        """Return the distinct repeats of samples, at least one each."""
+        return self._cached([("voxels", i) for i in indices], lambda new: self._fetch(new))
 
-    def averages(
-        self,
-    ) -> tuple[Float[np.ndarray, "pictures voxels"], Float[np.ndarray, "pictures tokens dim"]]:
-        """Return each picture's mean over its distinct repeats, and its clip_tokens."""
-        shape = (len(self), self.voxel_shape[1])
-        voxels, tokens = (
-            np.empty(shape, np.float32),
-            np.empty((len(self), *self.token_shape), np.float32),
-        )
+    def targets(self, kind: str, requests: Sequence[Request]) -> list[Float[np.ndarray, "..."]]:
+        """Return targets of a kind by sample and variant."""
+        return self._cached([(kind, *r) for r in requests], lambda new: self._read(kind, new))
+
+    def averages(self) -> Float[np.ndarray, "pictures voxels"]:
+        """Return each picture's mean over its distinct repeats."""
+        rows = np.empty((len(self), self.voxel_shape[1]), np.float32)
         for start in range(0, len(self), 256):
-            for i, response in enumerate(
-                self.read(range(start, min(start + 256, len(self)))), start
-            ):
-                voxels[i] = response.voxels.astype(np.float32).mean(axis=0)
-                tokens[i] = response.clip_tokens
-        return voxels, tokens
+            some = range(start, min(start + 256, len(self)))
+            for i, repeats in zip(some, self.voxels(some), strict=True):
+                rows[i] = repeats.astype(np.float32).mean(axis=0)
+        return rows
+
+    def all_targets(self, kind: str) -> Float[np.ndarray, "pictures ..."]:
+        """Return every picture's own target of a kind."""
+        rows = np.empty((len(self), *self.sources[kind].shape), np.float32)
+        for start in range(0, len(self), 256):
+            some = range(start, min(start + 256, len(self)))
+            rows[some.start : some.stop] = self.targets(kind, [(i, 0) for i in some])
+        return rows
 
     def pictures(self, indices: Sequence[int]) -> list[bytes]:
         """Return the encoded pictures of samples (jpg or png)."""
-        requests = [
-            (self.samples[i], "png" if "png" in self.samples[i].members else "jpg") for i in indices
-        ]
-        return read_members(self.store, requests)
+        return read_members(
+            self.store, [(self.samples[i], picture_member(self.samples[i])) for i in indices]
+        )
 
-    def _fetch(self, indices: Sequence[int]) -> list[Response]:
-        requests = [
-            request
-            for i in indices
-            for request in (
-                (self.samples[i], VOXELS),
-                (self.samples[i], DISTINCT),
-                (self.targets[i], TOKENS),
-            )
-        ]
-        parts = read_members(self.store, requests)
-        return [
-            self._decode(self.samples[index], *parts[3 * i : 3 * i + 3])
-            for i, index in enumerate(indices)
-        ]
+    def _cached(
+        self,
+        keys: Sequence[tuple[Any, ...]],
+        fetch: Callable[[list[tuple[Any, ...]]], list[np.ndarray]],
+    ) -> list[np.ndarray]:
+        missing = [key for key in dict.fromkeys(keys) if key not in self._cache]
+        fresh = dict(zip(missing, fetch(missing), strict=True)) if missing else {}
+        with self._cache_lock:
+            for key, array in fresh.items():
+                if array.nbytes <= self._cache_left and key not in self._cache:
+                    self._cache_left -= array.nbytes
+                    self._cache[key] = array
+        return [self._cache[key] if key in self._cache else fresh[key] for key in keys]
 
-    def _decode(self, sample: Sample, voxels: bytes, distinct: bytes, tokens: bytes) -> Response:
+    def _read(self, kind: str, keys: list[tuple[Any, ...]]) -> list[np.ndarray]:
+        return self.sources[kind].read([(i, variant) for _, i, variant in keys])
+
+    def _fetch(self, keys: list[tuple[Any, ...]]) -> list[np.ndarray]:
+        samples = [self.samples[i] for _, i in keys]
+        parts = read_members(
+            self.store, [(s, name) for s in samples for name in (VOXELS, DISTINCT)]
+        )
+        return [self._decode(sample, *parts[2 * i : 2 * i + 2]) for i, sample in enumerate(samples)]
+
+    def _decode(self, sample: Sample, voxels: bytes, distinct: bytes) -> np.ndarray:
         where = f"{self.subject_name}: {self.store.locate(sample.shard)}: sample {sample.key}"
-        responses = _checked(
-            decode_npy(voxels, f"{where}: {VOXELS}"), self.voxel_shape, f"{where}: {VOXELS}"
-        )
-        targets = _checked(
-            decode_npy(tokens, f"{where}: {TOKENS}"), self.token_shape, f"{where}: {TOKENS}"
-        )
+        responses = checked_array(voxels, self.voxel_shape, f"{where}: {VOXELS}")
         number = decode_npy(distinct, f"{where}: {DISTINCT}")
         if number.size != 1 or not 1 <= number.item() <= len(responses):
             raise DataError(f"{where}: {DISTINCT} is {number}, expected 1..{len(responses)}")
+        if self._count_copies:
+            return responses
         # A copy, or the cache would keep the other rows as well.
-        return Response(responses[: int(number.item())].copy(), targets)
+        return responses[: int(number.item())].copy()
+
+
+def picture_member(sample: Sample) -> str:
+    """Return the name of the member that holds a sample's picture."""
+    return "png" if "png" in sample.members else "jpg"
 
 
 class TrainLoader:
@@ -171,6 +170,9 @@ class TrainLoader:
     def order(self, step: int) -> Int[np.ndarray, " batch"]:
         """Return the sample numbers of a step's global batch."""
         count = len(self.dataset)
+        if self.config.sampling == "with_replacement":
+            draw = numpy_generator(self.seed, "order", "with replacement", step)
+            return draw.integers(0, count, self.global_batch_size)
         stream = np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)
         permutations = {
             epoch: numpy_generator(self.seed, "order", epoch).permutation(count)
@@ -183,17 +185,40 @@ class TrainLoader:
         order = self.order(step)
         own = local_slice(len(order), rank, world_size)
         indices = order[own].tolist()
-        responses = self.dataset.read(indices)
         voxels = [
             draw_repeat(
-                response.voxels,
+                repeats,
                 self.config.repeat_draw,
-                (step * self.global_batch_size + own.start + i) // len(self.dataset) + index,
+                self._turn(step, own.start + i, index),
                 numpy_generator(self.seed, "repeat", step, own.start + i),
             )
-            for i, (index, response) in enumerate(zip(indices, responses, strict=True))
+            for i, (index, repeats) in enumerate(
+                zip(indices, self.dataset.voxels(indices), strict=True)
+            )
         ]
-        return _batch(self.dataset, indices, voxels, responses, (step, own.start, len(order)))
+        targets = {}
+        for kind, source in self.dataset.sources.items():
+            views = [self._view(source, step, own.start + i) for i in range(len(indices))]
+            augmented = list(zip(indices, views, strict=True))
+            if kind == "feature_map":  # the soft contrastive loss compares the two views
+                targets["feature_map_augmented"] = self.dataset.targets(kind, augmented)
+                augmented = [(i, 0) for i in indices]
+            elif kind == "latents":
+                augmented = [(i, 0) for i in indices]
+            targets[kind] = self.dataset.targets(kind, augmented)
+        return _batch(self.dataset, indices, voxels, targets, (step, own.start, len(order)))
+
+    def _turn(self, step: int, position: int, index: int) -> int:
+        """Return which row `cycle` and `step` take, modulo the number of rows."""
+        if self.config.repeat_draw == "step":
+            return step % max(1, len(self.dataset) // self.global_batch_size)
+        return (step * self.global_batch_size + position) // len(self.dataset) + index
+
+    def _view(self, source: TargetSource, step: int, position: int) -> int:
+        """Return the variant of a target: one of the augmented ones where there are any."""
+        if not self.config.augmented or source.variants == 0:
+            return 0
+        return 1 + int(numpy_generator(self.seed, "view", step, position).integers(source.variants))
 
     def batches(self, first: int, last: int, rank: int, world_size: int) -> Iterator[Batch]:
         """Yield the batches of steps first..last-1, read ahead in threads."""
@@ -218,9 +243,11 @@ def eval_batches(dataset: Dataset, size: int, rank: int, world_size: int) -> Ite
         count = min(size, len(dataset) - start)
         own = local_slice(count, rank, world_size)
         indices = list(range(start + own.start, start + own.stop))
-        responses = dataset.read(indices)
-        voxels = [response.voxels.astype(np.float32).mean(axis=0) for response in responses]
-        yield _batch(dataset, indices, voxels, responses, (number, own.start, count))
+        voxels = [rows.astype(np.float32).mean(axis=0) for rows in dataset.voxels(indices)]
+        targets = {k: dataset.targets(k, [(i, 0) for i in indices]) for k in dataset.sources}
+        if "feature_map" in targets:
+            targets["feature_map_augmented"] = targets["feature_map"]
+        yield _batch(dataset, indices, voxels, targets, (number, own.start, count))
 
 
 def draw_repeat(
@@ -231,7 +258,7 @@ def draw_repeat(
 ) -> Float[np.ndarray, " voxels"]:
     """Return one training response made of a picture's distinct repeats.
 
-    `cycle` takes row `turn` modulo their number, `random` any row, `mean` their mean.
+    `cycle` and `step` take row `turn` modulo their number, `random` any row, `mean` their mean.
     `random_combine` is the published low-level recipe, drawn for each sample: with 50 % a random
     convex combination, with 30 % the mean, else any row.
     """
@@ -244,26 +271,23 @@ def draw_repeat(
         how = "mean" if chance < 0.8 else "random"
     if how == "mean":
         return repeats.mean(axis=0)
-    return repeats[turn % len(repeats) if how == "cycle" else generator.integers(len(repeats))]
+    row = turn % len(repeats) if how in ("cycle", "step") else generator.integers(len(repeats))
+    return repeats[row]
 
 
 def _batch(
     dataset: Dataset,
     indices: Sequence[int],
     voxels: Sequence[np.ndarray],
-    responses: Sequence[Response],
+    targets: Mapping[str, Sequence[np.ndarray]],
     place: tuple[int, int, int],
 ) -> Batch:
     step, start, global_size = place
-    empty_voxels = np.empty((0, dataset.voxel_shape[1]), np.float32)
-    empty_tokens = np.empty((0, *dataset.token_shape), np.float32)
+    shapes = {kind: source.shape for kind, source in dataset.sources.items()}
+    shapes["feature_map_augmented"] = shapes.get("feature_map", ())
     return Batch(
-        voxels=torch.from_numpy(np.stack(voxels) if voxels else empty_voxels),
-        clip_tokens=torch.from_numpy(
-            np.stack([r.clip_tokens for r in responses]).astype(np.float32)
-            if responses
-            else empty_tokens
-        ),
+        voxels=_stacked(voxels, dataset.voxel_shape[1:]),
+        targets={kind: _stacked(rows, shapes[kind]) for kind, rows in targets.items()},
         keys=tuple(dataset.samples[i].key for i in indices),
         step=step,
         start=start,
@@ -271,11 +295,9 @@ def _batch(
     )
 
 
-def _checked(array: np.ndarray, shape: tuple[int, ...], where: str) -> np.ndarray:
-    if array.shape != shape or array.dtype.kind != "f":
-        raise DataError(
-            f"{where}: got {array.dtype} {array.shape}, expected floating point {shape}"
-        )
-    if not np.isfinite(array).all():
-        raise DataError(f"{where}: {np.count_nonzero(~np.isfinite(array))} values are not finite")
-    return array
+def _stacked(
+    rows: Sequence[np.ndarray], shape: tuple[int, ...]
+) -> Shaped[torch.Tensor, "batch ..."]:
+    # A rank may have no sample of a small batch.
+    stacked = np.stack(rows).astype(np.float32) if rows else np.empty((0, *shape), np.float32)
+    return torch.from_numpy(stacked)

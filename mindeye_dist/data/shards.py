@@ -2,9 +2,9 @@
 
 A sample is the members that share a KEY: `KEY.jpg` (or png), `KEY.nsdgeneral.npy` (repeats, voxels)
 float16, `KEY.coco73k.npy`, `KEY.num_uniques.npy`, `KEY.trial.npy`; targets lie in shards of their
-own, with the same keys and `KEY.clip_tokens.npy` (tokens, dim). An index says where each member
-starts, how long it is and its xxh3 checksum, so that single members can be read by range and
-verified; unknown members are never read.
+own, with the same keys and `KEY.clip_tokens.npy`, `KEY.latents.npy` or `KEY.feature_map.npy`. An
+index says where each member starts, how long it is and its xxh3 checksum, so that single members
+can be read by range and verified; unknown members are never read.
 """
 
 import dataclasses
@@ -19,12 +19,13 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from mindeye_dist.config import from_dict
 from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.shapes import Kind
+from mindeye_dist.strict import from_dict
 
 Split = Literal["train", "val", "test"]
 MANIFEST = "manifest.json"
-FORMAT = "mindeye-dist-shards/1"
+FORMAT = "mindeye-dist-shards/2"
 END_OF_TAR = 1024
 
 
@@ -47,13 +48,24 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """clip_tokens of every picture by one encoder, in shards parallel to the samples'."""
+    """One target of every picture by one frozen model, in shards parallel to the samples'.
 
+    Attributes:
+        digest: of the model's weights and preprocessing.
+        shape: of one target.
+        variants: augmented variants that stand beside the target of the picture itself.
+    """
+
+    kind: Kind
     encoder: str
     digest: str
-    num_tokens: int
-    dim: int
+    shape: tuple[int, ...]
+    variants: int
     splits: dict[str, tuple[Shard, ...]]
+
+    def member(self, variant: int) -> str:
+        """Return the member that holds a variant, 0 being the picture itself."""
+        return f"{self.kind}.{variant}.npy" if variant else f"{self.kind}.npy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +87,15 @@ class Subject:
     splits: dict[str, tuple[Shard, ...]]
     targets: dict[str, Targets]
 
-    def clip_targets(self, name: str) -> Targets:
-        """Return a set of clip_tokens.
+    def target_set(self, kind: str, name: str) -> Targets:
+        """Return a set of targets of a kind.
 
         Raises:
             DataError: there is no such set; the message lists those there are.
         """
-        if name not in self.targets:
-            raise DataError(f"no targets {name!r} in the manifest, only {sorted(self.targets)}")
+        there = sorted(key for key, targets in self.targets.items() if targets.kind == kind)
+        if name not in there:
+            raise DataError(f"no {kind} {name!r} in the manifest, only {there}")
         return self.targets[name]
 
 

@@ -186,10 +186,7 @@ def whole_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW that decays matrices and leaves biases and norm gains alone.
-
-    (The published filter meant to spare the gains too, but matched none of them.)
-    """
+    """Return AdamW on `parameter_groups`."""
     return torch.optim.AdamW(
         parameter_groups(model, config),
         lr=0.0,
@@ -200,12 +197,20 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Return the decayed and the undecayed parameters."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    """Return the decayed and the undecayed parameters.
+
+    Matrices are decayed, biases and norm gains are not. (The published filter meant to spare the
+    gains too but matched none of them, and spared the prior's table of relative biases:
+    `decay_gains`.)
+    """
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        decays = "bias" not in name if config.decay_gains else parameter.ndim > 1
+        (decayed if decays else spared).append(parameter)
     return [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": spared, "weight_decay": 0.0},
     ]
 
 

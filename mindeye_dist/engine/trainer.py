@@ -8,8 +8,9 @@ one.
 import math
 import resource
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,9 @@ from mindeye_dist.checkpoint import Checkpoints, Place
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.loader import Dataset, TrainLoader, eval_batches
 from mindeye_dist.distributed import agree, gather, local_slice, rank, world_size
-from mindeye_dist.draws import Mixing, draw_mixing, draw_prior, no_mixing
+from mindeye_dist.draws import Mixing, draw_mixing, no_mixing
 from mindeye_dist.engine.backends import Backend
 from mindeye_dist.engine.schedule import one_cycle
-from mindeye_dist.losses import cosine_similarity, mix_voxels
-from mindeye_dist.metrics import DIRECTIONS, ranks, top_k
-from mindeye_dist.models.mindeye import Outputs
 from mindeye_dist.objective import Losses, Objective
 from mindeye_dist.randomness import seed_for
 
@@ -132,17 +130,17 @@ class Trainer:
 
     def train_step(self, batch: Batch, epoch: int) -> Losses:
         """Take one optimizer step on this rank's part of a global batch."""
-        batch = to_device(batch, self.backend.device)
+        batch = batch.to(self.backend.device)
         mixing = no_mixing(batch)
         if self.objective.mixes(epoch):
             mixing = draw_mixing(self.config.loss, self.config.training.seed, batch)
-            batch = mix(batch, mixing)
+            batch = self.objective.mix(batch, mixing)
         self.backend.train(True)
         parts = self._parts(batch)
         if len(parts) == 1:
             losses = self.objective(self._forward(batch, "train"), batch, epoch, mixing)
-            self._check_finite(losses.total, batch)
-            self.backend.backward(losses.total)
+            self._check_finite(losses["total"], batch)
+            self.backend.backward(losses["total"])
         else:
             losses = self._accumulate(parts, batch, epoch, mixing)
         self.backend.step(*self._schedule(batch.step))
@@ -150,34 +148,36 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, step: int, epoch: int) -> float:
-        """Report objective and retrieval over the val split; return the mean top-1."""
+        """Report objective and scores over the val split; return what selects the best step."""
         self.backend.train(False)
-        preds, targets, sums, count = [], [], np.zeros(3), 0
+        preds, truths, count = [], [], 0
+        sums: dict[str, float] = defaultdict(float)
         size = self.config.training.global_batch_size
         for batch in eval_batches(self.validation, size, rank(), world_size()):
-            batch = to_device(batch, self.backend.device)
+            batch = batch.to(self.backend.device)
             outputs = self._forward(batch, "validate")
             losses = self.objective(outputs, batch, epoch, no_mixing(batch))
-            sums += batch.global_size * np.array([x.item() for x in vars(losses).values()])
+            for name, value in losses.items():
+                sums[f"val/{name}"] += batch.global_size * value.item()
             count += batch.global_size
-            preds.append(gather(outputs.projected.flatten(1), batch.global_size))
-            targets.append(gather(batch.clip_tokens.flatten(1), batch.global_size))
-        similarity = cosine_similarity(torch.cat(preds), torch.cat(targets)).cpu().numpy()
-        top1 = {f"val/top1_{d}": top_k(ranks(similarity, d), 1) for d in DIRECTIONS}
-        means = {
-            f"val/{name}": float(v) for name, v in zip(vars(losses), sums / count, strict=True)
-        }
-        self._report({"step": step, "epoch": epoch, **means, **top1})
-        return float(np.mean(list(top1.values())))
+            pred, truth = self.objective.judged(outputs, batch)
+            preds.append(gather(pred, batch.global_size))
+            truths.append(gather(truth, batch.global_size))
+        scores = self.objective.scores(torch.cat(preds), torch.cat(truths))
+        means = {name: value / count for name, value in sums.items()}
+        named = {f"val/{name}": value for name, value in scores.items()}
+        self._report({"step": step, "epoch": epoch, **means, **named})
+        if self.config.data.train_on == "train+val":
+            return float(step)  # val was trained on: the last checkpoint is the one
+        return float(np.mean(list(scores.values())))
 
-    def _forward(self, batch: Batch, purpose: str) -> Outputs:
-        seed = self.config.training.seed
-        draw = draw_prior(self.config.model.prior, seed, batch, purpose)
+    def _forward(self, batch: Batch, purpose: str) -> Any:
+        inputs = self.objective.inputs(batch, purpose)
         # Dropout draws from torch's global generator; seeded here, its masks need no state of their
         # own.
+        seed = self.config.training.seed
         torch.manual_seed(seed_for(seed, "dropout", batch.step, rank(), batch.start))
-        outputs: Outputs = self.backend.forward(batch.voxels, batch.clip_tokens, draw)
-        return outputs
+        return self.backend.forward(*inputs)
 
     def _accumulate(self, parts: list[Batch], batch: Batch, epoch: int, mixing: Mixing) -> Losses:
         """Take a step in parts that see all negatives of the batch (GradCache, Gao et al. 2021).
@@ -187,20 +187,19 @@ class Trainer:
         """
         with torch.no_grad():
             outputs = [self._forward(part, "train") for part in parts]
-        joined = Outputs(
-            projected=torch.cat([o.projected for o in outputs]).requires_grad_(),
-            pred_x_0=torch.cat([o.pred_x_0 for o in outputs]).requires_grad_(),
-        )
-        losses = self.objective(joined, batch, epoch, mixing)
-        self._check_finite(losses.total, batch)
-        losses.total.backward()
+        names = [field.name for field in fields(outputs[0])]
+        joined = {
+            name: torch.cat([getattr(part, name) for part in outputs]).requires_grad_()
+            for name in names
+        }
+        losses = self.objective(type(outputs[0])(**joined), batch, epoch, mixing)
+        self._check_finite(losses["total"], batch)
+        losses["total"].backward()
         for part in parts:
             own = slice(part.start - batch.start, part.start - batch.start + len(part.keys))
             again = self._forward(part, "train")
-            surrogate = inner(again.projected, joined.projected.grad, own) + inner(
-                again.pred_x_0, joined.pred_x_0.grad, own
-            )
-            self.backend.backward(surrogate, last=part is parts[-1])
+            shares = [inner(getattr(again, name), joined[name].grad, own) for name in names]
+            self.backend.backward(torch.stack(shares).sum(), last=part is parts[-1])
         return losses
 
     def _parts(self, batch: Batch) -> list[Batch]:
@@ -250,29 +249,13 @@ class Trainer:
             "first_step": self.first_step,
             "total_steps": self.total_steps,
             "epoch": epoch,
-            **{f"train/{name}": value.item() for name, value in vars(losses).items()},
+            **{f"train/{name}": value.item() for name, value in losses.items()},
             "train/lr": lr,
             "train/temperature": self.objective.temperature(epoch),
             "train/samples_per_s": clock.samples / busy,
             "train/data_wait_fraction": clock.waited / busy,
             "train/wall_s": time.monotonic() - clock.started,
         }
-
-
-def mix(batch: Batch, mixing: Mixing) -> Batch:
-    """Return the batch with its voxels mixed; partners may be on other ranks."""
-    everyone = gather(batch.voxels, batch.global_size)
-    own = slice(batch.start, batch.start + len(batch.keys))
-    return replace(batch, voxels=mix_voxels(everyone, mixing.mix_partner, mixing.mix_coef)[own])
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return the batch on a device."""
-    return replace(
-        batch,
-        voxels=batch.voxels.to(device, non_blocking=True),
-        clip_tokens=batch.clip_tokens.to(device, non_blocking=True),
-    )
 
 
 def inner(outputs: Tensor, gradient: Tensor | None, own: slice) -> Tensor:

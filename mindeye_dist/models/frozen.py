@@ -82,7 +82,7 @@ class EfficientNetLite0:
     def __init__(self, weights: Path, *, device: torch.device | str = "cpu") -> None:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         state = {key: value for key, value in state.items() if not key.startswith("_fc.")}
-        self.digest = _digest(f"{self.name} {RESIZE} {CROP} {PIXEL_MEAN} {PIXEL_SCALE}", state)
+        self.digest = digest_of(f"{self.name} {RESIZE} {CROP} {PIXEL_MEAN} {PIXEL_SCALE}", state)
         self._network = _Lite0()
         self._network.load_state_dict(state, strict=True)
         self._network.eval().requires_grad_(False)
@@ -265,7 +265,7 @@ class ProjectedEncoder:
         self.encoder, self.projection = encoder, projection
         self.name = f"{encoder.name}-pca{self.dim}"
         self.num_tokens = encoder.num_tokens
-        self.digest = _digest(encoder.digest, vars(projection))
+        self.digest = digest_of(encoder.digest, vars(projection))
 
     @torch.no_grad()
     def __call__(
@@ -308,7 +308,7 @@ class ProjectedEncoder:
         return cls(encoder, Projection(**tensors))
 
 
-def _digest(constants: str, tensors: Mapping[str, Tensor]) -> str:
+def digest_of(constants: str, tensors: Mapping[str, Tensor]) -> str:
     """Hash tensors by name, type, shape and bytes."""
     state = hashlib.sha256(constants.encode())
     for name, tensor in sorted(tensors.items()):

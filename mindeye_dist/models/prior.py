@@ -42,7 +42,7 @@ class Prior(nn.Module):
         )
         self.relative_bias = nn.Embedding(BIAS_BUCKETS, config.heads)
         self.layers = nn.ModuleList(Layer(config, dim) for _ in range(config.depth))
-        self.norm = GainNorm(dim, stable=True)
+        self.norm = GainNorm(dim, config.half_precision_eps, stable=True)
         self.output = nn.Linear(dim, dim, bias=False)
 
     def forward(
@@ -83,8 +83,8 @@ class Layer(nn.Module):
 
     def __init__(self, config: PriorConfig, dim: int, inner_norm: bool = False) -> None:
         super().__init__()
-        self.attention = Attention(dim, config.heads, config.head_dim)
-        self.feed_forward = feed_forward(dim, config.feedforward_factor, inner_norm)
+        self.attention = Attention(config, dim)
+        self.feed_forward = feed_forward(config, dim, inner_norm)
 
     def forward(
         self, x: Float[Tensor, "batch length dim"], bias: Float[Tensor, "heads length keys"]
@@ -97,15 +97,16 @@ class Layer(nn.Module):
 class Attention(nn.Module):
     """Multi-query cosine attention with one learned null key and value in front."""
 
-    def __init__(self, dim: int, heads: int, head_dim: int) -> None:
+    def __init__(self, config: PriorConfig, dim: int) -> None:
         super().__init__()
+        heads, head_dim = config.heads, config.head_dim
         self.heads = heads
-        self.norm = GainNorm(dim)
+        self.norm = GainNorm(dim, config.half_precision_eps)
         self.null_kv = nn.Parameter(torch.randn(2, head_dim))
         self.query = nn.Linear(dim, heads * head_dim, bias=False)
         self.key_value = nn.Linear(dim, 2 * head_dim, bias=False)
         self.output = nn.Linear(heads * head_dim, dim, bias=False)
-        self.output_norm = GainNorm(dim)
+        self.output_norm = GainNorm(dim, config.half_precision_eps)
 
     def forward(
         self, x: Float[Tensor, "batch length dim"], bias: Float[Tensor, "heads length keys"]
@@ -135,12 +136,13 @@ class Attention(nn.Module):
 class GainNorm(nn.Module):
     """LayerNorm with a gain and no bias; `stable` divides by the largest entry first.
 
-    The published model's epsilon grows to 1e-3 for fp16 inputs; here it is 1e-5 in every precision.
+    Epsilon is 1e-5, and `half_precision_eps` where the input has half precision.
     """
 
-    def __init__(self, dim: int, stable: bool = False) -> None:
+    def __init__(self, dim: int, half_precision_eps: float, stable: bool = False) -> None:
         super().__init__()
         self.stable = stable
+        self.half_precision_eps = half_precision_eps
         self.gain = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
@@ -148,7 +150,8 @@ class GainNorm(nn.Module):
         if self.stable:
             # The clamp keeps the sign: a largest entry below zero would flip it.
             x = x / x.amax(dim=-1, keepdim=True).detach().clamp(min=1e-6)
-        return functional.layer_norm(x, self.gain.shape, self.gain.to(x.dtype), eps=1e-5)
+        eps = 1e-5 if x.dtype == torch.float32 else self.half_precision_eps
+        return functional.layer_norm(x, self.gain.shape, self.gain.to(x.dtype), eps=eps)
 
 
 class SwiGLU(nn.Module):
@@ -162,14 +165,14 @@ class SwiGLU(nn.Module):
         return value * functional.silu(gate)
 
 
-def feed_forward(dim: int, factor: int, inner_norm: bool = False) -> nn.Sequential:
+def feed_forward(config: PriorConfig, dim: int, inner_norm: bool = False) -> nn.Sequential:
     """Return the pre-norm SwiGLU block of a layer; `inner_norm` adds NormFormer's second norm."""
-    hidden = factor * dim
+    hidden = config.feedforward_factor * dim
     return nn.Sequential(
-        GainNorm(dim),
+        GainNorm(dim, config.half_precision_eps),
         nn.Linear(dim, 2 * hidden, bias=False),
         SwiGLU(),
-        *([GainNorm(hidden)] if inner_norm else []),
+        *([GainNorm(hidden, config.half_precision_eps)] if inner_norm else []),
         nn.Linear(hidden, dim, bias=False),
     )
 

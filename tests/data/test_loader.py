@@ -14,14 +14,15 @@ from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.randomness import numpy_generator
 
 
-def open_dataset(folder, split="train", **changes):
-    config = DataConfig(**{"url": str(folder), "targets": "tiny", **changes})
+def open_dataset(folder, split="train", kinds=("clip_tokens",), **changes):
+    config = DataConfig(**{"url": str(folder), "targets": "tiny-clip_tokens", **changes})
     store = Store(config.url)
-    return Dataset(store, read_manifest(store), config, split), config
+    sets = {kind: f"tiny-{kind}" for kind in kinds} | {"clip_tokens": config.targets}
+    return Dataset(store, read_manifest(store), config, split, sets), config
 
 
-def open_loader(folder, batch=6, seed=1, **changes):
-    dataset, config = open_dataset(folder, **changes)
+def open_loader(folder, batch=6, seed=1, split="train", kinds=("clip_tokens",), **changes):
+    dataset, config = open_dataset(folder, split, kinds, **changes)
     training = TrainingConfig(global_batch_size=batch, seed=seed)
     return TrainLoader(dataset, config, training)
 
@@ -46,10 +47,13 @@ def test_order_is_a_function_of_the_seed(tiny_shards):
 @pytest.mark.parametrize("world_size", [1, 2, 4, 5])
 def test_global_batch_does_not_depend_on_the_workers(tiny_shards, world_size):
     """Oracle: the one worker's batch, repeats' draws included."""
-    loader = open_loader(tiny_shards, repeat_draw="random_combine")
+    kinds = ("clip_tokens", "latents", "feature_map")
+    loader = open_loader(tiny_shards, repeat_draw="random_combine", kinds=kinds)
     whole = loader.batch(3, 0, 1)
     parts = [loader.batch(3, rank, world_size) for rank in range(world_size)]
     torch.testing.assert_close(torch.cat([p.voxels for p in parts]), whole.voxels, rtol=0, atol=0)
+    for kind, rows in whole.targets.items():
+        assert torch.equal(torch.cat([p.targets[kind] for p in parts]), rows), kind
     assert sum((p.keys for p in parts), ()) == whole.keys
     assert [p.start for p in parts] == list(np.cumsum([0, *[len(p.keys) for p in parts[:-1]]]))
 
@@ -76,7 +80,7 @@ def test_evaluation_averages_the_distinct_repeats(tiny_shards):
     import webdataset
 
     dataset, _ = open_dataset(tiny_shards, "test")
-    voxels, tokens = dataset.averages()
+    voxels, tokens = dataset.averages(), dataset.all_targets("clip_tokens")
     urls = [
         str(tiny_shards / s.path)
         for s in read_manifest(Store(str(tiny_shards))).subject("subj01").splits["test"]
@@ -92,6 +96,55 @@ def test_evaluation_averages_the_distinct_repeats(tiny_shards):
     joined = torch.cat([part[b].voxels for b in range(len(parts[0])) for part in parts])
     np.testing.assert_allclose(joined.numpy(), voxels, rtol=1e-6)
     assert tokens.shape == (len(dataset), 5, 16)
+
+
+def test_views(tiny_shards):
+    """Training draws among the two augmented views, which are 0.25 above and below the picture's.
+
+    Validation takes the picture's own, and so does training where it is told to.
+    """
+    kinds = ("clip_tokens", "latents", "feature_map")
+    loader = open_loader(tiny_shards, kinds=kinds)
+    plain = open_loader(tiny_shards, kinds=kinds, augmented=False)
+    shifts = {kind: set() for kind in (*kinds, "feature_map_augmented")}
+    for step in range(8):
+        batch, own = loader.batch(step, 0, 1), plain.batch(step, 0, 1)
+        assert batch.keys == own.keys
+        for kind, rows in batch.targets.items():
+            for row, picture in zip(rows, own.targets[kind], strict=True):
+                shifts[kind].add(round(4 * float((row - picture).mean())))
+    assert shifts == {
+        "clip_tokens": {-1, 1},
+        "feature_map_augmented": {-1, 1},
+        "feature_map": {0},
+        "latents": {0},
+    }
+    (batch, *_) = eval_batches(open_dataset(tiny_shards, "val", kinds)[0], 4, 0, 1)
+    assert torch.equal(batch.targets["feature_map"], batch.targets["feature_map_augmented"])
+
+
+def test_options_of_the_published_loader(tiny_shards):
+    """Oracles: the counts themselves, and the stored rows."""
+    replaced = open_loader(tiny_shards, sampling="with_replacement")
+    drawn = np.concatenate([replaced.order(step) for step in range(40)])
+    assert set(drawn) <= set(range(23))
+    assert len(set(drawn[:23])) < 23
+    np.testing.assert_array_equal(replaced.order(7), replaced.order(7))
+    both = open_dataset(tiny_shards, "train+val")[0]
+    keys = [
+        [s.key for s in open_dataset(tiny_shards, part)[0].samples] for part in ("train", "val")
+    ]
+    assert [s.key for s in both.samples] == sum(keys, [])
+    assert both.all_targets("clip_tokens").shape[0] == 30
+    copies = open_dataset(tiny_shards, count_copies=True)[0].voxels([0, 1])
+    distinct = open_dataset(tiny_shards)[0].voxels([0, 1])
+    assert [len(rows) for rows in copies] == [3, 3]
+    assert [len(rows) for rows in distinct] == [2, 3]
+    step_rows = open_loader(tiny_shards, repeat_draw="step", count_copies=True)
+    for step in range(6):  # an epoch has three steps, then row 0 comes again
+        rows = step_rows.dataset.voxels(step_rows.order(step).tolist())
+        expected = np.stack([repeats[step % 3] for repeats in rows])
+        np.testing.assert_array_equal(step_rows.batch(step, 0, 1).voxels, expected)
 
 
 def test_repeat_draws():
@@ -240,9 +293,11 @@ def test_names_that_are_not_there(tiny_shards):
         DataError, match=r"subject 'subj09' is not in the manifest, which has \['subj01'\]"
     ):
         open_dataset(tiny_shards, subject="subj09")
-    with pytest.raises(DataError, match=r"no targets 'clip' in the manifest, only \['tiny'\]"):
+    with pytest.raises(
+        DataError, match=r"no clip_tokens 'clip' in the manifest, only \['tiny-clip_tokens'\]"
+    ):
         open_dataset(tiny_shards, targets="clip")
-    with pytest.raises(DataError, match="no split 'dev'"):
+    with pytest.raises(DataError, match=r"no split \['dev'\], only"):
         open_dataset(tiny_shards, "dev")
     with pytest.raises(DataError, match="global_batch_size 24 exceeds the 23"):
         open_loader(tiny_shards, batch=24)

@@ -3,9 +3,9 @@
 import pytest
 
 from jobs.worker import worker
-from mindeye_dist.config import override
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.strict import override
 
 
 def check(store):

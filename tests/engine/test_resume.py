@@ -16,8 +16,8 @@ import torch
 
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, TrainingState, read_place, read_weights
-from mindeye_dist.config import override, to_dict
 from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.strict import override, to_dict
 
 WORKERS = Path(__file__).parent.parent / "workers.py"
 

@@ -1,16 +1,15 @@
 """What the trainer refuses, and what a run leaves behind."""
 
 import json
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from jobs.worker import worker
-from mindeye_dist.config import override
+from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.engine.journal import Journal, read_journal, read_summary
 from mindeye_dist.engine.trainer import NonFiniteLossError
-from mindeye_dist.objective import Losses
+from mindeye_dist.strict import override
 
 
 def test_non_finite_loss_names_step_and_samples(tiny_config):
@@ -21,25 +20,46 @@ def test_non_finite_loss_names_step_and_samples(tiny_config):
 
 
 @pytest.mark.parametrize("parts", [4096, 2])
-def test_training_learns(tiny_config, parts):
-    """The loss of the prior, which nothing switches on the way, falls by more than a tenth."""
+@pytest.mark.parametrize(
+    ("pipeline", "loss"), [("highlevel", "train/prior"), ("lowlevel", "train/latents")]
+)
+def test_training_learns(tiny_config, parts, pipeline, loss):
+    """The prior's or the latents' loss, which nothing switches on the way, falls by a tenth."""
     changes = {
         "training.epochs": 40,
+        "pipeline": pipeline,
         "training.max_micro_batch_size": parts,
         "optimizer.max_lr": 5e-3,
     }
     config = override(tiny_config, changes)
     worker(config)
-    priors = [row["train/prior"] for row in read_journal(config.run_dir) if "train/prior" in row]
-    assert sum(priors[-10:]) < 0.9 * sum(priors[:10])
+    values = [row[loss] for row in read_journal(config.run_dir) if loss in row]
+    assert sum(values[-10:]) < 0.9 * sum(values[:10])
 
 
-def test_a_run_explains_itself(tiny_config):
-    config = override(tiny_config, {"training.epochs": 2})
+def test_a_final_run_keeps_its_last_checkpoint_as_the_best(tiny_config):
+    """Trained on val, val cannot choose."""
+    config = override(
+        tiny_config,
+        {"data.train_on": "train+val", "training.epochs": 6, "training.validate_every_epochs": 1},
+    )
+    worker(config)
+    checkpoints = Checkpoints(config.run_dir, 1)
+    assert checkpoints.best() == checkpoints.newest()
+    assert read_summary(config.run_dir)["steps"] == 6 * (23 + 7) // 6
+
+
+@pytest.mark.parametrize("pipeline", ["highlevel", "lowlevel"])
+def test_a_run_explains_itself(tiny_config, pipeline):
+    config = override(tiny_config, {"training.epochs": 2, "pipeline": pipeline})
     rows = []
     worker(config, [rows.append])
     assert rows == read_journal(config.run_dir)
-    assert {f"val/{field.name}" for field in fields(Losses)} <= set().union(*rows)
+    losses = {"contrastive", "total", "prior" if pipeline == "highlevel" else "latents"}
+    scores = {"top1_brain_to_image", "top1_image_to_brain"}
+    if pipeline == "lowlevel":
+        scores = {"latent_correlation"}
+    assert {f"val/{name}" for name in losses | scores} <= set().union(*rows)
     summary = read_summary(config.run_dir)
     assert summary["steps"] == 2 * 23 // 6
     assert summary["world_size"] == 1

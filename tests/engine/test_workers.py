@@ -10,8 +10,8 @@ import torch
 
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_weights
-from mindeye_dist.config import override
 from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.strict import override
 
 NO_DROPOUT = {
     "model.backbone.input_dropout": 0.0,
@@ -22,9 +22,9 @@ NO_DROPOUT = {
 def curve(run_dir):
     """Return the training losses and the validation's of every step, as rows."""
     rows = read_journal(run_dir)
-    names = ("contrastive", "prior", "total")
+    names = ("contrastive", "prior", "latents", "total")
     return [
-        [row[f"{part}/{name}"] for name in names]
+        [row[f"{part}/{name}"] for name in names if f"{part}/{name}" in row]
         for row in rows
         for part in ("train", "val")
         if f"{part}/total" in row

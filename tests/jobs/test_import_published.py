@@ -44,20 +44,49 @@ def test_data_tells_voxels_and_targets(tiny_shards, tmp_path):
     file = write(tmp_path / "last.pth", state_of("257x768", sizes, NUM_VOXELS))
     folder = tmp_path / "imported"
     arguments = [str(file), "--data-url", str(tiny_shards), "--out", str(folder), "--any-size"]
-    main([*arguments, "--targets", "tiny"])
+    main([*arguments, "--targets", "tiny-clip_tokens"])
     verify(folder)
     manifest = json.loads((tiny_shards / "manifest.json").read_text())
-    text = (folder / "shapes.json").read_text()
-    assert manifest["subjects"]["subj01"]["targets"]["tiny"]["digest"] in text
-    assert json.loads((folder / "config.json").read_text())["data"]["targets"] == "tiny"
+    stored = manifest["subjects"]["subj01"]["targets"]["tiny-clip_tokens"]
+    shapes = json.loads((folder / "shapes.json").read_text())
+    assert shapes["num_voxels"] == NUM_VOXELS
+    assert shapes["targets"] == {
+        "clip_tokens": {key: stored[key] for key in ("shape", "encoder", "digest")}
+    }
+    assert json.loads((folder / "config.json").read_text())["data"]["targets"] == "tiny-clip_tokens"
+
+
+def test_lowlevel_checkpoint_predicts(tmp_path, capsys):
+    """Oracle: the module itself, filled with the file's weights."""
+    file = write(tmp_path / "epoch120.pth", state_of("autoencoder", voxels=12682))
+    folder = tmp_path / "imported"
+    main([str(file), "--voxels-of", "subj07", "--any-size", "--out", str(folder)])
+    said = capsys.readouterr().out
+    assert "digest unknown, so predicted but not evaluated: latents by sd-vae, feature_map" in said
+    voxels = np.random.default_rng(0).standard_normal((2, 12682)).astype(np.float32)
+    model = build("autoencoder", 12682, SMALL["autoencoder"]).eval()
+    model.load_state_dict(import_published(file, 12682, any_size=True).weights)
+    with torch.no_grad():
+        expected = model.latents(torch.from_numpy(voxels))
+    np.testing.assert_allclose(Predictor(folder).latents(voxels), expected, atol=1e-5)
+
+
+def test_targets_that_are_not_there(tiny_shards, tmp_path):
+    sizes = Sizes(SMALL["257x768"].model, {"clip_tokens": (NUM_TOKENS, DIM)})
+    file = write(tmp_path / "last.pth", state_of("257x768", sizes, NUM_VOXELS))
+    arguments = [str(file), "--data-url", str(tiny_shards), "--out", str(tmp_path / "new")]
+    with pytest.raises(SystemExit, match="no clip_tokens 'other' in the manifest"):
+        main([*arguments, "--any-size", "--targets", "other"])
 
 
 def test_targets_of_another_shape(tiny_shards, tmp_path):
     sizes = Sizes(SMALL["257x768"].model, {"clip_tokens": (NUM_TOKENS + 1, DIM)})
     file = write(tmp_path / "last.pth", state_of("257x768", sizes, NUM_VOXELS))
     arguments = [str(file), "--data-url", str(tiny_shards), "--out", str(tmp_path / "new")]
-    with pytest.raises(SystemExit, match=r"predicts clip_tokens of shape \(6, 16\), tiny has"):
-        main([*arguments, "--any-size", "--targets", "tiny"])
+    with pytest.raises(
+        SystemExit, match=r"predicts clip_tokens of shape \(6, 16\), tiny-clip_tokens has"
+    ):
+        main([*arguments, "--any-size", "--targets", "tiny-clip_tokens"])
     assert not (tmp_path / "new").exists()
 
 

@@ -24,8 +24,8 @@ from jobs import evaluate
 from jobs.command import place
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_place, read_weights
-from mindeye_dist.config import override
 from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.strict import override
 from tests.conftest import flags
 from tests.s3 import free_ports
 

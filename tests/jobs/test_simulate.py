@@ -57,9 +57,15 @@ def test_webdataset_reads_the_published_members(simulated):
 def test_loader_reads_what_was_simulated(simulated):
     store = Store(str(simulated))
     manifest = read_manifest(store)
-    dataset = Dataset(store, manifest, DataConfig(url=str(simulated)), "train")
-    voxels, tokens = dataset.averages()
-    assert (voxels.shape, tokens.shape) == ((120, 120), (120, 50, 8))
+    config = DataConfig(url=str(simulated))
+    sets = {"clip_tokens": config.targets, "feature_map": config.teacher, "latents": config.latents}
+    dataset = Dataset(store, manifest, config, "train", sets)
+    tokens, latents = dataset.all_targets("clip_tokens"), dataset.all_targets("latents")
+    assert (dataset.averages().shape, tokens.shape) == ((120, 120), (120, 50, 8))
+    np.testing.assert_array_equal(dataset.all_targets("feature_map"), tokens[:, 1:])
+    rgb = decode(dataset.pictures([5])[0], "here").astype(np.float32) / 255
+    assert latents[5].shape == (3, 28, 28)
+    assert np.corrcoef(latents[5].mean(axis=(1, 2)), rgb.mean(axis=(0, 1)))[0, 1] > 0.99
     np.testing.assert_allclose(np.linalg.norm(tokens[:, 0], axis=-1), 1, atol=2e-3)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jobs.command import line, seconds_left
 from jobs.tracking import tracked
-from mindeye_dist.config import override
+from mindeye_dist.strict import override
 
 
 def query(database, sql):
@@ -63,7 +63,7 @@ def test_the_live_line_says_what_is_happening():
         "epoch 3",
         "step 30/110",
         "loss 1.500",
-        "(contrastive 1.000, prior 0.5000)",
+        "(contrastive 1.0000, prior 0.5000)",
         "100 samples/s",
         "data wait 4%",
     ]

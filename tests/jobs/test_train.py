@@ -9,8 +9,9 @@ from jobs import train
 from jobs.command import place
 from jobs.recipes import RECIPES, recipe
 from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.config import ExperimentConfig, override
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.strict import override
 from tests.conftest import flags
 
 
@@ -36,7 +37,10 @@ def fails(capsys, arguments):
         (["--training.epochs", "0"], "training.epochs: got 0, expected at least 1"),
         (["--data.url", "/nowhere"], "error: /nowhere/manifest.json: cannot be read"),
         (["--data.subject", "subj02"], "error: subject 'subj02' is not in the manifest"),
-        (["--data.targets", "clip"], "error: no targets 'clip' in the manifest, only ['tiny']"),
+        (
+            ["--data.targets", "clip"],
+            "error: no clip_tokens 'clip' in the manifest, only",
+        ),
         (["--training.global-batch-size", "24"], "global_batch_size 24 exceeds the 23"),
         (["--resume"], "error: --resume: no good checkpoint in"),
         (["--compute.device", "cuda"], "torch sees no CUDA device"),

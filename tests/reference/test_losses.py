@@ -16,7 +16,8 @@ def test_bimixco_and_its_gradient(reference):
     mix_coef = torch.where(vectors["select"], vectors["betas"], torch.ones_like(vectors["betas"]))
     for key, temperature in temperatures(vectors, "bimixco_t"):
         preds = vectors["preds"].clone().requires_grad_()
-        loss = losses.bimixco(preds, vectors["targs"], vectors["perm"], mix_coef, temperature)
+        # A partner that is the sample itself overwrites its weight in the published code.
+        loss = losses.bimixco(preds, vectors["targs"], vectors["perm"], mix_coef, temperature, True)
         torch.testing.assert_close(loss.reshape(1), vectors[key], **TOLERANCE)
         # The vectors differentiate with respect to already normalised rows; ours normalises inside.
         loss.backward()
@@ -51,6 +52,25 @@ def test_unmixed_bimixco_is_the_published_nce(reference):
         torch.testing.assert_close(loss.reshape(1), vectors[key], **TOLERANCE)
 
 
+def test_soft_contrastive(reference):
+    vectors, _ = reference("losses")
+    for key, temperature in temperatures(vectors, "soft_cont_t"):
+        loss = losses.soft_contrastive(
+            vectors["preds"], vectors["targs"], vectors["teacher_aug"], temperature
+        )
+        torch.testing.assert_close(loss.reshape(1), vectors[key], **TOLERANCE)
+
+
+def test_one_way_mixco(reference):
+    vectors, _ = reference("losses")
+    mix_coef = torch.where(vectors["select"], vectors["betas"], torch.ones_like(vectors["betas"]))
+    similarity = losses.cosine_similarity(vectors["preds"], vectors["targs"])
+    labels = losses.mixing_labels(vectors["perm"], mix_coef, True)
+    for key, temperature in temperatures(vectors, "mixco_oneway_t"):
+        loss = losses.cross_entropy(similarity / temperature, labels)
+        torch.testing.assert_close(loss.reshape(1), vectors[key], **TOLERANCE)
+
+
 def test_temperature_table(reference):
     vectors, _ = reference("losses")
     for key, table in vectors.items():
@@ -67,7 +87,7 @@ def test_mixed_voxels(reference):
     vectors, _ = reference("losses")
     mix_coef = torch.where(vectors["select"], vectors["betas"], torch.ones_like(vectors["betas"]))
     before = vectors["voxels"].clone()
-    mixed = losses.mix_voxels(vectors["voxels"], vectors["perm"], mix_coef)
+    mixed = losses.mix(vectors["voxels"], vectors["perm"], mix_coef)
     torch.testing.assert_close(mixed, vectors["voxels_mixed"], **TOLERANCE)
     assert torch.equal(vectors["voxels"], before)
 

@@ -1,0 +1,106 @@
+"""Targets: what the model is to predict of a picture, read from target shards or computed.
+
+Both ways give the same numbers: stored targets are float16, and computed ones are rounded to it.
+Variant 0 is the target of the picture itself, 1..variants those of its augmented views.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from mindeye_dist.data.shards import Sample, Targets, decode_npy, read_index, read_members
+from mindeye_dist.data.store import DataError, Store
+
+Request = tuple[int, int]
+"""Number of a sample in its split, and variant."""
+
+
+@runtime_checkable
+class TargetSource(Protocol):
+    """Targets of one kind for the samples of a split."""
+
+    shape: tuple[int, ...]
+    variants: int
+
+    def read(self, requests: Sequence[Request]) -> list[Float[np.ndarray, "..."]]:
+        """Return targets by sample and variant."""
+        ...
+
+
+class StoredTargets:
+    """Targets from their shards.
+
+    Raises:
+        DataError: on construction, if the shards do not hold the samples' keys; on reading, if a
+            member is missing, corrupt, of another shape, or not finite.
+    """
+
+    def __init__(
+        self, store: Store, targets: Targets, splits: Sequence[str], samples: Sequence[Sample]
+    ) -> None:
+        self.shape, self.variants = targets.shape, targets.variants
+        self._store, self._targets = store, targets
+        if missing := [split for split in splits if split not in targets.splits]:
+            raise DataError(f"{store.url}: {targets.kind} by {targets.encoder}: no split {missing}")
+        self._samples = [
+            s
+            for split in splits
+            for shard in targets.splits[split]
+            for s in read_index(store, shard)
+        ]
+        if [s.key for s in samples] != [t.key for t in self._samples]:
+            raise DataError(
+                f"{store.url}: {'+'.join(splits)}: keys of the {targets.kind} by "
+                f"{targets.encoder} are not those of the samples"
+            )
+
+    def read(self, requests: Sequence[Request]) -> list[Float[np.ndarray, "..."]]:
+        """Return targets by sample and variant."""
+        members = [(self._samples[i], self._targets.member(variant)) for i, variant in requests]
+        return [
+            checked_array(
+                data, self.shape, f"{self._store.locate(s.shard)}: sample {s.key}: {suffix}"
+            )
+            for (s, suffix), data in zip(members, read_members(self._store, members), strict=True)
+        ]
+
+
+class ComputedTargets:
+    """Targets computed when they are asked for.
+
+    Args:
+        encode: takes requests, returns their targets (requests, ...).
+        shape: of one target.
+        variants: augmented views that may be asked for.
+    """
+
+    def __init__(
+        self,
+        encode: Callable[[Sequence[Request]], Float[np.ndarray, "requests ..."]],
+        shape: tuple[int, ...],
+        variants: int,
+    ) -> None:
+        self.shape, self.variants = shape, variants
+        self._encode = encode
+
+    def read(self, requests: Sequence[Request]) -> list[Float[np.ndarray, "..."]]:
+        """Return targets by sample and variant."""
+        return list(self._encode(requests).astype(np.float16)) if requests else []
+
+
+def checked_array(data: bytes, shape: tuple[int, ...], where: str) -> Float[np.ndarray, "..."]:
+    """Return the array of a .npy member.
+
+    Raises:
+        DataError: it is no plain array, not floating point, of another shape, or not finite.
+    """
+    array = decode_npy(data, where)
+    if array.shape != shape or array.dtype.kind != "f":
+        raise DataError(
+            f"{where}: got {array.dtype} {array.shape}, expected floating point {shape}"
+        )
+    if not np.isfinite(array).all():
+        raise DataError(f"{where}: {np.count_nonzero(~np.isfinite(array))} values are not finite")
+    return array

@@ -1,0 +1,110 @@
+"""Metrics of reconstructed pictures: pure functions of pictures or of their features.
+
+One value a picture, in the pictures' order, so that means, intervals and the worst cases are the
+caller's to take. Scotti et al. (2023), section 4.2. What cannot vary cannot correlate: the
+correlation of a flat picture, or of constant features, is 0.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+BLOCK = 32
+"""Pictures whose features are held in float64 at once."""
+
+Pictures = Float[np.ndarray, "pictures 3 height width"]
+Features = Float[np.ndarray, "pictures *features"]
+PerPicture = Float[np.ndarray, " pictures"]
+
+
+def pixcorr(seen: Pictures, recon: Pictures) -> PerPicture:
+    """Return Pearson's r of all pixels and colours of each pair (published at 425 x 425).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    return correlation(seen, recon)
+
+
+def correlation(seen: Features, recon: Features) -> PerPicture:
+    """Return Pearson's r of each pair's features; 1 - r is the published correlation distance.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    _check_pairs(seen, recon)
+    blocks = (slice(start, start + BLOCK) for start in range(0, len(seen), BLOCK))
+    return np.concatenate(
+        [np.zeros(0), *((_standard(seen[b]) * _standard(recon[b])).sum(axis=1) for b in blocks)]
+    )
+
+
+def ssim(seen: Pictures, recon: Pictures) -> PerPicture:
+    """Return the structural similarity of each pair of pictures in [0, 1], as grey.
+
+    Luminance by ITU-R 709, Gaussian window of sigma 1.5, population covariance (Wang et al. 2004;
+    published at 425 x 425).
+
+    Raises:
+        ValueError: the shapes differ, or the pictures are smaller than the window of 11 pixels.
+    """
+    from skimage.color import rgb2gray
+    from skimage.metrics import structural_similarity
+
+    _check_pairs(seen, recon)
+    return np.array(
+        [
+            structural_similarity(
+                rgb2gray(a.astype(np.float64), channel_axis=0),
+                rgb2gray(b.astype(np.float64), channel_axis=0),
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+                data_range=1.0,
+            )
+            for a, b in zip(seen, recon, strict=True)
+        ],
+        dtype=np.float64,
+    )
+
+
+def two_way(features_seen: Features, features_recon: Features) -> PerPicture:
+    """Return, for each reconstruction, how often it is told from another picture (chance 0.5).
+
+    That is the share of the other seen pictures whose features correlate less with the
+    reconstruction's than those of the picture that was seen. The reconstruction stays and the
+    pictures are the distractors, as in the published code; ties count against it.
+
+    Raises:
+        ValueError: the shapes differ, or there are fewer than two pictures.
+    """
+    _check_pairs(features_seen, features_recon)
+    count = len(features_seen)
+    if count < 2:
+        raise ValueError(f"two_way: got {count} pictures, expected at least 2")
+    # Equal pictures have equal r but for rounding, and must tie.
+    truth = correlation(features_seen, features_recon) - 1e-12
+    beaten = np.zeros(count)
+    for start in range(0, count, BLOCK):
+        recon = _standard(features_recon[start : start + BLOCK])
+        for other in range(0, count, BLOCK):
+            r = _standard(features_seen[other : other + BLOCK]) @ recon.T
+            beaten[start : start + BLOCK] += (r < truth[start : start + BLOCK]).sum(axis=0)
+    return beaten / (count - 1)
+
+
+def _standard(features: Features) -> Float[np.ndarray, "pictures flat"]:
+    """Return each picture's features flat, centred and of unit norm; zeros where constant."""
+    flat = features.reshape(len(features), -1).astype(np.float64)
+    # What is left of a constant after its mean is rounding, not a pattern.
+    rounding = 1e-12 * np.linalg.norm(flat, axis=1, keepdims=True)
+    flat -= flat.mean(axis=1, keepdims=True)
+    norm = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.divide(flat, norm, out=np.zeros_like(flat), where=norm > rounding)
+
+
+def _check_pairs(seen: np.ndarray, recon: np.ndarray) -> None:
+    if seen.shape != recon.shape:
+        raise ValueError(f"got {recon.shape} of reconstructions for {seen.shape} of seen pictures")
+    for name, values in (("seen", seen), ("reconstructed", recon)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name} pictures: got a value that is not finite")

@@ -1,0 +1,329 @@
+"""Latent codecs: pictures in, latents out, and back.
+
+The low-level pathway predicts the latents (batch, channels, height, width) of a picture and their
+decoding is the blurry reconstruction. Published MindEye uses Stable Diffusion's KL-f8 autoencoder
+(Rombach et al. 2022): 4 x 64 x 64 for 512 pixels (Scotti et al. 2023, section 3.2 and appendix).
+The demo needs no weights: its latents are the picture itself, small.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mindeye_dist.models.frozen import digest_of
+
+Images = Float[Tensor, "batch 3 height width"]
+Latents = Float[Tensor, "batch channels rows columns"]
+
+
+@runtime_checkable
+class LatentCodec(Protocol):
+    """What the rest of the library knows of a codec."""
+
+    name: str
+    digest: str
+    """Hex digest over weights and preprocessing: it changes whenever the outputs could change."""
+    side: int
+    """Width and height of the pictures that are encoded (pixels)."""
+    shape: tuple[int, int, int]
+    """Channels, height and width of one picture's latents."""
+
+    def encode(self, images: Images) -> Latents:
+        """Encode images with values in [0, 1] of any size."""
+        ...
+
+    def decode(self, latents: Latents) -> Images:
+        """Return the pictures that latents stand for, (batch, 3, side, side) in [0, 1]."""
+        ...
+
+
+def resize(images: Images, side: int) -> Images:
+    """Scale images to `side` x `side`, bilinearly and antialiased, whatever their proportions."""
+    return functional.interpolate(
+        images.float(), (side, side), mode="bilinear", antialias=True, align_corners=False
+    )
+
+
+class PixelCodec:
+    """The picture itself, averaged down to `side` x `side` and centred: values in [-1, 1]."""
+
+    name = "pixels"
+
+    def __init__(self, side: int) -> None:
+        self.side = side
+        self.shape = (3, side, side)
+        self.digest = digest_of(f"{self.name} {side} area 2x-1", {})
+
+    @torch.no_grad()
+    def encode(self, images: Images) -> Latents:
+        """Encode images with values in [0, 1] of any size."""
+        _check_finite(images, f"{self.name}: images")
+        return 2 * functional.adaptive_avg_pool2d(images.float(), self.side) - 1
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Images:
+        """Return the pictures that latents stand for, (batch, 3, side, side) in [0, 1].
+
+        Raises:
+            ValueError: the latents have another shape or are not finite.
+        """
+        _check_latents(self, latents)
+        return _unit_range(latents.float())
+
+
+class AutoencoderKLCodec:
+    """A KL autoencoder of diffusers: the posterior's mode, times the scaling factor.
+
+    The scaling factor (0.18215 for Stable Diffusion's) comes from the autoencoder's config.
+
+    Args:
+        source: Folder in the layout of `save_pretrained`, or a name on the Hugging Face hub; only
+            safetensors weights are read.
+        subfolder: Where in `source` the autoencoder is ("vae" in a whole pipeline).
+        side: Width and height of the pictures that are encoded (pixels).
+        device: Where to compute; images and latents are moved there.
+
+    Raises:
+        ValueError: There is no such autoencoder, its weights do not fit its config, or `side` is
+            no multiple of its downsampling.
+    """
+
+    name = "autoencoder-kl"
+
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        subfolder: str = "",
+        side: int = 512,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        vae = _load_autoencoder(str(source), subfolder)
+        self.side = side
+        self.shape = latent_shape(vae, side)
+        self._scale = float(vae.config.scaling_factor)
+        self.digest = digest_of(f"{self.name} {side} {self._scale} 2x-1 mode", vae.state_dict())
+        self._vae = vae.eval().requires_grad_(False).to(device)
+        self._device = device
+
+    @torch.no_grad()
+    def encode(self, images: Images) -> Latents:
+        """Encode images with values in [0, 1] of any size."""
+        _check_finite(images, f"{self.name}: images")
+        pixels = 2 * resize(images.to(self._device), self.side) - 1
+        return self._vae.encode(pixels).latent_dist.mode() * self._scale
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Images:
+        """Return the pictures that latents stand for, (batch, 3, side, side) in [0, 1].
+
+        Raises:
+            ValueError: the latents have another shape or are not finite.
+        """
+        _check_latents(self, latents)
+        return _unit_range(self._vae.decode(latents.float().to(self._device) / self._scale).sample)
+
+
+def latent_shape(vae: Any, side: int) -> tuple[int, int, int]:
+    """Return channels, height and width of an AutoencoderKL's latents for a square picture.
+
+    Raises:
+        ValueError: `side` is no multiple of the downsampling.
+    """
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    if side < factor or side % factor:
+        raise ValueError(f"autoencoder-kl: got side {side}, expected a multiple of {factor}")
+    return (vae.config.latent_channels, side // factor, side // factor)
+
+
+def _load_autoencoder(source: str, subfolder: str) -> Any:
+    from diffusers import AutoencoderKL
+
+    where = f"{source}/{subfolder}" if subfolder else source
+    if source.startswith(("/", ".")) and not Path(where).is_dir():
+        raise ValueError(f"{where}: no such folder, expected one in the layout of save_pretrained")
+    try:
+        vae, info = AutoencoderKL.from_pretrained(
+            source,
+            subfolder=subfolder or None,
+            use_safetensors=True,
+            local_files_only=Path(source).exists(),
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{where}: no AutoencoderKL could be loaded: {error}") from error
+    # diffusers leaves what is missing at random and drops what it does not know.
+    problems = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys") if info[key]}
+    if problems:
+        raise ValueError(f"{where}: the weights do not fit the config: {problems}")
+    return vae.float()
+
+
+class TAEF2Codec:
+    """The tiny autoencoder of FLUX.2's latent space: 32 channels at an eighth of the side.
+
+    Latents have about unit scale. Weights: `taef2_encoder.safetensors` and
+    `taef2_decoder.safetensors`, converted from madebyollin/taesd (MIT), whose keys are positions in
+    a sequence of layers.
+
+    Args:
+        folder: Where both files are.
+        side: Width and height of the pictures that are encoded (pixels).
+        device: Where to compute; images and latents are moved there.
+
+    Raises:
+        ValueError: A file is missing or holds other tensors, or `side` is no multiple of 8.
+    """
+
+    name = "taef2"
+
+    def __init__(
+        self, folder: Path, side: int = 128, *, device: torch.device | str = "cpu"
+    ) -> None:
+        if side < 8 or side % 8:
+            raise ValueError(f"{self.name}: got side {side}, expected a multiple of 8")
+        self.side = side
+        self.shape = (32, side // 8, side // 8)
+        self._encoder = _load_strictly(_taef2_encoder(), folder / "taef2_encoder.safetensors")
+        self._decoder = _load_strictly(_taef2_decoder(), folder / "taef2_decoder.safetensors")
+        both = nn.ModuleDict({"encoder": self._encoder, "decoder": self._decoder})
+        self.digest = digest_of(f"{self.name} {side}", both.state_dict())
+        both.eval().requires_grad_(False).to(device)
+        self._device = device
+
+    @torch.no_grad()
+    def encode(self, images: Images) -> Latents:
+        """Encode images with values in [0, 1] of any size."""
+        _check_finite(images, f"{self.name}: images")
+        return self._encoder(resize(images.to(self._device), self.side))
+
+    @torch.no_grad()
+    def decode(self, latents: Latents) -> Images:
+        """Return the pictures that latents stand for, (batch, 3, side, side) in [0, 1].
+
+        Raises:
+            ValueError: the latents have another shape or are not finite.
+        """
+        _check_latents(self, latents)
+        return self._decoder(latents.float().to(self._device)).clamp(0, 1)
+
+
+class _SoftClamp(nn.Module):
+    """Bound latents smoothly to +-3, as the decoder saw them in training."""
+
+    def forward(self, latents: Latents) -> Latents:
+        return 3 * torch.tanh(latents / 3)
+
+
+class _TinyBlock(nn.Module):
+    """Three 3x3 convolutions with a skip; attribute names are the keys of the weight files.
+
+    `pool`, in the blocks at the latents' resolution, adds what a GroupNorm over the whole picture
+    says of it first.
+    """
+
+    def __init__(self, *, pools: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(_conv(64, 64), nn.ReLU(), _conv(64, 64), nn.ReLU(), _conv(64, 64))
+        self.pool: nn.Module | None = None
+        if pools:
+            self.pool = nn.Sequential(
+                nn.Conv2d(64, 256, 1, bias=False),
+                nn.GroupNorm(4, 256),
+                nn.ReLU(),
+                nn.Conv2d(256, 64, 1, bias=False),
+            )
+
+    def forward(
+        self, x: Float[Tensor, "batch 64 height width"]
+    ) -> Float[Tensor, "batch 64 height width"]:
+        if self.pool is not None:
+            x = x + self.pool(x)
+        return functional.relu(self.conv(x) + x)
+
+
+def _conv(channels: int, out: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=bias)
+
+
+def _taef2_encoder() -> nn.Sequential:
+    layers: list[nn.Module] = [_conv(3, 64), _TinyBlock()]
+    for stage in range(3):
+        layers.append(_conv(64, 64, stride=2, bias=False))
+        layers += [_TinyBlock(pools=stage == 2) for _ in range(3)]
+    return nn.Sequential(*layers, _conv(64, 32))
+
+
+def _taef2_decoder() -> nn.Sequential:
+    layers: list[nn.Module] = [_SoftClamp(), _conv(32, 64), nn.ReLU()]
+    for stage in range(3):
+        layers += [_TinyBlock(pools=stage == 0) for _ in range(3)]
+        layers += [nn.Upsample(scale_factor=2), _conv(64, 64, bias=False)]
+    return nn.Sequential(*layers, _TinyBlock(), _conv(64, 3))
+
+
+def _load_strictly(network: nn.Sequential, path: Path) -> nn.Sequential:
+    """Fill a network with a file's tensors, in float32."""
+    try:
+        network.load_state_dict(load_file(path), strict=True)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: the weights cannot be loaded: {error}") from error
+    return network
+
+
+def _unit_range(pixels: Images) -> Images:
+    """Bring pixels from [-1, 1] to [0, 1]."""
+    return (pixels / 2 + 0.5).clamp(0, 1)
+
+
+def _check_latents(codec: LatentCodec, latents: Tensor) -> None:
+    if tuple(latents.shape[1:]) != codec.shape:
+        expected = "(batch, " + ", ".join(str(size) for size in codec.shape) + ")"
+        message = f"{codec.name}: got latents {tuple(latents.shape)}, expected {expected}"
+        raise ValueError(message)
+    _check_finite(latents, f"{codec.name}: latents")
+
+
+def _check_finite(values: Tensor, what: str) -> None:
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        size = math.prod(values.shape)
+        raise ValueError(f"{what}: {bad} of {size} values are not finite")
+
+
+def open_codec(
+    name: str, source: str, shape: tuple[int, ...], device: torch.device | str = "cpu"
+) -> LatentCodec:
+    """Return the codec of a name whose latents have a shape.
+
+    Args:
+        name: "pixels", "autoencoder-kl" or "taef2".
+        source: Its weights: a folder, for an AutoencoderKL also a name on the hub.
+        shape: Channels, height and width of the latents.
+        device: Where to compute.
+
+    Raises:
+        ValueError: There is no such codec, it needs weights that are not given, or its latents have
+            another shape.
+    """
+    if name == PixelCodec.name:
+        codec: LatentCodec = PixelCodec(shape[-1])
+    elif not source:
+        raise ValueError(f"{name}: got no weights, expected a folder or hub name of them")
+    elif name == AutoencoderKLCodec.name:
+        codec = AutoencoderKLCodec(source, side=8 * shape[-1], device=device)
+    elif name == TAEF2Codec.name:
+        codec = TAEF2Codec(Path(source), 8 * shape[-1], device=device)
+    else:
+        raise ValueError(f"got codec {name!r}, expected pixels, autoencoder-kl or taef2")
+    if codec.shape != shape:
+        raise ValueError(f"{name}: its latents are {codec.shape}, expected {shape}")
+    return codec

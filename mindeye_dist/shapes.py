@@ -1,0 +1,25 @@
+"""Shapes: what a model must know of its data to be built, kept in every checkpoint."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["clip_tokens", "latents", "feature_map"]
+"""What a target is: clip_tokens (tokens, dim), latents (channels, height, width) or a teacher's
+feature_map (tokens, dim)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetShape:
+    """One kind of target, and the frozen model that it is by."""
+
+    shape: tuple[int, ...]
+    encoder: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shapes:
+    """Voxels of the subject, and the targets of the pipeline by kind."""
+
+    num_voxels: int
+    targets: dict[str, TargetShape]
