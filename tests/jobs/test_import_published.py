@@ -83,9 +83,8 @@ def test_targets_of_another_shape(tiny_shards, tmp_path):
     sizes = Sizes(SMALL["257x768"].model, {"clip_tokens": (NUM_TOKENS + 1, DIM)})
     file = write(tmp_path / "last.pth", state_of("257x768", sizes, NUM_VOXELS))
     arguments = [str(file), "--data-url", str(tiny_shards), "--out", str(tmp_path / "new")]
-    with pytest.raises(
-        SystemExit, match=r"predicts clip_tokens of shape \(6, 16\), tiny-clip_tokens has"
-    ):
+    shape = r"predicts clip_tokens of shape \(6, 16\), tiny-clip_tokens has"
+    with pytest.raises(SystemExit, match=shape):
         main([*arguments, "--any-size", "--targets", "tiny-clip_tokens"])
     assert not (tmp_path / "new").exists()
 
