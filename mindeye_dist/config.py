@@ -67,6 +67,10 @@ class ProjectorConfig:
 class PriorConfig:
     """Diffusion prior over clip_tokens (MindEye, section 3.2)."""
 
+    form: Literal["tokens", "query"] = "tokens"
+    """`tokens` denoises all tokens at once; `query` is DALL-E 2's prior, for one embedding."""
+    padding_tokens: int = 256
+    """Learned tokens in front, where a caption would stand (form `query` only)."""
     depth: int = 6
     heads: int = 12
     head_dim: int = 64

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mindeye_dist.config import ModelConfig
+from mindeye_dist.config import ModelConfig, PriorConfig
 from mindeye_dist.models.backbone import Backbone
 from mindeye_dist.models.diffusion import add_noise
 from mindeye_dist.models.prior import Prior
 from mindeye_dist.models.projector import Projector
+from mindeye_dist.models.query_prior import QueryPrior
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class MindEye(nn.Module):
         super().__init__()
         self.backbone = Backbone(config.backbone, num_voxels, num_tokens, dim)
         self.projector = Projector(config.projector, dim)
-        self.prior = Prior(config.prior, num_tokens, dim)
+        self.prior = build_prior(config.prior, num_tokens, dim)
 
     def forward(
         self,
@@ -73,3 +74,16 @@ class MindEye(nn.Module):
                 x_t.to(tokens.dtype), draw.timestep, tokens, draw.drop_condition, draw.drop_tokens
             ),
         )
+
+
+def build_prior(config: PriorConfig, num_tokens: int, dim: int) -> Prior | QueryPrior:
+    """Return the prior of the configured form.
+
+    Raises:
+        ValueError: the form is for one token, and the targets have more.
+    """
+    if config.form == "tokens":
+        return Prior(config, num_tokens, dim)
+    if num_tokens != 1:
+        raise ValueError(f"model.prior.form: got 'query' and {num_tokens} tokens, expected 1 token")
+    return QueryPrior(config, dim)

@@ -81,10 +81,10 @@ class Prior(nn.Module):
 class Layer(nn.Module):
     """Attention, then feed-forward, each added to the residual stream."""
 
-    def __init__(self, config: PriorConfig, dim: int) -> None:
+    def __init__(self, config: PriorConfig, dim: int, inner_norm: bool = False) -> None:
         super().__init__()
         self.attention = Attention(config, dim)
-        self.feed_forward = feed_forward(config, dim)
+        self.feed_forward = feed_forward(config, dim, inner_norm)
 
     def forward(
         self, x: Float[Tensor, "batch length dim"], bias: Float[Tensor, "heads length keys"]
@@ -165,13 +165,14 @@ class SwiGLU(nn.Module):
         return value * functional.silu(gate)
 
 
-def feed_forward(config: PriorConfig, dim: int) -> nn.Sequential:
-    """Return the pre-norm SwiGLU block of a layer."""
+def feed_forward(config: PriorConfig, dim: int, inner_norm: bool = False) -> nn.Sequential:
+    """Return the pre-norm SwiGLU block of a layer; `inner_norm` adds NormFormer's second norm."""
     hidden = config.feedforward_factor * dim
     return nn.Sequential(
         GainNorm(dim, config.half_precision_eps),
         nn.Linear(dim, 2 * hidden, bias=False),
         SwiGLU(),
+        *([GainNorm(hidden, config.half_precision_eps)] if inner_norm else []),
         nn.Linear(hidden, dim, bias=False),
     )
 

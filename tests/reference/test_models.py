@@ -23,12 +23,12 @@ def fill(name, shape):
     return torch.from_numpy(0.1 * values + np.float32(name.endswith((".weight", ".g"))))
 
 
-def load(modules, shapes):
+def load(modules, shapes, prefix=""):
     """Fill modules, by the part they are, with the recipe's parameters; every key must fit."""
     for part, module in modules.items():
         state = {}
         for name, shape in shapes.items():
-            ours = our_name(name)
+            ours = our_name(prefix + name, "257x768")
             if ours is not None and ours.startswith(f"{part}."):
                 state[ours.removeprefix(f"{part}.")] = fill(name.removeprefix("net."), shape)
         module.load_state_dict(state, strict=True)
@@ -61,7 +61,7 @@ def test_backbone_and_projector(reference):
     )
     hidden = meta["state_dict"]["projector.2.weight"][0]
     projector = Projector(ProjectorConfig(hidden=hidden), meta["clip_size"])
-    load({"backbone": backbone, "projector": projector}, meta["state_dict"])
+    load({"backbone": backbone, "projector": projector}, meta["state_dict"], "voxel2clip.")
     tokens = backbone(vectors["voxels"])
     torch.testing.assert_close(tokens.flatten(1), vectors["backbone"], rtol=0, atol=1e-4)
     torch.testing.assert_close(projector(tokens), vectors["projector"], rtol=0, atol=1e-4)
