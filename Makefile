@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test unit lint bench clean
+.PHONY: setup demo test unit lint bench size clean
 
 setup: $(VENV)/.ready
 
@@ -16,6 +16,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 
 demo: setup  ## simulated subject, training on Ray, report with pictures: runs/demo/report.html
 	$(BIN)/python jobs/train.py --overwrite
+	$(BIN)/python jobs/train.py --recipe demo-lowlevel --overwrite
 	$(BIN)/python jobs/evaluate.py
 
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
@@ -32,6 +33,10 @@ lint: setup
 
 bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
+
+size: setup  ## two steps of the full published model: 20 GiB of memory, 12 GB of disk, minutes
+	mkdir -p runs/size
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.size runs/size
 
 clean:
 	rm -rf $(VENV) runs data

@@ -133,6 +133,73 @@ def write_random_subject(url, num_voxels, token_shape, count):
             for i in range(number)
         )
         tokens = (
+            {"clip_tokens.npy": encode_npy(unit_tokens(generator, token_shape))} for _ in keys
+        )
+        splits[split] = write_shards(
+            store, f"{split}/{split}_subj01", zip(keys, samples, strict=True), 10
+        )
+        arrays = {
+            "clip_tokens": tokens,
+            "latents": tokens.reshape(count, -1)[:, : math.prod(LATENTS)].reshape(count, *LATENTS),
+            "feature_map": tokens[:, 1:],
+        }
+        for kind, rows in arrays.items():
+            members = [
+                {f"{kind}{n}.npy": encode_npy(row + np.float16(view)) for n, view in VIEWS.items()}
+                for row in rows
+            ]
+            target_splits[kind][split] = write_shards(
+                store, f"targets/{kind}/{split}/{split}_subj01", zip(keys, members, strict=True), 10
+            )
+        first += count
+    manifest = Manifest(
+        format=FORMAT,
+        licence="random numbers",
+        subjects={
+            "subj01": Subject(
+                num_voxels=num_voxels,
+                num_repeats=NUM_REPEATS,
+                rois={},
+                ncsnr=(),
+                truth="",
+                truth_sha256="",
+                splits=splits,
+                targets={
+                    f"tiny-{kind}": Targets(
+                        kind=kind,
+                        encoder="tiny",
+                        digest="0" * 64,
+                        shape=shape,
+                        variants=len(VIEWS) - 1,
+                        splits=target_splits[kind],
+                    )
+                    for kind, shape in SHAPES.items()
+                },
+            )
+        },
+    )
+    write_manifest(store, manifest)
+    return manifest
+
+
+def write_random_subject(url, num_voxels, token_shape, count):
+    """Write a subject of random numbers of any size, `count` training samples and two of each."""
+    generator = np.random.default_rng(0)
+    store = Store(str(url))
+    splits, targets = {}, {}
+    for split, number in {"train": count, "val": 2, "test": 2}.items():
+        keys = [f"{split}{i:09d}" for i in range(number)]
+        samples = (
+            {
+                "jpg": picture(i),
+                "nsdgeneral.npy": encode_npy(
+                    generator.standard_normal((3, num_voxels)).astype(np.float16)
+                ),
+                "num_uniques.npy": encode_npy(np.array(3)),
+            }
+            for i in range(number)
+        )
+        tokens = (
             {
                 "clip_tokens.npy": encode_npy(
                     generator.standard_normal(token_shape).astype(np.float16)
@@ -163,6 +230,11 @@ def write_random_subject(url, num_voxels, token_shape, count):
         targets={"random": clip_tokens},
     )
     write_manifest(store, Manifest(format=FORMAT, licence="random", subjects={"subj01": subject}))
+
+
+def unit_tokens(generator, shape):
+    """Return random tokens as CLIP's are scaled: token 0 has norm 1, the others about as much."""
+    return (generator.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float16)
 
 
 def picture(number):
