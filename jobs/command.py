@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -61,16 +61,20 @@ def place(path: str) -> str:
     return str(Path(os.environ.get("MINDEYE_HOME", default)) / path)
 
 
-def watched(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Yield items with a progress bar on a terminal, else with a line every ten seconds."""
+def watched(items: Iterable[Item], what: str, count: int | None = None) -> Iterator[Item]:
+    """Yield `count` items with a progress bar on a terminal, else with a line every ten seconds.
+
+    The count may be left out where the items have a length.
+    """
+    total = len(items) if count is None and isinstance(items, Sized) else count
     if sys.stderr.isatty():
-        yield from track(items, what, console=Console(stderr=True))
+        yield from track(items, what, total, console=Console(stderr=True))
         return
     said = 0.0
     for number, item in enumerate(items):
         if time.monotonic() - said > PLAIN_SECONDS:
             said = time.monotonic()
-            print(f"{what}: {number} of {len(items)}", file=sys.stderr, flush=True)
+            print(f"{what}: {number} of {total}", file=sys.stderr, flush=True)
         yield item
 
 

@@ -273,8 +273,12 @@ def shard_entry(
     return shard, index
 
 
-def write_shard(store: Store, path: str, data: bytes) -> Shard:
-    """Write a tar and its index, and return their entry for the manifest."""
+def describe_shard(path: str, data: bytes) -> tuple[Shard, bytes]:
+    """Return the entry of a whole tar for the manifest, and the bytes of its index.
+
+    Raises:
+        DataError: the tar is cut short or corrupt, or a key's members are apart or doubled.
+    """
     view = memoryview(data)
     samples = [
         with_checksums(
@@ -282,7 +286,12 @@ def write_shard(store: Store, path: str, data: bytes) -> Shard:
         )
         for sample in scan_tar(io.BytesIO(data), path)
     ]
-    shard, index = shard_entry(path, len(data), hashlib.sha256(data).hexdigest(), samples)
+    return shard_entry(path, len(data), hashlib.sha256(data).hexdigest(), samples)
+
+
+def write_shard(store: Store, path: str, data: bytes) -> Shard:
+    """Write a tar and its index, and return their entry for the manifest."""
+    shard, index = describe_shard(path, data)
     store.write(path, data)
     store.write(shard.index, index)
     return shard

@@ -1,0 +1,338 @@
+"""Embed: pictures of the shards -> targets by a frozen model, on Ray Data.
+
+`python jobs/embed.py --data-url URL --encoder clip-vit-l-14 --variants 4` writes one set of targets
+for all subjects and enters it into the manifest, last. What an interrupted run has finished is
+kept, a picture that several subjects saw is encoded once, one that was changed is encoded again.
+"""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any
+
+import tyro
+
+from jobs.command import clear_errors, place, watched
+from jobs.encoders import EncoderOptions, target_encoder
+from mindeye_dist.config import DataConfig
+from mindeye_dist.data.augment import Recipe
+from mindeye_dist.data.embedding import (
+    Made,
+    TargetEncoder,
+    Task,
+    Views,
+    check_encoder,
+    embed_shard,
+    known_sources,
+    picture_digests,
+    samples_per_shard,
+    shard_path,
+    without_repeats,
+)
+from mindeye_dist.data.shards import (
+    Manifest,
+    Sample,
+    Shard,
+    Targets,
+    read_index,
+    read_manifest,
+    write_manifest,
+)
+from mindeye_dist.data.store import DataError, Store
+
+AUGMENTED_SPLITS = ("train", "val")
+"""Targets of the test split are never augmented."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed:
+    """Compute targets of all subjects' pictures, and write them beside the shards."""
+
+    data_url: str = DataConfig.url
+    """Folder or s3:// prefix that holds manifest.json."""
+    name: str = ""
+    """Name of the set in the manifest (data.targets, data.latents or data.teacher); by default the
+    model's, with its variants."""
+    variants: int = 0
+    """Augmented variants of each picture, beside the picture itself."""
+    augmentation: Recipe = "release"
+    """How variants are made: as in the published release, in the development script that the
+    published weights come from, or for the low-level teacher."""
+    seed: int = 0
+    """Which variants are drawn."""
+    workers: int = 1
+    """Ray workers, each with a copy of the model."""
+    overwrite: bool = False
+    """Replace a set of that name in the manifest that is by other weights."""
+    without_ray: bool = False
+    """Compute in this very process."""
+    model: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
+
+
+Station = Callable[[int], dict[str, Any]]
+"""Handles the item of a number; items are known to it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of a subject and split whose targets share a shard."""
+
+    subject: str
+    split: str
+    path: str
+    samples: tuple[Sample, ...]
+
+
+class Hashing:
+    """Station that hashes the pictures of a part."""
+
+    def __init__(self, url: str, parts: Sequence[Part]) -> None:
+        self._store, self._parts = Store(url), parts
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """Return the sha256 of every picture."""
+        return {"pictures": picture_digests(self._store, self._parts[number].samples)}
+
+
+class Embedding:
+    """Station that makes a shard of targets; it holds the model."""
+
+    def __init__(
+        self, options: Embed, digest: str, tasks: Sequence[Task], finished: Mapping[str, Shard]
+    ) -> None:
+        self._store = Store(options.data_url)
+        self._encoder = target_encoder(options.model, self._store)
+        if self._encoder.digest != digest:
+            raise ValueError(
+                f"{self._encoder.name}: this worker's weights have digest {self._encoder.digest}, "
+                f"expected {digest}, as where the job was started"
+            )
+        self._tasks, self._finished = tasks, finished
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """Return the shard's entry and the number of pictures that were encoded."""
+        made = embed_shard(self._store, self._encoder, self._tasks[number], self._finished)
+        return asdict(made)
+
+
+class OnRay:
+    """A station as Ray Data wants it: rows in and out; errors a user can act on are a row, too."""
+
+    def __init__(self, station: Callable[..., Station], arguments: Sequence[Any]) -> None:
+        self._error = ""
+        try:
+            self._station = station(*arguments)
+        except (DataError, ValueError, ImportError) as error:
+            self._error = str(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Handle the row's item."""
+        number = int(row["item"])
+        if self._error:
+            return {"number": number, "answer": "", "error": self._error}
+        try:
+            answer = json.dumps(self._station(number))
+        except DataError as error:
+            return {"number": number, "answer": "", "error": str(error)}
+        return {"number": number, "answer": answer, "error": ""}
+
+
+def embed(options: Embed) -> Manifest:
+    """Compute and write a set of targets, and return the manifest that has it.
+
+    Raises:
+        DataError: shards cannot be read, or there is a set of the same name by other weights.
+        ValueError: the model's weights are not there or do not fit.
+    """
+    store = Store(options.data_url)
+    manifest = read_manifest(store)
+    encoder = target_encoder(options.model, store)
+    name = options.name or set_name(options)
+    print(f"{name}: {encoder.kind} by {encoder.name}, digest {encoder.digest}", file=sys.stderr)
+    old = old_sets(manifest, name, encoder, overwrite=options.overwrite)
+    views = Views(count=options.variants, how=options.augmentation, seed=options.seed)
+    parts = list(all_parts(store, manifest, name, encoder, views))
+    digests = run(options, Hashing, (options.data_url, parts), len(parts), "reading pictures")
+    tasks = [
+        Task(
+            path=part.path,
+            samples=part.samples,
+            pictures=tuple(hashed["pictures"]),
+            views=split_views(views, part.split),
+        )
+        for part, hashed in zip(parts, digests, strict=True)
+    ]
+    made = make(options, store, encoder, tasks, old)
+    print(f"{name}: encoded {sum(m.encoded for m in made)} pictures", file=sys.stderr)
+    new = entries(parts, [m.shard for m in made], encoder, options.variants)
+    merged = merge(read_manifest(store), name, new)
+    write_manifest(store, merged)
+    return merged
+
+
+def set_name(options: Embed) -> str:
+    """Return the name of a set that has none: the model's, with its variants."""
+    variants = f"-{options.augmentation}{options.variants}" if options.variants else ""
+    return f"{options.model.encoder}{'-final' if options.model.final else ''}{variants}"
+
+
+def old_sets(
+    manifest: Manifest, name: str, encoder: TargetEncoder, *, overwrite: bool
+) -> list[Targets]:
+    """Return the sets of that name by the same model, whose targets can be kept.
+
+    Raises:
+        DataError: there is one by another, and it is not to be replaced.
+    """
+    same = []
+    for subject, about in manifest.subjects.items():
+        if name not in about.targets:
+            continue
+        try:
+            check_encoder(about.targets[name], encoder, name)
+            same.append(about.targets[name])
+        except DataError as error:
+            if not overwrite:
+                raise DataError(
+                    f"{subject}: {error}; --name gives another name, --overwrite replaces it"
+                ) from error
+    return same
+
+
+def all_parts(
+    store: Store, manifest: Manifest, name: str, encoder: TargetEncoder, views: Views
+) -> Iterator[Part]:
+    """Yield the parts of all subjects, in the order of the manifest."""
+    size = samples_per_shard(encoder, views)
+    for subject, about in manifest.subjects.items():
+        for split, shards in about.splits.items():
+            samples = [sample for shard in shards for sample in read_index(store, shard)]
+            for number, start in enumerate(range(0, len(samples), size)):
+                folder = f"targets/{name}-{encoder.digest[:12]}/{split}"
+                path = f"{folder}/{split}_{subject}_{number}"
+                yield Part(subject, split, path, tuple(samples[start : start + size]))
+
+
+def split_views(views: Views, split: str) -> Views:
+    """Return the variants that a split gets."""
+    return views if split in AUGMENTED_SPLITS else replace(views, count=0)
+
+
+def make(
+    options: Embed,
+    store: Store,
+    encoder: TargetEncoder,
+    tasks: Sequence[Task],
+    old: Sequence[Targets],
+) -> list[Made]:
+    """Make the shards of all tasks, those of a level together, and return them in order."""
+    known: dict[str, tuple[str, str]] = {}
+    finished: dict[str, Shard] = {}
+    for targets in old:
+        known |= known_sources(store, targets)
+        finished |= {shard.path: shard for shards in targets.splits.values() for shard in shards}
+    planned = without_repeats(tasks, encoder, known)
+    made: dict[str, Made] = {}
+    for level in sorted({task.level for task in planned}):
+        some = [task for task in planned if task.level == level]
+        arguments = (options, encoder.digest, some, finished)
+        answers = run(options, Embedding, arguments, len(some), "embedding shards")
+        for task, answer in zip(some, answers, strict=True):
+            shard = Shard(**answer["shard"])
+            made[task.path] = Made(shard, answer["encoded"])
+            finished[shard_path(task, encoder)] = shard
+    return [made[task.path] for task in planned]
+
+
+def run(
+    options: Embed,
+    station: Callable[..., Station],
+    arguments: Sequence[Any],
+    count: int,
+    what: str,
+) -> list[dict[str, Any]]:
+    """Return a station's answers for items 0..count-1, from Ray's workers or from here."""
+    if options.without_ray:
+        here = station(*arguments)
+        return [here(number) for number in watched(range(count), what)]
+    import ray
+
+    rows = ray.data.from_items(list(range(count)), override_num_blocks=count).map(
+        OnRay,  # type: ignore[arg-type]
+        fn_constructor_args=(station, arguments),
+        compute=ray.data.ActorPoolStrategy(size=min(options.workers, count)),
+        num_gpus=1 if options.model.device == "cuda" else None,
+    )
+    answers: dict[int, dict[str, Any]] = {}
+    for row in watched(rows.iter_rows(), what, count):
+        if row["error"]:
+            raise DataError(row["error"])
+        answers[row["number"]] = json.loads(row["answer"])
+    return [answers[number] for number in range(count)]
+
+
+def entries(
+    parts: Sequence[Part], shards: Iterable[Shard], encoder: TargetEncoder, variants: int
+) -> dict[str, Targets]:
+    """Return the entry of the set for each subject."""
+    splits: dict[str, dict[str, tuple[Shard, ...]]] = {}
+    for part, shard in zip(parts, shards, strict=True):
+        own = splits.setdefault(part.subject, {})
+        own[part.split] = (*own.get(part.split, ()), shard)
+    return {
+        subject: Targets(
+            kind=encoder.kind,
+            encoder=encoder.name,
+            digest=encoder.digest,
+            shape=encoder.shape,
+            variants=variants,
+            splits=own,
+        )
+        for subject, own in splits.items()
+    }
+
+
+def merge(manifest: Manifest, name: str, new: Mapping[str, Targets]) -> Manifest:
+    """Return the manifest with a set of targets more."""
+    return replace(
+        manifest,
+        subjects={
+            subject: replace(about, targets={**about.targets, name: new[subject]})
+            for subject, about in manifest.subjects.items()
+        },
+    )
+
+
+def connect(options: Embed) -> None:
+    """Join the Ray cluster that RAY_ADDRESS names, or start one on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    named = bool(os.environ.get("RAY_ADDRESS"))
+    ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    kind, asked = ("GPU", options.workers) if options.model.device == "cuda" else ("CPU", 1)
+    there = ray.cluster_resources().get(kind, 0)
+    if not named and asked > there:
+        raise ValueError(f"--workers: {asked} workers ask for {asked} {kind}, there are {there:g}")
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line and embed."""
+    with clear_errors():
+        options = tyro.cli(Embed, args=arguments, description=__doc__)
+        options = replace(options, data_url=place(options.data_url))
+        if not options.without_ray:
+            connect(options)
+        embed(options)
+        print(f"wrote {options.data_url}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,126 @@
+"""Frozen models by name, as sources of targets: what `jobs/embed.py` computes, and no other."""
+
+import hashlib
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jobs.simulate import ENCODER_FILE
+from mindeye_dist.data.embedding import TargetEncoder
+from mindeye_dist.data.store import Store
+from mindeye_dist.models.clip import ClipTokens
+from mindeye_dist.models.codecs import (
+    AutoencoderKLCodec,
+    LatentCodec,
+    PixelCodec,
+    TAEF2Codec,
+)
+from mindeye_dist.models.frozen import (
+    EfficientNetLite0,
+    ProjectedEncoder,
+    efficientnet_lite0_weights,
+)
+
+EncoderName = Literal[
+    "clip-vit-l-14",
+    "efficientnet-lite0",
+    "efficientnet-lite0-map",
+    "pixels",
+    "autoencoder-kl",
+    "taef2",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions:
+    """Which frozen model, and how it sees pictures."""
+
+    encoder: EncoderName = "clip-vit-l-14"
+    """clip-vit-l-14: the published clip_tokens. efficientnet-lite0: clip_tokens by the projection
+    that is stored with the shards; -map: the same without token 0, as a low-level teacher. The
+    others make latents."""
+    weights: str = ""
+    """CLIP: a tag of open_clip's hub, a safetensors file, or `random`; openai if it is empty.
+    autoencoder-kl: a folder or hub name. taef2: a folder."""
+    final: bool = False
+    """CLIP: the image embedding alone, 1 x 768."""
+    antialias: bool = False
+    """CLIP: filter when pictures are made smaller; the published targets are not filtered."""
+    side: int = 0
+    """Width of the pictures that codecs encode (pixels): 28, 512 and 128 if it is 0."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where each worker computes."""
+
+
+def target_encoder(options: EncoderOptions, store: Store) -> TargetEncoder:
+    """Return a frozen model by its name.
+
+    Raises:
+        DataError: the store has no projection of the encoder.
+        ImportError: the package with its weights is not installed.
+        ValueError: there are no such weights, or they do not fit.
+    """
+    if options.encoder == "clip-vit-l-14":
+        return _tokens(
+            ClipTokens(
+                options.weights or "openai",
+                final=options.final,
+                antialias=options.antialias,
+                device=options.device,
+            )
+        )
+    if options.encoder in ("efficientnet-lite0", "efficientnet-lite0-map"):
+        encoder = _stored_projection(options, store)
+        return _map(encoder) if options.encoder.endswith("-map") else _tokens(encoder)
+    return _latents(_codec(options))
+
+
+def _tokens(encoder: ClipTokens | ProjectedEncoder) -> TargetEncoder:
+    return TargetEncoder(
+        kind="clip_tokens",
+        name=encoder.name,
+        digest=encoder.digest,
+        shape=(encoder.num_tokens, encoder.dim),
+        encode=encoder,
+    )
+
+
+def _map(encoder: ProjectedEncoder) -> TargetEncoder:
+    return TargetEncoder(
+        kind="feature_map",
+        name=f"{encoder.name}-map",
+        digest=hashlib.sha256(f"{encoder.digest} without token 0".encode()).hexdigest(),
+        shape=(encoder.num_tokens - 1, encoder.dim),
+        encode=lambda images: encoder(images)[:, 1:],
+    )
+
+
+def _stored_projection(options: EncoderOptions, store: Store) -> ProjectedEncoder:
+    """Return EfficientNet-Lite0 with the projection that the simulator stored."""
+    data = store.read(ENCODER_FILE)
+    base = EfficientNetLite0(efficientnet_lite0_weights(), device=options.device)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / Path(ENCODER_FILE).name
+        file.write_bytes(data)
+        return ProjectedEncoder.load(file, base)
+
+
+def _codec(options: EncoderOptions) -> LatentCodec:
+    if options.encoder == "pixels":
+        return PixelCodec(options.side or 28)
+    if not options.weights:
+        raise ValueError(f"--weights: {options.encoder} needs a folder or a name of weights")
+    if options.encoder == "taef2":
+        return TAEF2Codec(Path(options.weights), options.side or 128, device=options.device)
+    return AutoencoderKLCodec(options.weights, side=options.side or 512, device=options.device)
+
+
+def _latents(codec: LatentCodec) -> TargetEncoder:
+    return TargetEncoder(
+        kind="latents",
+        name=codec.name,
+        digest=codec.digest,
+        shape=codec.shape,
+        encode=codec.encode,
+    )
