@@ -42,6 +42,7 @@ from mindeye_dist.data.shards import (
     write_manifest,
 )
 from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.strict import check
 
 AUGMENTED_SPLITS = ("train", "val")
 """Targets of the test split are never augmented."""
@@ -70,6 +71,10 @@ class Embed:
     without_ray: bool = False
     """Compute in this very process."""
     model: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
+
+    def __post_init__(self) -> None:
+        check(self.variants >= 0, "variants", self.variants, "0 or more")
+        check(self.workers >= 1, "workers", self.workers, "1 or more")
 
 
 Station = Callable[[int], dict[str, Any]]
@@ -149,7 +154,8 @@ def embed(options: Embed) -> Manifest:
     """
     store = Store(options.data_url)
     manifest = read_manifest(store)
-    encoder = target_encoder(options.model, store)
+    # On the CPU: a cluster's head may have no GPU.
+    encoder = target_encoder(replace(options.model, device="cpu"), store)
     name = options.name or set_name(options)
     print(f"{name}: {encoder.kind} by {encoder.name}, digest {encoder.digest}", file=sys.stderr)
     old = old_sets(manifest, name, encoder, overwrite=options.overwrite)
@@ -258,13 +264,13 @@ def run(
     if options.without_ray:
         here = station(*arguments)
         return [here(number) for number in watched(range(count), what)]
-    import ray
+    import ray.data
 
     rows = ray.data.from_items(list(range(count)), override_num_blocks=count).map(
         OnRay,  # type: ignore[arg-type]
         fn_constructor_args=(station, arguments),
         compute=ray.data.ActorPoolStrategy(size=min(options.workers, count)),
-        num_gpus=1 if options.model.device == "cuda" else None,
+        num_gpus=1 if station is Embedding and options.model.device == "cuda" else None,
     )
     answers: dict[int, dict[str, Any]] = {}
     for row in watched(rows.iter_rows(), what, count):
@@ -309,7 +315,7 @@ def merge(manifest: Manifest, name: str, new: Mapping[str, Targets]) -> Manifest
 def connect(options: Embed) -> None:
     """Join the Ray cluster that RAY_ADDRESS names, or start one on this machine."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    import ray.data
 
     named = bool(os.environ.get("RAY_ADDRESS"))
     ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
@@ -317,10 +323,12 @@ def connect(options: Embed) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    kind, asked = ("GPU", options.workers) if options.model.device == "cuda" else ("CPU", 1)
+    kind = "GPU" if options.model.device == "cuda" else "CPU"
     there = ray.cluster_resources().get(kind, 0)
-    if not named and asked > there:
-        raise ValueError(f"--workers: {asked} workers ask for {asked} {kind}, there are {there:g}")
+    if not named and options.workers > there:
+        raise ValueError(
+            f"--workers: {options.workers} workers ask for as many {kind}s, there are {there:g}"
+        )
 
 
 def main(arguments: list[str]) -> None:

@@ -173,7 +173,13 @@ def _weights_file(weights: str, architecture: str, config: dict[str, Any]) -> Pa
             f"weights {weights!r} of {architecture} were trained with mean {known['mean']} and "
             f"deviation {known['std']} of pixels, expected CLIP's {MEAN} and {DEVIATION}"
         )
-    return Path(download_pretrained(known, prefer_hf_hub=True))
+    try:
+        return Path(download_pretrained(known, prefer_hf_hub=True))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(
+            f"weights {weights!r} of {architecture} cannot be had: {error}; a safetensors file of "
+            "them may be given instead"
+        ) from error
 
 
 def _load(tower: nn.Module, file: Path) -> None:

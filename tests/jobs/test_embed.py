@@ -235,10 +235,19 @@ def test_tiny_autoencoder_by_name(tmp_path):
     assert encoder.encode(torch.zeros(2, 3, 16, 16)).shape == (2, 32, 8, 8)
 
 
+def test_clip_by_name(tmp_path):
+    options = EncoderOptions(weights="random", final=True)
+    encoder = target_encoder(options, Store(str(tmp_path)))
+    assert (encoder.name, encoder.shape) == ("clip-vit-l-14-final", (1, 768))
+    assert (encoder.kind, len(encoder.digest)) == ("clip_tokens", 64)
+
+
 def test_a_codec_without_weights_says_so(shards, capsys):
     with pytest.raises(SystemExit) as stopped:
         embed.main(["--data-url", str(shards), "--encoder", "taef2", "--without-ray"])
     assert "--weights: taef2 needs a folder" in str(stopped.value.code)
+    with pytest.raises(ValueError, match="workers: got 0, expected 1 or more"):
+        Embed(workers=0)
 
 
 def test_a_worker_with_other_weights_is_refused(shards, monkeypatch):

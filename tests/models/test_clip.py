@@ -221,6 +221,15 @@ def test_published_activation(monkeypatch):
         ClipTokens("laion2b_s32b_b82k", architecture="ViT-L-14")
 
 
+def test_weights_that_cannot_be_had_are_named(monkeypatch):
+    def offline(*_, **__):
+        raise FileNotFoundError("no route to the hub")
+
+    monkeypatch.setattr("open_clip.pretrained.download_pretrained", offline)
+    with pytest.raises(ValueError, match="weights 'openai' of ViT-L-14-quickgelu cannot be had: n"):
+        ClipTokens("openai")
+
+
 def test_what_does_not_fit_is_said(small, tmp_path):
     with pytest.raises(ValueError, match="'ViT-L-13': not one of"):
         ClipTokens("random", architecture="ViT-L-13")

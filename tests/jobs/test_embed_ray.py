@@ -1,0 +1,54 @@
+"""The embedding job on Ray Data. Oracle: the same job in one process, without Ray, byte by byte."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mindeye_dist.data.shards import read_manifest
+from mindeye_dist.data.store import Store
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.ray
+
+
+def embed(folder, *more):
+    """Run the job as a user does; return its exit code and what it said."""
+    flags = ["--data-url", str(folder), "--encoder", "pixels", "--side", "8", "--variants", "2"]
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "jobs/embed.py", *flags, *more],
+        cwd=ROOT,
+        env={**variables, "RAY_USAGE_STATS_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def test_two_workers_make_what_one_process_makes(write_subject, tmp_path):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    for folder in (alone, together):
+        write_subject(folder)
+    code, said = embed(alone, "--without-ray")
+    assert code == 0, said
+    code, said = embed(together, "--workers", "2")
+    assert code == 0, said
+    assert "encoded 39 pictures" in said
+    assert read_manifest(Store(str(alone))) == read_manifest(Store(str(together)))
+    files = sorted(p.relative_to(alone) for p in alone.rglob("*") if p.is_file())
+    assert files == sorted(p.relative_to(together) for p in together.rglob("*") if p.is_file())
+    for file in files:
+        assert (alone / file).read_bytes() == (together / file).read_bytes(), file
+
+    broken = together / "train" / "train_subj01_1.tar"
+    broken.write_bytes(broken.read_bytes()[:3000])
+    code, said = embed(together, "--workers", "2", "--seed", "1")
+    assert code != 0
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, said
+    assert "train_subj01_1.tar: sample sample0000000" in lines[0]
