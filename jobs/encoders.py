@@ -21,11 +21,13 @@ from mindeye_dist.models.frozen import (
     ProjectedEncoder,
     efficientnet_lite0_weights,
 )
+from mindeye_dist.models.teachers import ConvNextTeacher
 
 EncoderName = Literal[
     "clip-vit-l-14",
     "efficientnet-lite0",
     "efficientnet-lite0-map",
+    "convnext",
     "pixels",
     "autoencoder-kl",
     "taef2",
@@ -38,11 +40,11 @@ class EncoderOptions:
 
     encoder: EncoderName = "clip-vit-l-14"
     """clip-vit-l-14: the published clip_tokens. efficientnet-lite0: clip_tokens by the projection
-    that is stored with the shards; -map: the same without token 0, as a low-level teacher. The
-    others make latents."""
+    that is stored with the shards; -map: the same without token 0, as a low-level teacher.
+    convnext: the published teacher. The others make latents."""
     weights: str = ""
     """CLIP: a tag of open_clip's hub, a safetensors file, or `random`; openai if it is empty.
-    autoencoder-kl: a folder or hub name. taef2: a folder."""
+    autoencoder-kl: a folder or hub name. taef2: a folder. convnext: a safetensors file."""
     final: bool = False
     """CLIP: the image embedding alone, 1 x 768."""
     antialias: bool = False
@@ -72,7 +74,9 @@ def target_encoder(options: EncoderOptions, store: Store) -> TargetEncoder:
         )
     if options.encoder in ("efficientnet-lite0", "efficientnet-lite0-map"):
         encoder = _stored_projection(options, store)
-        return _map(encoder) if options.encoder.endswith("-map") else _tokens(encoder)
+        return _without_summary(encoder) if options.encoder.endswith("-map") else _tokens(encoder)
+    if options.encoder == "convnext":
+        return _teacher(options)
     return _latents(_codec(options))
 
 
@@ -86,7 +90,7 @@ def _tokens(encoder: ClipTokens | ProjectedEncoder) -> TargetEncoder:
     )
 
 
-def _map(encoder: ProjectedEncoder) -> TargetEncoder:
+def _without_summary(encoder: ProjectedEncoder) -> TargetEncoder:
     return TargetEncoder(
         kind="feature_map",
         name=f"{encoder.name}-map",
@@ -106,14 +110,30 @@ def _stored_projection(options: EncoderOptions, store: Store) -> ProjectedEncode
         return ProjectedEncoder.load(file, base)
 
 
+def _teacher(options: EncoderOptions) -> TargetEncoder:
+    teacher = ConvNextTeacher(Path(_given_weights(options)), device=options.device)
+    return TargetEncoder(
+        kind="feature_map",
+        name=teacher.name,
+        digest=teacher.digest,
+        shape=(teacher.num_tokens, teacher.dim),
+        encode=teacher,
+    )
+
+
+def _given_weights(options: EncoderOptions) -> str:
+    if not options.weights:
+        raise ValueError(f"--weights: got none, {options.encoder} needs them")
+    return options.weights
+
+
 def _codec(options: EncoderOptions) -> LatentCodec:
     if options.encoder == "pixels":
         return PixelCodec(options.side or 28)
-    if not options.weights:
-        raise ValueError(f"--weights: {options.encoder} needs a folder or a name of weights")
+    weights = _given_weights(options)
     if options.encoder == "taef2":
-        return TAEF2Codec(Path(options.weights), options.side or 128, device=options.device)
-    return AutoencoderKLCodec(options.weights, side=options.side or 512, device=options.device)
+        return TAEF2Codec(Path(weights), options.side or 128, device=options.device)
+    return AutoencoderKLCodec(weights, side=options.side or 512, device=options.device)
 
 
 def _latents(codec: LatentCodec) -> TargetEncoder:

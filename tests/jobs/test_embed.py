@@ -242,10 +242,16 @@ def test_clip_by_name(tmp_path):
     assert (encoder.kind, len(encoder.digest)) == ("clip_tokens", 64)
 
 
+def test_the_teacher_by_name(tmp_path):
+    options = EncoderOptions(encoder="convnext", weights=str(tmp_path / "nowhere.safetensors"))
+    with pytest.raises(ValueError, match=r"nowhere\.safetensors: the weights cannot be loaded"):
+        target_encoder(options, Store(str(tmp_path)))
+
+
 def test_a_codec_without_weights_says_so(shards, capsys):
     with pytest.raises(SystemExit) as stopped:
         embed.main(["--data-url", str(shards), "--encoder", "taef2", "--without-ray"])
-    assert "--weights: taef2 needs a folder" in str(stopped.value.code)
+    assert "--weights: got none, taef2 needs them" in str(stopped.value.code)
     with pytest.raises(ValueError, match="workers: got 0, expected 1 or more"):
         Embed(workers=0)
 
