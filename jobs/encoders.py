@@ -1,13 +1,16 @@
-"""Frozen models by name, as sources of targets: what `jobs/embed.py` computes, and no other."""
+"""Frozen models by name, as sources of targets: stored by `jobs/embed.py`, or while training."""
 
 import hashlib
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from jobs.simulate import ENCODER_FILE
-from mindeye_dist.data.embedding import TargetEncoder
+from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.data.embedding import TargetEncoder, Views, computed_targets
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.shards import Manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.models.clip import ClipTokens
 from mindeye_dist.models.codecs import (
@@ -22,6 +25,7 @@ from mindeye_dist.models.frozen import (
     efficientnet_lite0_weights,
 )
 from mindeye_dist.models.teachers import ConvNextTeacher
+from mindeye_dist.strict import from_dict
 
 EncoderName = Literal[
     "clip-vit-l-14",
@@ -78,6 +82,48 @@ def target_encoder(options: EncoderOptions, store: Store) -> TargetEncoder:
     if options.encoder == "convnext":
         return _teacher(options)
     return _latents(_codec(options))
+
+
+def while_training(config: ExperimentConfig, store: Store) -> TargetEncoder | None:
+    """Return the model that computes targets while training, none where they are read.
+
+    Raises:
+        ValueError: it makes no clip_tokens, or there is no such model.
+    """
+    computed = config.data.computed
+    if not computed.encoder:
+        return None
+    names = ("encoder", "weights", "final", "antialias")
+    options = from_dict(
+        EncoderOptions,
+        asdict(EncoderOptions(device=config.compute.device))
+        | {name: getattr(computed, name) for name in names},
+        "data.computed.",
+    )
+    encoder = target_encoder(options, store)
+    if config.target_sets.keys() != {encoder.kind}:
+        raise ValueError(
+            f"data.computed.encoder: {computed.encoder} makes {encoder.kind}, the "
+            f"{config.pipeline} pipeline wants {sorted(config.target_sets)}"
+        )
+    return encoder
+
+
+def open_split(
+    config: ExperimentConfig,
+    store: Store,
+    manifest: Manifest,
+    split: str,
+    encoder: TargetEncoder | None,
+) -> Dataset:
+    """Return a split with its targets: stored, or computed by the encoder where there is one."""
+    if encoder is None:
+        return Dataset(store, manifest, config.data, split, config.target_sets)
+    computed = config.data.computed
+    views = Views(count=computed.variants, how=computed.augmentation, seed=computed.seed)
+    dataset = Dataset(store, manifest, config.data, split)
+    dataset.sources[encoder.kind] = computed_targets(dataset, encoder, views)
+    return dataset
 
 
 def _tokens(encoder: ClipTokens | ProjectedEncoder) -> TargetEncoder:

@@ -32,7 +32,7 @@ def demo() -> ExperimentConfig:
         # The published 30 is for CLIP's tokens; these have about ten times their squared error.
         loss=LossConfig(prior_weight=3.0),
         optimizer=OptimizerConfig(max_lr=1e-3),
-        training=TrainingConfig(epochs=20, global_batch_size=100, validate_every_epochs=4),
+        training=TrainingConfig(epochs=14, global_batch_size=100, validate_every_epochs=2),
         checkpoint=CheckpointConfig(every_steps=150),
         compute=ComputeConfig(num_workers=2, backend="deepspeed", zero_stage=2),
     )
@@ -50,13 +50,13 @@ def demo_lowlevel() -> ExperimentConfig:
                 num_blocks=2,
                 input_dropout=0.3,
                 map_channels=32,
-                upsampler_channels=(16, 32, 32),
+                upsampler_channels=(8, 16, 32),
                 head_hidden=64,
             )
         ),
         # The pixel codec's latents need no rescaling.
         loss=LossConfig(latent_weight=1.0),
-        training=TrainingConfig(epochs=10, global_batch_size=50, validate_every_epochs=2),
+        training=TrainingConfig(epochs=5, global_batch_size=20, validate_every_epochs=1),
     )
 
 

@@ -57,7 +57,10 @@ def main(arguments: list[str]) -> None:
         config = settle(options.config)
         if options.config.data.url == DataConfig.url:
             simulate_demo(config.data.url)
-        data_shapes(read_manifest(Store(config.data.url)), config)
+        manifest = read_manifest(Store(config.data.url))
+        manifest.subject(config.data.subject)
+        if not config.data.computed.encoder:
+            data_shapes(manifest, config)
         check_run_dir(config, options)
         if options.without_ray:
             make_run_dir(config, options)

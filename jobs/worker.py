@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
+from jobs.encoders import open_split, while_training
 from mindeye_dist.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -19,7 +20,8 @@ from mindeye_dist.checkpoint import (
     read_place,
 )
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.data.loader import Dataset, TrainLoader
+from mindeye_dist.data.embedding import TargetEncoder
+from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.data.shards import Manifest, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.distributed import agree, rank, world_size
@@ -51,10 +53,11 @@ def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
         )
     store = Store(config.data.url)
     manifest = read_manifest(store)
-    train = Dataset(store, manifest, config.data, config.data.train_on, config.target_sets)
-    validation = Dataset(store, manifest, config.data, "val", config.target_sets)
+    encoder = while_training(config, store)
+    train = open_split(config, store, manifest, config.data.train_on, encoder)
+    validation = open_split(config, store, manifest, "val", encoder)
     loader = TrainLoader(train, config.data, config.training)
-    shapes = data_shapes(manifest, config)
+    shapes = data_shapes(manifest, config, encoder)
     model = build_model(config, shapes)
     objective = build_objective(config, model)
     backend = build_backend(config, model)
@@ -76,16 +79,18 @@ def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
         write_summary(config.run_dir, summary)
 
 
-def data_shapes(manifest: Manifest, config: ExperimentConfig) -> Shapes:
-    """Return what the model must know of the data."""
+def data_shapes(
+    manifest: Manifest, config: ExperimentConfig, encoder: TargetEncoder | None = None
+) -> Shapes:
+    """Return what the model must know of the data; `encoder` computes targets while training."""
     subject = manifest.subject(config.data.subject)
+    if encoder is not None:
+        made = TargetShape(encoder.shape, encoder.name, encoder.digest)
+        return Shapes(num_voxels=subject.num_voxels, targets={encoder.kind: made})
     sets = {kind: subject.target_set(kind, name) for kind, name in config.target_sets.items()}
     return Shapes(
         num_voxels=subject.num_voxels,
-        targets={
-            kind: TargetShape(shape=targets.shape, encoder=targets.encoder, digest=targets.digest)
-            for kind, targets in sets.items()
-        },
+        targets={k: TargetShape(s.shape, s.encoder, s.digest) for k, s in sets.items()},
     )
 
 

@@ -16,6 +16,23 @@ from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComputedConfig:
+    """clip_tokens computed from the pictures while training, instead of read from a stored set.
+
+    Needs no jobs/embed.py first; costs an encoder on every worker and its time at every step.
+    """
+
+    encoder: str = ""
+    """Frozen model by its name in jobs/encoders.py; none reads the stored set."""
+    weights: str = ""
+    final: bool = False
+    antialias: bool = False
+    variants: int = 0
+    augmentation: Literal["release", "development"] = "release"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where the shards are and how they are read."""
 
@@ -40,6 +57,7 @@ class DataConfig:
     takes the same row for a whole batch, as published."""
     count_copies: bool = False
     """Treat the copies that stand in for missing repeats as repeats, as published."""
+    computed: ComputedConfig = field(default_factory=ComputedConfig)
     cache_gib: float = 4.0
     """Decoded samples of a split that each worker keeps in memory, at most (GiB)."""
     prefetch_batches: int = 4

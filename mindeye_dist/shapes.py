@@ -8,7 +8,7 @@ Kind = Literal["clip_tokens", "latents", "feature_map"]
 feature_map (tokens, dim)."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TargetShape:
     """One kind of target, and the frozen model that it is by."""
 

@@ -75,9 +75,10 @@ class Dataset:
             for kind, name in sets.items()
         }
         self._count_copies = config.count_copies
-        self._cache: dict[Hashable, np.ndarray] = {}
+        # What is in memory or on its way there, so that batches read ahead fetch nothing twice.
+        self._held: dict[Hashable, Future[np.ndarray]] = {}
         self._cache_left = int(config.cache_gib * 2**30)
-        self._cache_lock = Lock()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -118,14 +119,33 @@ class Dataset:
         keys: Sequence[tuple[Any, ...]],
         fetch: Callable[[list[tuple[Any, ...]]], list[np.ndarray]],
     ) -> list[np.ndarray]:
-        missing = [key for key in dict.fromkeys(keys) if key not in self._cache]
-        fresh = dict(zip(missing, fetch(missing), strict=True)) if missing else {}
-        with self._cache_lock:
-            for key, array in fresh.items():
-                if array.nbytes <= self._cache_left and key not in self._cache:
+        with self._lock:
+            missing = [key for key in dict.fromkeys(keys) if key not in self._held]
+            held = {key: self._held.setdefault(key, Future()) for key in keys}
+        if missing:
+            self._fill({key: held[key] for key in missing}, fetch)
+        return [held[key].result() for key in keys]
+
+    def _fill(
+        self,
+        missing: dict[tuple[Any, ...], Future[np.ndarray]],
+        fetch: Callable[[list[tuple[Any, ...]]], list[np.ndarray]],
+    ) -> None:
+        try:
+            arrays = fetch(list(missing))
+        except Exception as error:
+            with self._lock:
+                for key, future in missing.items():
+                    del self._held[key]
+                    future.set_exception(error)
+            raise
+        with self._lock:
+            for (key, future), array in zip(missing.items(), arrays, strict=True):
+                future.set_result(array)
+                if array.nbytes <= self._cache_left:
                     self._cache_left -= array.nbytes
-                    self._cache[key] = array
-        return [self._cache[key] if key in self._cache else fresh[key] for key in keys]
+                else:
+                    del self._held[key]
 
     def _read(self, kind: str, keys: list[tuple[Any, ...]]) -> list[np.ndarray]:
         return self.sources[kind].read([(i, variant) for _, i, variant in keys])

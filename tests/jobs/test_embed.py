@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import embed, worker
+from jobs import embed, encoders, worker
 from jobs.embed import Embed
 from jobs.encoders import EncoderOptions, target_encoder
 from mindeye_dist.config import DataConfig
@@ -162,18 +162,14 @@ def test_training_on_computed_targets_is_training_on_stored_ones(
     config = override(tiny_config, {"data.url": str(shards), "data.targets": "colours"})
     worker.worker(config)
 
-    class Computing(Dataset):
-        def __init__(self, store, manifest, config, split, sets):
-            super().__init__(store, manifest, config, split)
-            views = Views(count=3, seed=7)
-            target_encoder = encoder.target_encoder()
-            self.sources = {kind: computed_targets(self, target_encoder, views) for kind in sets}
-
     stored = config.run_dir
     asked = encoder.count
-    monkeypatch.setattr(worker, "Dataset", Computing)
+    made = encoder.target_encoder()
+    monkeypatch.setattr(encoders, "target_encoder", lambda options, store: made)
     computed = str(tmp_path / "computed")
-    worker.worker(override(config, {"run_dir": computed}))
+    changes = {"encoder": "efficientnet-lite0", "variants": 3, "seed": 7}  # a name that is known
+    changed = {f"data.computed.{name}": value for name, value in changes.items()}
+    worker.worker(override(config, {"run_dir": computed, **changed}))
     assert encoder.count > asked
     for name in ("train/total", "train/contrastive", "val/total"):
         np.testing.assert_allclose(curve(computed, name), curve(stored, name), rtol=1e-4)
@@ -271,3 +267,12 @@ def test_rows_of_ray_carry_errors(shards):
         raise DataError("no such bucket")
 
     assert embed.OnRay(missing, ())({"item": 0})["error"] == "no such bucket"
+
+
+def test_what_cannot_be_computed_while_training_is_said(tiny_config):
+    changes = {"data.computed.encoder": "pixels"}
+    with pytest.raises(ValueError, match=r"pixels makes latents, the highlevel pipeline wants"):
+        worker.worker(override(tiny_config, changes))
+    changes = {"data.computed.encoder": "clip"}
+    with pytest.raises(ValueError, match=r"data.computed.encoder: got 'clip', expected one of"):
+        worker.worker(override(tiny_config, changes))
