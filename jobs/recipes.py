@@ -46,7 +46,7 @@ def demo_lowlevel() -> ExperimentConfig:
         pipeline="lowlevel",
         model=ModelConfig(
             lowlevel=LowLevelConfig(
-                hidden=512,
+                hidden=256,
                 num_blocks=2,
                 input_dropout=0.3,
                 map_channels=32,
@@ -56,7 +56,7 @@ def demo_lowlevel() -> ExperimentConfig:
         ),
         # The pixel codec's latents need no rescaling.
         loss=LossConfig(latent_weight=1.0),
-        training=TrainingConfig(epochs=5, global_batch_size=20, validate_every_epochs=1),
+        training=TrainingConfig(epochs=4, global_batch_size=20, validate_every_epochs=1),
     )
 
 
@@ -69,7 +69,7 @@ def mindeye1(subject: str) -> ExperimentConfig:
     return ExperimentConfig(
         run_dir=f"runs/mindeye1-{subject}",
         data=DataConfig(
-            url="data/nsd", subject=subject, targets="clip-vit-l-14", repeat_draw="cycle"
+            url="data/nsd", subject=subject, targets="clip-vit-l-14-release4", repeat_draw="cycle"
         ),
         training=TrainingConfig(validate_every_epochs=1),
         compute=ComputeConfig(backend="deepspeed", precision="bf16"),
@@ -105,7 +105,7 @@ def mindeye1_lowlevel(subject: str) -> ExperimentConfig:
         run_dir=f"runs/mindeye1-{subject}-lowlevel",
         pipeline="lowlevel",
         data=DataConfig(
-            url="data/nsd", subject=subject, latents="sd-vae", teacher="vicregl-convnext-xl"
+            url="data/nsd", subject=subject, latents="autoencoder-kl", teacher="convnext-lowlevel4"
         ),
         optimizer=OptimizerConfig(max_lr=5e-4),
         training=TrainingConfig(seed=0, epochs=120, global_batch_size=8, validate_every_epochs=1),

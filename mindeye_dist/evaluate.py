@@ -94,8 +94,8 @@ def evaluate_lowlevel(
     """Return how well a low-level checkpoint's blurry pictures correlate with the seen ones.
 
     Beside the model: the same pictures dealt out to other brains (shuffled), the mean latents of
-    the training split for every brain (mean picture), and the true latents decoded (codec), which
-    is the most that latents can give.
+    the training split for every brain (mean_picture), and the true latents decoded
+    (perfect_latents), which is the most that latents can give.
 
     Raises:
         DataError: the data's latents are not by the codec that the checkpoint was trained with, or
@@ -119,9 +119,9 @@ def evaluate_lowlevel(
         "model": made,
         "shuffled": made[order],
         "mean_picture": _decoded(codec, mean, seen.shape[1]).repeat(len(test), axis=0),
-        "codec": _decoded(codec, test.all_targets("latents"), seen.shape[1]),
+        "perfect_latents": _decoded(codec, test.all_targets("latents"), seen.shape[1]),
     }
-    truth = seen.astype(np.float32) / 255
+    truth = seen.transpose(0, 3, 1, 2).astype(np.float32) / 255
     rows = {name: _picture_scores(truth, recon, seed) for name, recon in pictures.items()}
     shown = numpy_generator(seed, "lowlevel examples").permutation(len(test))[:num_examples]
     report = {
@@ -131,23 +131,23 @@ def evaluate_lowlevel(
         "side": int(seen.shape[1]),
         **rows,
     }
-    examples = [(files[n], made[n], pictures["codec"][n]) for n in shown.tolist()]
+    examples = [(files[n], made[n], pictures["perfect_latents"][n]) for n in shown.tolist()]
     return LowLevel(report=report, examples=examples)
 
 
 def _decoded(
     codec: LatentCodec, latents: Float[np.ndarray, "pictures channels height width"], side: int
-) -> Float[np.ndarray, "pictures side side 3"]:
+) -> Float[np.ndarray, "pictures 3 side side"]:
     parts = [
         functional.interpolate(codec.decode(part), (side, side), mode="bilinear").clamp(0, 1)
         for part in torch.from_numpy(latents.astype(np.float32)).split(64)
     ]
-    return torch.cat(parts).permute(0, 2, 3, 1).cpu().numpy()
+    return torch.cat(parts).cpu().numpy()
 
 
 def _picture_scores(
-    seen: Float[np.ndarray, "pictures height width 3"],
-    recon: Float[np.ndarray, "pictures height width 3"],
+    seen: Float[np.ndarray, "pictures 3 height width"],
+    recon: Float[np.ndarray, "pictures 3 height width"],
     seed: int,
 ) -> dict[str, Any]:
     each = {"pixcorr": pixcorr(seen, recon), "ssim": ssim(seen, recon)}

@@ -43,7 +43,7 @@ ROWS = {
 
 LOWLEVEL_ROWS = {
     "model": "This model",
-    "codec": "Perfect latents",
+    "perfect_latents": "Perfect latents",
     "mean_picture": "Mean picture for every brain",
     "shuffled": "Shuffled brains",
 }
@@ -93,7 +93,7 @@ class LowLevel:
 
     report: dict[str, Any]
     examples: Sequence[
-        tuple[bytes, Float[np.ndarray, "height width 3"], Float[np.ndarray, "height width 3"]]
+        tuple[bytes, Float[np.ndarray, "3 height width"], Float[np.ndarray, "3 height width"]]
     ]
 
 
@@ -266,10 +266,14 @@ def _lowlevel_examples(lowlevel: LowLevel | None) -> list[list[str]]:
     return [
         [
             _data_uri(_opened(seen)),
-            *(_data_uri(Image.fromarray((255 * rgb).round().astype(np.uint8))) for rgb in made),
+            *(_data_uri(_painted(rgb)) for rgb in made),
         ]
         for seen, *made in (lowlevel.examples if lowlevel else ())
     ]
+
+
+def _painted(rgb: Float[np.ndarray, "3 height width"]) -> Image.Image:
+    return Image.fromarray((255 * rgb.transpose(1, 2, 0)).round().astype(np.uint8))
 
 
 def _opened(data: bytes) -> Image.Image:

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -73,6 +76,44 @@ def test_small_cache_changes_nothing(tiny_shards):
             torch.testing.assert_close(
                 cached.batch(step, 0, 1).voxels, uncached.batch(step, 0, 1).voxels, rtol=0, atol=0
             )
+
+
+def test_batches_read_ahead_fetch_nothing_twice(tiny_shards, monkeypatch):
+    """Three epochs are read ahead at once; the oracle is a list of what the store was asked for."""
+    loader = open_loader(tiny_shards, batch=20, prefetch_batches=4)
+    asked = []
+    read_ranges = Store.read_ranges
+
+    def slow(self, ranges):
+        asked.extend(ranges)
+        time.sleep(0.05)
+        return read_ranges(self, ranges)
+
+    monkeypatch.setattr(Store, "read_ranges", slow)
+    assert len(list(loader.batches(0, 4, 0, 1))) == 4
+    # The picture's own view is read once; each of its two augmented ones at most once.
+    assert len(asked) == len(set(asked)) <= 23 * (2 + 2)
+
+
+def test_a_failed_read_reaches_all_who_wait_and_is_not_kept(tiny_shards, monkeypatch):
+    dataset, _ = open_dataset(tiny_shards)
+    expected = dataset.voxels([0])[0]
+    dataset, _ = open_dataset(tiny_shards)
+    read_ranges, gate = Store.read_ranges, threading.Event()
+
+    def failing(self, ranges):
+        gate.wait(10)
+        raise DataError("gone")
+
+    monkeypatch.setattr(Store, "read_ranges", failing)
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(dataset.voxels, [0]) for _ in range(2)]
+        gate.set()
+        for future in both:
+            with pytest.raises(DataError, match="gone"):
+                future.result()
+    monkeypatch.setattr(Store, "read_ranges", read_ranges)
+    np.testing.assert_array_equal(dataset.voxels([0])[0], expected)
 
 
 def test_evaluation_averages_the_distinct_repeats(tiny_shards):

@@ -11,6 +11,7 @@ import torch
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_weights
 from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.inference import Predictor
 from mindeye_dist.strict import override
 
 NO_DROPOUT = {
@@ -76,6 +77,20 @@ def test_two_torch_workers(plain, workers, tmp_path):
     assert_same(odd, odd_two, 1e-4, 1e-5)
 
 
+@pytest.mark.processes
+def test_the_low_level_pipeline_on_two_workers(tiny_config, workers, tmp_path):
+    """Uneven batches, in one part and in two: the teacher's map is compared over all workers."""
+    changes = {"pipeline": "lowlevel", "training.global_batch_size": 5, "training.epochs": 3}
+    no_dropout = {"model.lowlevel.input_dropout": 0.0, "model.lowlevel.block_dropout": 0.0}
+    config = override(tiny_config, {**changes, **no_dropout})
+    worker(config)
+    two = variant(config, "two", compute__num_workers=2)
+    parts = variant(two, "parts", training__max_micro_batch_size=2)
+    workers([two, parts], 2, tmp_path)
+    assert_same(config, two, 1e-4, 1e-5)
+    assert_same(config, parts, 1e-4, 1e-5)
+
+
 def test_accumulation_keeps_all_negatives(plain):
     other = variant(plain, "parts", training__max_micro_batch_size=2)
     worker(other)
@@ -136,3 +151,26 @@ def test_bf16_agrees_between_backends(tiny_config, workers, tmp_path):
     workers(others, 2, tmp_path)
     for other in others:
         np.testing.assert_allclose(curve(other.run_dir), curve(config.run_dir), rtol=2e-2)
+
+
+@pytest.mark.deepspeed
+def test_bf16_states_are_saved_reloaded_and_near(tiny_config, workers, tmp_path):
+    """Oracle: the run with float32 states; eight bits of mantissa leave a few per cent."""
+    config = override(
+        tiny_config, {**NO_DROPOUT, "compute.precision": "bf16", "training.epochs": 2}
+    )
+    low = [
+        sharded(config, f"low{stage}", stage, compute__states="bf16", compute__precision="bf16")
+        for stage in (1, 2, 3)
+    ]
+    worker(config)
+    workers(low, 2, tmp_path)
+    voxels = np.random.default_rng(0).standard_normal((3, 24)).astype(np.float32)
+    expected = Predictor(Checkpoints(config.run_dir, 1).newest()).embed(voxels)
+    for other in low:
+        np.testing.assert_allclose(curve(other.run_dir), curve(config.run_dir), rtol=5e-2)
+        assert {w.dtype for w in weights(other.run_dir).values()} == {torch.bfloat16}
+        embedded = Predictor(Checkpoints(other.run_dir, 1).newest()).embed(voxels)
+        assert (embedded * expected).sum(axis=1).min() > 0.99
+    longer = [override(other, {"training.epochs": 2, "checkpoint.keep": 1}) for other in low]
+    workers(longer, 2, tmp_path)  # at its end already: it loads what was saved
