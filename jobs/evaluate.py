@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> None:
                     f"image_to_brain {row['image_to_brain']['top1']:6.1%}"
                 )
         if evaluation.lowlevel:
-            for name in ("model", "mean_picture", "shuffled"):
+            for name in ("model", "ridge", "mean_picture", "shuffled"):
                 print(
                     f"{name:15s} PixCorr {evaluation.lowlevel.report[name]['pixcorr']['mean']:.3f}"
                 )

@@ -54,7 +54,7 @@ def evaluate(
     order = numpy_generator(seed, "shuffled brains").permutation(len(brains))
     rows = {
         "model": _both(brains, images, seed),
-        "ridge": _both(_ridge(splits, voxels), images, seed),
+        "ridge": _both(_ridge(splits, "clip_tokens", voxels), images, seed),
         "shuffled": _both(brains[order], images, seed),
     }
     if subject.truth:
@@ -93,9 +93,9 @@ def evaluate_lowlevel(
 ) -> LowLevel:
     """Return how well a low-level checkpoint's blurry pictures correlate with the seen ones.
 
-    Beside the model: the same pictures dealt out to other brains (shuffled), the mean latents of
-    the training split for every brain (mean_picture), and the true latents decoded
-    (perfect_latents), which is the most that latents can give.
+    Beside the model: ridge regression on the same data, the same pictures dealt out to other brains
+    (shuffled), the mean latents of the training split for every brain (mean_picture), and the true
+    latents decoded (perfect_latents), which is the most that latents can give.
 
     Raises:
         DataError: the data's latents are not by the codec that the checkpoint was trained with, or
@@ -109,14 +109,17 @@ def evaluate_lowlevel(
             f"{targets.digest[:12]}, the codec given is {codec.name} {codec.digest[:12]}"
         )
     sets = {"latents": data.latents}
-    train, test = (Dataset(store, manifest, data, name, sets) for name in ("train", "test"))
+    splits = {n: Dataset(store, manifest, data, n, sets) for n in ("train", "val", "test")}
+    test, voxels = splits["test"], splits["test"].averages()
     files = test.pictures(range(len(test)))
     seen = np.stack([decode(file, "a picture of the test split") for file in files])
-    mean = train.all_targets("latents").mean(axis=0, keepdims=True)
+    mean = splits["train"].all_targets("latents").mean(axis=0, keepdims=True)
+    ridge = _ridge(splits, "latents", voxels).reshape(-1, *codec.shape)
     order = numpy_generator(seed, "shuffled brains").permutation(len(test))
-    made = _decoded(codec, predictor.latents(test.averages()), seen.shape[1])
+    made = _decoded(codec, predictor.latents(voxels), seen.shape[1])
     pictures = {
         "model": made,
+        "ridge": _decoded(codec, ridge, seen.shape[1]),
         "shuffled": made[order],
         "mean_picture": _decoded(codec, mean, seen.shape[1]).repeat(len(test), axis=0),
         "perfect_latents": _decoded(codec, test.all_targets("latents"), seen.shape[1]),
@@ -183,11 +186,11 @@ def _both(
 
 
 def _ridge(
-    splits: dict[str, Dataset], test_voxels: Float[np.ndarray, "brains voxels"]
+    splits: dict[str, Dataset], kind: str, test_voxels: Float[np.ndarray, "brains voxels"]
 ) -> Float[np.ndarray, "brains features"]:
     train, val = splits["train"], splits["val"]
-    targets = [split.all_targets("clip_tokens") for split in (train, val)]
-    flat, val_flat = (tokens.reshape(len(tokens), -1) for tokens in targets)
+    targets = [split.all_targets(kind) for split in (train, val)]
+    flat, val_flat = (rows.reshape(len(rows), -1) for rows in targets)
     model = fit_ridge(train.averages(), flat, val.averages(), val_flat)
     prediction: np.ndarray = model.predict(test_voxels)
     return prediction

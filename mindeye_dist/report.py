@@ -43,6 +43,7 @@ ROWS = {
 
 LOWLEVEL_ROWS = {
     "model": "This model",
+    "ridge": "Ridge regression",
     "perfect_latents": "Perfect latents",
     "mean_picture": "Mean picture for every brain",
     "shuffled": "Shuffled brains",

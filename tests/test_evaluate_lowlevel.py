@@ -1,0 +1,112 @@
+"""The low-level pipeline from checkpoint to report: latents, pictures, controls, and their page."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from jobs.worker import worker
+from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.data.shards import read_manifest
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.evaluate import evaluate, evaluate_lowlevel
+from mindeye_dist.inference import Predictor
+from mindeye_dist.report import write_report
+from mindeye_dist.strict import override
+
+
+class TinyCodec:
+    """Stands in for a VAE: three of the tiny subject's four channels are colours."""
+
+    name, digest, side, shape = "tiny", "0" * 64, 16, (4, 4, 4)
+
+    def encode(self, images):
+        """Never needed: the latents are stored."""
+        raise NotImplementedError
+
+    def decode(self, latents):
+        """Return each cell's colour."""
+        return latents[:, :3].sigmoid().repeat_interleave(4, -1).repeat_interleave(4, -2)
+
+
+@pytest.fixture
+def run(tiny_config):
+    config = override(tiny_config, {"pipeline": "lowlevel", "training.epochs": 1})
+    worker(config)
+    return config
+
+
+@pytest.fixture
+def predictor(run):
+    return Predictor(Checkpoints(run.run_dir, 1).newest(), batch_size=2)
+
+
+def test_latents_are_the_models_whatever_the_batch(predictor):
+    """Oracle: the model's own forward on all brains at once."""
+    voxels = np.random.default_rng(0).standard_normal((5, 24)).astype(np.float32)
+    with torch.no_grad():
+        expected = predictor.model(torch.from_numpy(voxels)).latents.numpy()
+    np.testing.assert_allclose(predictor.latents(voxels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_each_pipeline_gives_what_it_is_for(predictor, tiny_config):
+    voxels = np.zeros((1, 24), np.float32)
+    with pytest.raises(ValueError, match="embed: .* is a checkpoint of the lowlevel pipeline"):
+        predictor.embed(voxels)
+    with pytest.raises(ValueError, match="tokens: .* is a checkpoint of the lowlevel pipeline"):
+        predictor.tokens(voxels, [0])
+    high = override(tiny_config, {"training.epochs": 1, "run_dir": f"{tiny_config.run_dir}-high"})
+    worker(high)
+    with pytest.raises(ValueError, match="latents: .* is a checkpoint of the highlevel pipeline"):
+        Predictor(Checkpoints(high.run_dir, 1).newest()).latents(voxels)
+
+
+def test_perfect_latents_are_perfect_and_shuffled_ones_are_not(run, predictor, monkeypatch):
+    """A predictor that answers with the true latents scores what the codec allows."""
+    store = Store(run.data.url)
+    manifest = read_manifest(store)
+    sets = {"latents": "tiny-latents"}
+    from mindeye_dist.data.loader import Dataset
+
+    test = Dataset(store, manifest, run.data, "test", sets)
+    monkeypatch.setattr(predictor, "latents", lambda voxels: test.all_targets("latents"))
+    report = evaluate_lowlevel(predictor, TinyCodec(), store, manifest).report
+    assert report["model"] == report["perfect_latents"]
+    assert report["pool"] == 9
+    assert {"ridge", "shuffled", "mean_picture"} <= report.keys()
+    assert report["model"]["pixcorr"] != report["shuffled"]["pixcorr"]
+    low, high = report["model"]["ssim"]["ci"]
+    assert low <= report["model"]["ssim"]["mean"] <= high
+
+
+def test_latents_of_another_codec_are_refused(run, predictor, tmp_path, write_subject):
+    store = Store(run.data.url)
+    other = TinyCodec()
+    other.digest = "1" * 64
+    with pytest.raises(
+        DataError, match="latents 'tiny-latents' are by tiny 000.*given is tiny 111"
+    ):
+        evaluate_lowlevel(predictor, other, store, read_manifest(store))
+    write_subject(tmp_path / "other")
+    path = tmp_path / "other" / "manifest.json"
+    path.write_text(path.read_text().replace("0" * 64, "1" * 64))
+    store = Store(str(tmp_path / "other"))
+    with pytest.raises(DataError, match="latents 'tiny-latents' are not by the encoder of"):
+        evaluate_lowlevel(predictor, other, store, read_manifest(store))
+
+
+def test_the_page_shows_the_pictures(run, predictor, tiny_config, tmp_path):
+    store = Store(run.data.url)
+    manifest = read_manifest(store)
+    high = override(tiny_config, {"training.epochs": 1, "run_dir": f"{tiny_config.run_dir}-high"})
+    worker(high)
+    both = replace(
+        evaluate(Predictor(Checkpoints(high.run_dir, 1).newest()), store, manifest),
+        lowlevel=evaluate_lowlevel(predictor, TinyCodec(), store, manifest, num_examples=4),
+    )
+    page = write_report(tmp_path, both, [], {}).read_text()
+    assert page.count("predicted from the brain, ") == 4
+    score = both.lowlevel.report["model"]["pixcorr"]["mean"]
+    assert f"<strong>{score:.3f}</strong> (PixCorr)" in page
+    assert "Mean picture for every brain" in page
