@@ -121,7 +121,9 @@ def memory_table(
     table = Table(f"{precision.name}; global batch {batch}", box=SIMPLE)
     for gpus in GPUS:
         table.add_column(f"{gpus} GPU{'s' * (gpus > 1)}, {on_each(options, gpus)} each")
-    for stage, offload in ROWS:
+    # bf16 states need a stage that shards them; with offload they are not offered.
+    rows = ROWS if precision is AUTOCAST else [row for row in ROWS if row[0] and not row[1]]
+    for stage, offload in rows:
         plans = [
             Plan(stage=stage, gpus=gpus, precision=precision, offload=offload) for gpus in GPUS
         ]
