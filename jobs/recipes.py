@@ -9,6 +9,7 @@ from mindeye_dist.config import (
     BackboneConfig,
     CheckpointConfig,
     ComputeConfig,
+    ComputedConfig,
     DataConfig,
     ExperimentConfig,
     LossConfig,
@@ -69,7 +70,11 @@ def mindeye1(subject: str) -> ExperimentConfig:
     return ExperimentConfig(
         run_dir=f"runs/mindeye1-{subject}",
         data=DataConfig(
-            url="data/nsd", subject=subject, targets="clip-vit-l-14-release4", repeat_draw="cycle"
+            url="data/nsd",
+            subject=subject,
+            targets="clip-vit-l-14-release4",
+            computed=ComputedConfig(variants=4),
+            repeat_draw="cycle",
         ),
         training=TrainingConfig(validate_every_epochs=1),
         compute=ComputeConfig(backend="deepspeed", precision="bf16"),

@@ -38,7 +38,12 @@ MAY_CHANGE = (
     "data.prefetch_batches",
     "training.max_micro_batch_size",
     "checkpoint.",
-    "compute.",
+    "compute.num_workers",
+    "compute.device",
+    "compute.backend",
+    "compute.zero_stage",
+    "compute.offload_optimizer",
+    "compute.cpus_per_worker",
     "tracking.",
 )
 
@@ -180,9 +185,9 @@ def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None
     then = paths(read_config(path)) | paths(read_shapes(path))
     now = paths(config) | paths(shapes)
     differences = [
-        f"{name} was {then[name]!r}, is {value!r}"
+        f"{name} was {then.get(name)!r}, is {value!r}"
         for name, value in now.items()
-        if value != then[name] and not name.startswith(MAY_CHANGE)
+        if value != then.get(name) and not name.startswith(MAY_CHANGE)
     ]
     if differences:
         raise CheckpointError(f"{path}: is of another run: " + "; ".join(differences))

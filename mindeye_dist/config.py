@@ -51,7 +51,8 @@ class DataConfig:
     train_on: Literal["train", "train+val"] = "train"
     """`train+val` is for a final run: its last checkpoint counts, since val is no judge then."""
     sampling: Literal["permutation", "with_replacement"] = "permutation"
-    """`with_replacement` draws samples as the published loader did, some often and some never."""
+    """`with_replacement` draws a shard, then a sample of it, as the published loader did: samples
+    of small shards come often, some never."""
     repeat_draw: Literal["cycle", "step", "random", "mean", "random_combine"] = "random_combine"
     """How training makes one response of a picture's repeats; evaluation averages them. `step`
     takes the same row for a whole batch, as published."""
@@ -222,7 +223,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Machines and how the model is spread over them: the time a run takes, not its result."""
+    """Machines, and how the model is spread over them; only precision and states change results."""
 
     num_workers: int = 1
     device: Literal["cpu", "cuda"] = "cpu"

@@ -23,10 +23,12 @@ class Mixing:
     Attributes:
         mix_partner: position of the sample that is mixed in.
         mix_coef: share of the sample itself, 1 where it is not mixed.
+        drawn: whether there was a draw; without one every sample is its own partner.
     """
 
     mix_partner: Int[Tensor, " batch"]
     mix_coef: Float[Tensor, " batch"]
+    drawn: bool = True
 
 
 def draw_mixing(config: LossConfig, seed: int, batch: Batch) -> Mixing:
@@ -47,7 +49,8 @@ def no_mixing(batch: Batch) -> Mixing:
     """Return the draw in which every sample stays itself."""
     device = batch.voxels.device
     count = batch.global_size
-    return Mixing(torch.arange(count, device=device), torch.ones(count, device=device))
+    own = torch.arange(count, device=device)
+    return Mixing(own, torch.ones(count, device=device), drawn=False)
 
 
 def draw_prior(config: PriorConfig, seed: int, batch: Batch, purpose: str) -> PriorDraw:

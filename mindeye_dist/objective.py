@@ -134,7 +134,7 @@ class HighLevelObjective:
                 mixing.mix_partner,
                 mixing.mix_coef,
                 temperature,
-                config.overwrite_own_partner,
+                config.overwrite_own_partner and mixing.drawn,
             )
         else:
             contrastive = soft_clip(preds, targets, temperature)

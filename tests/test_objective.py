@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import ExperimentConfig, LossConfig
 from mindeye_dist.draws import Mixing
-from mindeye_dist.losses import latent_errors, soft_contrastive
+from mindeye_dist.losses import cosine_similarity, latent_errors, soft_contrastive
 from mindeye_dist.models.lowlevel import LowLevelOutputs
 from mindeye_dist.models.mindeye import Outputs
 from mindeye_dist.objective import HighLevelObjective, LowLevelObjective, prior_tokens
@@ -78,8 +78,15 @@ def test_own_partner_option_reaches_the_loss():
     for overwrite in (False, True):
         loss = LossConfig(overwrite_own_partner=overwrite, mixco_fraction=1.0)
         objective = HighLevelObjective(replace(ExperimentConfig(), loss=loss), 1.0)
-        values.append(objective(outputs, batch_of(clip_tokens=tokens), 0, mixing)["contrastive"])
-    assert values[1] < values[0]
+        for draw in (mixing, replace(mixing, drawn=False)):
+            losses = objective(outputs, batch_of(clip_tokens=tokens), 0, draw)
+            values.append(losses["contrastive"])
+    ours, validated, theirs, validated_too = values
+    # Two of the four weigh nothing in training; validation is not touched.
+    similarity = cosine_similarity(outputs.projected.flatten(1), tokens.flatten(1)) / 0.006
+    both = [-s.log_softmax(-1).diag()[[1, 2]].sum() / 4 for s in (similarity, similarity.T)]
+    torch.testing.assert_close(theirs, sum(both) / 2)
+    assert ours == validated == validated_too > theirs
 
 
 def test_low_level_total():

@@ -186,6 +186,8 @@ class TrainLoader:
         self.dataset = dataset
         self.config = config
         self.seed = training.seed
+        names = np.array([sample.shard for sample in dataset.samples])
+        self._shards = [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
         self.global_batch_size = training.global_batch_size
 
     def epoch(self, step: int) -> int:
@@ -197,7 +199,8 @@ class TrainLoader:
         count = len(self.dataset)
         if self.config.sampling == "with_replacement":
             draw = numpy_generator(self.seed, "order", "with replacement", step)
-            return draw.integers(0, count, self.global_batch_size)
+            shards = draw.integers(0, len(self._shards), self.global_batch_size)
+            return np.array([draw.choice(self._shards[shard]) for shard in shards.tolist()])
         stream = np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)
         permutations = {
             epoch: numpy_generator(self.seed, "order", epoch).permutation(count)

@@ -1,6 +1,7 @@
 """Targets: what the model is to predict of a picture, read from target shards or computed.
 
-Both ways give the same numbers: stored targets are float16, and computed ones are rounded to it.
+Both ways give the same numbers but for the last bit of a batched encoder: stored targets are
+float16, and computed ones are rounded to it.
 Variant 0 is the target of the picture itself, 1..variants those of its augmented views.
 """
 

@@ -66,13 +66,15 @@ class LowLevel(nn.Module):
 
     def forward(self, voxels: Float[Tensor, "batch voxels"]) -> LowLevelOutputs:
         """Return what training compares: the latents, and the head's features of the map."""
+        count = len(voxels)
+        if count == 0:  # a rank's part of a small batch; diffusers' attention needs a sample
+            voxels = voxels.new_zeros(1, voxels.shape[1])
         feature_map = self._map(voxels)
-        features = self.head(feature_map)
+        features = rearrange(
+            self.head(feature_map), "batch dim height width -> batch (height width) dim"
+        )
         return LowLevelOutputs(
-            latents=self.upsampler(feature_map),
-            feature_map=rearrange(
-                features, "batch dim height width -> batch (height width) dim"
-            ).contiguous(),
+            latents=self.upsampler(feature_map)[:count], feature_map=features[:count].contiguous()
         )
 
     def latents(

@@ -33,7 +33,7 @@ def main(out: Path) -> None:
     """Run the pairs, print the table and write the figures."""
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_subject(folder, NUM_VOXELS, {"train": SAMPLES})
-        config = DataConfig(url=folder, targets="tiny", cache_gib=0.0)
+        config = DataConfig(url=folder, targets="tiny-clip_tokens", augmented=False, cache_gib=0.0)
         ours = open_loader(config)
         cached = open_loader(replace(config, cache_gib=4.0))
         read_ours(cached)
@@ -56,7 +56,8 @@ def main(out: Path) -> None:
 def open_loader(config: DataConfig) -> TrainLoader:
     """Return a training loader of batches of 32."""
     store = Store(config.url)
-    dataset = Dataset(store, read_manifest(store), config, "train")
+    sets = {"clip_tokens": config.targets}
+    dataset = Dataset(store, read_manifest(store), config, "train", sets)
     return TrainLoader(dataset, config, TrainingConfig(global_batch_size=32))
 
 
@@ -69,7 +70,7 @@ def read_ours(loader: TrainLoader) -> int:
 def read_webdataset(folder: str) -> int:
     """Read and decode the same fields with webdataset and return the samples."""
     subject = read_manifest(Store(folder)).subject("subj01")
-    shards = (subject.splits["train"], subject.targets["tiny"].splits["train"])
+    shards = (subject.splits["train"], subject.targets["tiny-clip_tokens"].splits["train"])
     pipelines = [
         webdataset.WebDataset([f"{folder}/{s.path}" for s in part], shardshuffle=False).decode(
             only=["nsdgeneral.npy", "num_uniques.npy", "clip_tokens.npy"]

@@ -170,6 +170,7 @@ def test_options_of_the_published_loader(tiny_shards):
     drawn = np.concatenate([replaced.order(step) for step in range(40)])
     assert set(drawn) <= set(range(23))
     assert len(set(drawn[:23])) < 23
+    assert (drawn >= 20).mean() == pytest.approx(1 / 3, abs=0.1), "the shard of 3, of 3 shards"
     np.testing.assert_array_equal(replaced.order(7), replaced.order(7))
     both = open_dataset(tiny_shards, "train+val")[0]
     keys = [
