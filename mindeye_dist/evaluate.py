@@ -43,7 +43,7 @@ class EvaluationData:
 
     Attributes:
         splits: train, val and test, opened with the targets that the checkpoint predicts.
-        targets: what the frozen model that made these targets is, and their shape.
+        targets: the frozen model that these targets are by, and their shape.
         manifest: of the shards.
     """
 
