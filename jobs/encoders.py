@@ -1,12 +1,10 @@
 """Frozen models by name, as sources of targets: stored by `jobs/embed.py`, or while training."""
 
-import hashlib
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from jobs.simulate import ENCODER_FILE
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.embedding import TargetEncoder, Views, computed_targets
 from mindeye_dist.data.loader import Dataset
@@ -20,11 +18,15 @@ from mindeye_dist.models.codecs import (
     TAEF2Codec,
 )
 from mindeye_dist.models.frozen import (
+    ENCODER_FILE,
     EfficientNetLite0,
+    EncoderMap,
+    ImageEncoder,
     ProjectedEncoder,
     efficientnet_lite0_weights,
 )
 from mindeye_dist.models.teachers import ConvNextTeacher
+from mindeye_dist.shapes import Kind
 from mindeye_dist.strict import from_dict
 
 EncoderName = Literal[
@@ -51,6 +53,10 @@ class EncoderOptions:
     autoencoder-kl: a folder or hub name. taef2: a folder. convnext: a safetensors file."""
     final: bool = False
     """CLIP: the image embedding alone, 1 x 768."""
+    subfolder: str = ""
+    """autoencoder-kl: where in --weights it is (`vae` in a whole pipeline)."""
+    published_std: bool = False
+    """convnext: divide red by the published .228, for parity, instead of ImageNet's .229."""
     antialias: bool = False
     """CLIP: filter when pictures are made smaller; the published targets are not filtered."""
     side: int = 0
@@ -68,19 +74,19 @@ def target_encoder(options: EncoderOptions, store: Store) -> TargetEncoder:
         ValueError: there are no such weights, or they do not fit.
     """
     if options.encoder == "clip-vit-l-14":
-        return _tokens(
-            ClipTokens(
-                options.weights or "openai",
-                final=options.final,
-                antialias=options.antialias,
-                device=options.device,
-            )
+        clip = ClipTokens(
+            options.weights or "openai",
+            final=options.final,
+            antialias=options.antialias,
+            device=options.device,
         )
-    if options.encoder in ("efficientnet-lite0", "efficientnet-lite0-map"):
-        encoder = _stored_projection(options, store)
-        return _without_summary(encoder) if options.encoder.endswith("-map") else _tokens(encoder)
+        return _tokens("clip_tokens", clip)
+    if options.encoder == "efficientnet-lite0":
+        return _tokens("clip_tokens", _stored_projection(options, store))
+    if options.encoder == "efficientnet-lite0-map":
+        return _tokens("feature_map", EncoderMap(_stored_projection(options, store)))
     if options.encoder == "convnext":
-        return _teacher(options)
+        return _tokens("feature_map", _teacher(options))
     return _latents(_codec(options))
 
 
@@ -126,23 +132,13 @@ def open_split(
     return dataset
 
 
-def _tokens(encoder: ClipTokens | ProjectedEncoder) -> TargetEncoder:
+def _tokens(kind: Kind, encoder: ImageEncoder) -> TargetEncoder:
     return TargetEncoder(
-        kind="clip_tokens",
+        kind=kind,
         name=encoder.name,
         digest=encoder.digest,
         shape=(encoder.num_tokens, encoder.dim),
         encode=encoder,
-    )
-
-
-def _without_summary(encoder: ProjectedEncoder) -> TargetEncoder:
-    return TargetEncoder(
-        kind="feature_map",
-        name=f"{encoder.name}-map",
-        digest=hashlib.sha256(f"{encoder.digest} without token 0".encode()).hexdigest(),
-        shape=(encoder.num_tokens - 1, encoder.dim),
-        encode=lambda images: encoder(images)[:, 1:],
     )
 
 
@@ -156,14 +152,11 @@ def _stored_projection(options: EncoderOptions, store: Store) -> ProjectedEncode
         return ProjectedEncoder.load(file, base)
 
 
-def _teacher(options: EncoderOptions) -> TargetEncoder:
-    teacher = ConvNextTeacher(Path(_given_weights(options)), device=options.device)
-    return TargetEncoder(
-        kind="feature_map",
-        name=teacher.name,
-        digest=teacher.digest,
-        shape=(teacher.num_tokens, teacher.dim),
-        encode=teacher,
+def _teacher(options: EncoderOptions) -> ConvNextTeacher:
+    return ConvNextTeacher(
+        Path(_given_weights(options)),
+        published_std=options.published_std,
+        device=options.device,
     )
 
 
@@ -179,7 +172,9 @@ def _codec(options: EncoderOptions) -> LatentCodec:
     weights = _given_weights(options)
     if options.encoder == "taef2":
         return TAEF2Codec(Path(weights), options.side or 128, device=options.device)
-    return AutoencoderKLCodec(weights, side=options.side or 512, device=options.device)
+    return AutoencoderKLCodec(
+        weights, subfolder=options.subfolder, side=options.side or 512, device=options.device
+    )
 
 
 def _latents(codec: LatentCodec) -> TargetEncoder:

@@ -86,7 +86,7 @@ def config_of(options: ImportPublished, imported: Imported) -> ExperimentConfig:
         changes["data.url"] = place(options.data_url)
     if imported.kind == "1x768":
         changes |= {
-            "data.targets": f"{config.data.targets}-final",
+            "data.targets": "clip-vit-l-14-final",  # no augmented variants, as that run was
             "loss.prior_weight": 0.03,
             "training.epochs": 300,
         }

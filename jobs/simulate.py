@@ -38,7 +38,9 @@ from mindeye_dist.data.tuning import fit_feature_space
 from mindeye_dist.data.writer import write_shards
 from mindeye_dist.models.codecs import PixelCodec
 from mindeye_dist.models.frozen import (
+    ENCODER_FILE,
     EfficientNetLite0,
+    EncoderMap,
     ProjectedEncoder,
     efficientnet_lite0_weights,
     fit_projection,
@@ -54,7 +56,6 @@ LICENCE = (
 TOKENS, TEACHER, LATENTS = DataConfig.targets, DataConfig.teacher, DataConfig.latents
 ENCODED_AT_ONCE = 8
 """Few enough for a CPU's cache: 32 at once take 1.7 times as long a picture."""
-ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +198,10 @@ def encode(
     train = torch.from_numpy(raw[: options.train_pictures]).split(256)
     encoder = ProjectedEncoder(base, fit_projection((part.float() for part in train), options.dim))
     tokens = np.concatenate([project(b.float(), encoder.projection).numpy() for b in batches])
-    map_digest = hashlib.sha256(f"{encoder.digest} without token 0".encode()).hexdigest()
+    teacher = EncoderMap(encoder)
     return [
         TargetSet(TOKENS, "clip_tokens", encoder.name, encoder.digest, tokens),
-        TargetSet(TEACHER, "feature_map", f"{encoder.name}-map", map_digest, tokens[:, 1:]),
+        TargetSet(TEACHER, "feature_map", teacher.name, teacher.digest, tokens[:, 1:]),
         TargetSet(LATENTS, "latents", codec.name, codec.digest, latents),
     ], encoder
 

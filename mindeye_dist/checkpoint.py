@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,16 +100,9 @@ class Checkpoints:
             _write_tensors(partial, parameters)
         with _together(f"{partial}: cannot be completed"):
             if rank() == 0:
-                files = {STATE: dataclasses.asdict(place), **about}
-                for name, values in files.items():
-                    (partial / name).write_text(json.dumps(values, indent=1))
-                digests = {path.name: digest(path) for path in sorted(partial.iterdir())}
-                (partial / MANIFEST).write_text(json.dumps(digests, indent=1))
-                for path in (*partial.iterdir(), partial):
-                    _flush(path)
+                seal(partial, {STATE: dataclasses.asdict(place), **about})
                 shutil.rmtree(final, ignore_errors=True)
-                partial.rename(final)
-                _flush(self.folder)
+                rename(partial, final)
                 self._forget(place)
         return final
 
@@ -141,6 +134,35 @@ class Checkpoints:
         for path in paths:
             if path.name not in kept:
                 shutil.rmtree(path)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file that others may read.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file(tensors, path)
+        path.chmod(0o644)  # safetensors leaves files that only their owner may read
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(str(error)) from error
+
+
+def seal(folder: Path, about: Mapping[str, Any]) -> None:
+    """Add JSON files by name to a folder of tensors, then its manifest, and flush all to disk."""
+    for name, values in about.items():
+        (folder / name).write_text(json.dumps(values, indent=1))
+    digests = {path.name: digest(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
+
+
+def rename(sealed: Path, final: Path) -> None:
+    """Give a sealed folder its name, for good."""
+    sealed.rename(final)
+    _flush(final.parent)
 
 
 def verify(path: Path) -> None:
@@ -272,8 +294,8 @@ def _write_tensors(folder: Path, parameters: Iterator[tuple[str, dict[str, Tenso
     if not_finite:
         raise CheckpointError(f"weights are not finite: {', '.join(not_finite)}")
     if rank() == 0:
-        _save(folder / MODEL, weights)
-    _save(folder / f"optimizer-{rank():05d}-of-{world_size():05d}.safetensors", moments)
+        save_tensors(folder / MODEL, weights)
+    save_tensors(folder / f"optimizer-{rank():05d}-of-{world_size():05d}.safetensors", moments)
 
 
 def _name(step: int) -> str:
@@ -287,14 +309,6 @@ def _flush(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    try:
-        save_file(tensors, path)
-        path.chmod(0o644)  # safetensors leaves files that only their owner may read
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(str(error)) from error
 
 
 @contextmanager

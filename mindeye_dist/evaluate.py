@@ -3,13 +3,16 @@
 Retrieval over the whole test pool in both directions, raw and centred, beside what frames it:
 chance, a ridge baseline on the same training data, brains shuffled against pictures, and, for a
 simulated subject, the best linear decoder and the ideal observer that know the truth. The low-level
-pipeline's blurry pictures are compared with the seen ones, beside the same controls.
+pipeline's blurry pictures are compared with the seen ones, beside the same controls. Who calls
+opens the data, since targets may be stored or computed.
 """
 
 import hashlib
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,9 +20,10 @@ from jaxtyping import Float
 from torch.nn import functional
 
 from mindeye_dist.baseline import fit_ridge
+from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode, small
-from mindeye_dist.data.shards import Manifest, Subject, Targets
+from mindeye_dist.data.shards import Manifest, Subject
 from mindeye_dist.data.simulate import OptimalDecoder, SimulatedSubject
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.image_metrics import pixcorr, ssim
@@ -29,24 +33,71 @@ from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.report import Evaluation, Example, LowLevel
 from mindeye_dist.retrieval import scores, similarity
+from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import to_dict
 
 
-def evaluate(
-    predictor: Predictor, store: Store, manifest: Manifest, *, num_examples: int = 12, seed: int = 0
-) -> Evaluation:
-    """Return the evaluation of a checkpoint on the test split of the subject it was trained on.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationData:
+    """What a checkpoint is evaluated on: the splits of the subject that it was trained on.
+
+    Attributes:
+        splits: train, val and test, opened with the targets that the checkpoint predicts.
+        targets: what the frozen model that made these targets is, and their shape.
+        manifest: of the shards.
+    """
+
+    splits: Mapping[str, Dataset]
+    targets: TargetShape
+    manifest: Manifest
+
+
+def check_data(predictor: Predictor, data: EvaluationData) -> None:
+    """See that a checkpoint can be evaluated on data.
 
     Raises:
-        DataError: the data's targets are not by the encoder that the checkpoint was trained with.
+        DataError: the targets are not by the frozen model that the checkpoint was trained with, or
+            the subject has other voxels.
     """
-    data = predictor.config.data
-    subject = manifest.subject(data.subject)
-    targets = _same_targets(predictor, store, subject, "clip_tokens")
-    splits = {
-        name: Dataset(store, manifest, data, name, predictor.config.target_sets)
-        for name in ("train", "val", "test")
-    }
+    config, kind = predictor.config, _predicted_kind(predictor)
+    name, trained = config.data.subject, predictor.shapes.targets[kind]
+    num_voxels = data.manifest.subject(name).num_voxels
+    if num_voxels != predictor.shapes.num_voxels:
+        raise DataError(
+            f"{name}: has {num_voxels} voxels, {predictor.path} was trained on "
+            f"{predictor.shapes.num_voxels}"
+        )
+    if data.targets.digest != trained.digest:
+        raise DataError(
+            f"{name}: {kind} {_set_name(predictor)!r} are not by the encoder of {predictor.path} "
+            f"({_by(trained)}), but by {_by(data.targets)}"
+        )
+
+
+def check_codec(predictor: Predictor, codec: LatentCodec) -> None:
+    """See that a codec is the one whose latents a low-level checkpoint predicts.
+
+    Raises:
+        DataError: it is another one.
+    """
+    trained = predictor.shapes.targets["latents"]
+    if codec.digest != trained.digest:
+        raise DataError(
+            f"{predictor.path}: latents {_set_name(predictor)!r} are by {_by(trained)}, "
+            f"the codec given is {codec.name} {codec.digest[:12]}"
+        )
+
+
+def evaluate(
+    predictor: Predictor, data: EvaluationData, *, num_examples: int = 12, seed: int = 0
+) -> Evaluation:
+    """Return the evaluation of a high-level checkpoint on the test split.
+
+    Raises:
+        DataError: the data does not fit the checkpoint (see `check_data`).
+    """
+    check_data(predictor, data)
+    splits, subject = data.splits, data.manifest.subject(predictor.config.data.subject)
     voxels, clip_tokens = splits["test"].averages(), splits["test"].all_targets("clip_tokens")
     images = clip_tokens.reshape(len(clip_tokens), -1)
     brains = predictor.embed(voxels)
@@ -57,8 +108,8 @@ def evaluate(
         "ridge": _both(_ridge(splits, "clip_tokens", voxels), images, seed),
         "shuffled": _both(brains[order], images, seed),
     }
-    if subject.truth:
-        truth = _read_truth(store, subject)
+    if subject.truth and _tuned_to(subject, data.targets):
+        truth = _read_truth(splits["test"].store, subject)
         rows |= _ceilings(truth, splits["test"], voxels, clip_tokens, seed)
     examples: dict[str, list[Example]] = {
         direction: _examples(
@@ -67,26 +118,33 @@ def evaluate(
         for direction in DIRECTIONS
     }
     shown = sorted({n for page in examples.values() for e in page for n in (e.query, *e.matches)})
-    report = {
-        "checkpoint": str(predictor.path),
-        "subject": data.subject,
-        "num_voxels": subject.num_voxels,
-        "simulated": bool(subject.truth),
-        "licence": manifest.licence,
-        "targets": {"name": data.targets, "encoder": targets.encoder, "digest": targets.digest},
-        "counts": {name: len(split) for name, split in splits.items()},
-        "retrieval": {"pool": len(brains), "chance": 1 / len(brains), **rows},
-        "config": to_dict(predictor.config),
-    }
+    retrieval = {"pool": len(brains), "chance": 1 / len(brains), **rows}
+    report = _about(predictor, data) | {"retrieval": retrieval}
     pictures = dict(zip(shown, splits["test"].pictures(shown), strict=True))
     return Evaluation(report=report, examples=examples, pictures=pictures)
+
+
+def evaluate_lowlevel_alone(
+    predictor: Predictor,
+    codec: LatentCodec,
+    data: EvaluationData,
+    *,
+    num_examples: int = 12,
+    seed: int = 0,
+) -> Evaluation:
+    """Return the evaluation of a low-level checkpoint without a high-level one: no retrieval.
+
+    Raises:
+        DataError: data or codec do not fit the checkpoint.
+    """
+    lowlevel = evaluate_lowlevel(predictor, codec, data, num_examples=num_examples, seed=seed)
+    return Evaluation(_about(predictor, data), examples={}, pictures={}, lowlevel=lowlevel)
 
 
 def evaluate_lowlevel(
     predictor: Predictor,
     codec: LatentCodec,
-    store: Store,
-    manifest: Manifest,
+    data: EvaluationData,
     *,
     num_examples: int = 12,
     seed: int = 0,
@@ -98,19 +156,12 @@ def evaluate_lowlevel(
     latents decoded (perfect_latents), which is the most that latents can give.
 
     Raises:
-        DataError: the data's latents are not by the codec that the checkpoint was trained with, or
-            the codec is another one.
+        DataError: data or codec do not fit the checkpoint (see `check_data`, `check_codec`).
     """
-    data = predictor.config.data
-    targets = _same_targets(predictor, store, manifest.subject(data.subject), "latents")
-    if codec.digest != targets.digest:
-        raise DataError(
-            f"{data.subject}: latents {data.latents!r} are by {targets.encoder} "
-            f"{targets.digest[:12]}, the codec given is {codec.name} {codec.digest[:12]}"
-        )
-    sets = {"latents": data.latents}
-    splits = {n: Dataset(store, manifest, data, n, sets) for n in ("train", "val", "test")}
-    test, voxels = splits["test"], splits["test"].averages()
+    check_data(predictor, data)
+    check_codec(predictor, codec)
+    splits, test = data.splits, data.splits["test"]
+    voxels = test.averages()
     files = test.pictures(range(len(test)))
     seen = np.stack([decode(file, "a picture of the test split") for file in files])
     mean = splits["train"].all_targets("latents").mean(axis=0, keepdims=True)
@@ -163,16 +214,45 @@ def _picture_scores(
     }
 
 
-def _same_targets(predictor: Predictor, store: Store, subject: Subject, kind: str) -> Targets:
+def _predicted_kind(predictor: Predictor) -> Literal["clip_tokens", "latents"]:
+    """Return the kind of target that a checkpoint is judged by."""
+    return "latents" if predictor.config.pipeline == "lowlevel" else "clip_tokens"
+
+
+def _about(predictor: Predictor, data: EvaluationData) -> dict[str, Any]:
+    """Return what a report says of checkpoint and data, whatever the pipeline."""
+    config, targets = predictor.config, data.targets
+    subject = data.manifest.subject(config.data.subject)
+    return {
+        "checkpoint": str(predictor.path),
+        "subject": config.data.subject,
+        "num_voxels": subject.num_voxels,
+        "simulated": bool(subject.truth),
+        "licence": data.manifest.licence,
+        "targets": {
+            "name": _set_name(predictor),
+            "encoder": targets.encoder,
+            "digest": targets.digest,
+        },
+        "counts": {name: len(split) for name, split in data.splits.items()},
+        "config": to_dict(config),
+    }
+
+
+def _set_name(predictor: Predictor) -> str:
     config = predictor.config
-    name = config.target_sets[kind]
-    targets, trained = subject.target_set(kind, name), predictor.shapes.targets[kind]
-    if targets.digest != trained.digest:
-        raise DataError(
-            f"{store.url}: {config.data.subject}: {kind} {name!r} are not by the encoder of "
-            f"{predictor.path} ({trained.encoder} {trained.digest[:12]})"
-        )
-    return targets
+    computed = bool(config.data.computed.encoder)
+    return "computed" if computed else config.target_sets[_predicted_kind(predictor)]
+
+
+def _by(targets: TargetShape) -> str:
+    return f"{targets.encoder} {targets.digest[:12] or 'of unknown digest'}"
+
+
+def _tuned_to(subject: Subject, targets: TargetShape) -> bool:
+    """Return whether a simulated brain was made from these targets; the ceilings are for them."""
+    simulated = subject.targets.get(DataConfig.targets)
+    return simulated is not None and simulated.digest == targets.digest
 
 
 def _both(
@@ -186,7 +266,7 @@ def _both(
 
 
 def _ridge(
-    splits: dict[str, Dataset], kind: str, test_voxels: Float[np.ndarray, "brains voxels"]
+    splits: Mapping[str, Dataset], kind: str, test_voxels: Float[np.ndarray, "brains voxels"]
 ) -> Float[np.ndarray, "brains features"]:
     train, val = splits["train"], splits["val"]
     targets = [split.all_targets(kind) for split in (train, val)]

@@ -79,9 +79,11 @@ class Predictor:
     def tokens(
         self, voxels: Float[np.ndarray, "brains voxels"], seeds: Sequence[int]
     ) -> Float[np.ndarray, "brains tokens dim"]:
-        """Return one sample of the prior a brain, token 0 of unit norm.
+        """Return one sample of the prior a brain, in the scale of the targets.
 
-        Each brain has a seed of its own, so a sample does not depend on what else is in the batch.
+        Several tokens are divided by the norm of token 0, which is then 1; a single one keeps its
+        length, as the published 1 x 768 targets keep theirs. Each brain has a seed of its own, so a
+        sample does not depend on what else is in the batch.
 
         Raises:
             ValueError: voxels of another number, or not finite; seeds of another number than
@@ -95,7 +97,10 @@ class Predictor:
         for number, batch in enumerate(self._batches(voxels)):
             first = number * self.batch_size
             sample = self._sample(model, batch, seeds[first : first + len(batch)])
-            parts.append((sample / sample[:, :1].norm(dim=-1, keepdim=True)).cpu().numpy())
+            sample = sample / model.prior.scale
+            if sample.shape[1] > 1:
+                sample = sample / sample[:, :1].norm(dim=-1, keepdim=True)
+            parts.append(sample.cpu().numpy())
         return np.concatenate(parts)
 
     @torch.no_grad()

@@ -6,9 +6,7 @@ what ours derives from the config (noise schedule, rotary frequencies) must have
 """
 
 import dataclasses
-import json
 import math
-import os
 import re
 import shutil
 import zipfile
@@ -20,18 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mindeye_dist.checkpoint import (
-    MANIFEST,
     MODEL,
     STATE,
     CheckpointError,
     Place,
     check_shapes,
-    digest,
+    rename,
+    save_tensors,
+    seal,
 )
 from mindeye_dist.config import (
     BackboneConfig,
@@ -123,7 +120,7 @@ def import_published(path: Path, num_voxels: int, *, any_size: bool = False) -> 
     derived = derived_values(kind, sizes)
     _check_values(path, tensors, derived)
     weights = {
-        str(our_name(name, kind)): tensor.float().contiguous()
+        str(our_name(name, kind)): tensor.contiguous()
         for name, tensor in tensors.items()
         if name not in derived
     }
@@ -147,15 +144,10 @@ def write_checkpoint(folder: Path, imported: Imported, about: dict[str, Any]) ->
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(imported.weights, partial / MODEL)
-        (partial / MODEL).chmod(0o644)  # safetensors lets only the owner read
-        for name, values in {STATE: dataclasses.asdict(Place()), **about}.items():
-            (partial / name).write_text(json.dumps(values, indent=1))
-        digests = {path.name: digest(path) for path in sorted(partial.iterdir())}
-        (partial / MANIFEST).write_text(json.dumps(digests, indent=1))
-        os.sync()  # a rename is only as good as what has reached the disk before it
-        partial.rename(folder)
-    except (OSError, SafetensorError) as error:
+        save_tensors(partial / MODEL, imported.weights)
+        seal(partial, {STATE: dataclasses.asdict(Place()), **about})
+        rename(partial, folder)
+    except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -164,8 +156,11 @@ def write_checkpoint(folder: Path, imported: Imported, about: dict[str, Any]) ->
 def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return a file's weights without `module.`, and the names of the entries left out.
 
+    Weights are float32; they stay memory-mapped where the file holds float32.
+
     Raises:
-        CheckpointError: the file cannot be read, is damaged, or holds no state dict.
+        CheckpointError: the file cannot be read, is damaged, or holds no state dict of dense
+            floating-point tensors; the message lists those that are not.
     """
     content = _load(path)
     left_out: tuple[str, ...] = ()
@@ -183,10 +178,29 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     ]
     if strange:
         raise CheckpointError(f"{path}: no floating-point tensors: {', '.join(strange)}")
-    tensors = {name.removeprefix("module."): value for name, value in content.items()}
+    if thin := [f"{name} ({_form(value)})" for name, value in content.items() if _form(value)]:
+        raise CheckpointError(f"{path}: expected dense tensors with values, got {', '.join(thin)}")
+    try:
+        # Detached, since a file may hold parameters; a tensor of float32 is not copied.
+        tensors = {
+            name.removeprefix("module."): value.detach().float() for name, value in content.items()
+        }
+    except NotImplementedError as error:
+        raise CheckpointError(f"{path}: has a type that cannot be widened: {error}") from error
     if len(tensors) != len(content):
         raise CheckpointError(f"{path}: holds keys both with and without the prefix module.")
     return tensors, left_out
+
+
+def _form(value: Tensor) -> str:
+    """Say what keeps a tensor from being a plain array, nothing if it is one."""
+    if value.is_nested:
+        return "nested"
+    if value.layout != torch.strided:
+        return str(value.layout).removeprefix("torch.")
+    if value.is_meta:
+        return "without values"
+    return "" if value.numel() else "empty"
 
 
 def published_shapes(kind: Kind, num_voxels: int, sizes: Sizes | None = None) -> Shapes:

@@ -50,17 +50,31 @@ LOWLEVEL_ROWS = {
 }
 """Rows of the low-level table in reading order."""
 
-CURVES = {
+LOSSES = {
     "Total loss": {"train/total": "training", "val/total": "validation"},
     "Contrastive loss": {"train/contrastive": "training", "val/contrastive": "validation"},
-    "Prior loss": {"train/prior": "training", "val/prior": "validation"},
-    "Validation top-1 (0 to 1)": {
-        f"val/top1_{name}": name.replace("_", " ") for name in DIRECTIONS
-    },
+}
+SCHEDULES = {
     "Learning rate": {"train/lr": "learning rate"},
     "Temperature": {"train/temperature": "temperature"},
 }
-"""Lines of each plot by their key in the journal."""
+CURVES = {
+    "highlevel": LOSSES
+    | {
+        "Prior loss": {"train/prior": "training", "val/prior": "validation"},
+        "Validation top-1 (0 to 1)": {
+            f"val/top1_{name}": name.replace("_", " ") for name in DIRECTIONS
+        },
+    }
+    | SCHEDULES,
+    "lowlevel": LOSSES
+    | {
+        "Error of the latents": {"train/latents": "training", "val/latents": "validation"},
+        "Correlation of the latents": {"val/latent_correlation": "validation"},
+    }
+    | SCHEDULES,
+}
+"""Lines of each plot of a pipeline by their key in the journal."""
 
 INKS = {name: f"#00000{n}" for n, name in enumerate(("faint", "text", "soft", "first", "second"))}
 """Stand-ins, in plots, for the style sheet's colours of these names. Axes come in black, which is
@@ -103,8 +117,8 @@ class Evaluation:
     """What an evaluation gives: the report and what its page shows.
 
     Attributes:
-        report: JSON-able.
-        examples: by direction.
+        report: JSON-able; without "retrieval" where a low-level checkpoint stands alone.
+        examples: by direction; empty without retrieval.
         pictures: encoded pictures of the samples that the examples name.
         lowlevel: of the low-level pipeline, where there is one.
     """
@@ -148,12 +162,12 @@ def _page(report: dict[str, Any], evaluation: Evaluation, journal: list[dict[str
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"percent": _percent, "duration": _duration}
-    rows = _rows(report["retrieval"])
+    rows = _rows(report["retrieval"]) if "retrieval" in report else {}
     return environment.from_string(template).render(
         report=report,
         rows=rows,
         measures=MEASURES,
-        bars={direction: _bars(rows, direction) for direction in DIRECTIONS},
+        bars={direction: _bars(rows, direction) for direction in DIRECTIONS if rows},
         curves=_curves(journal, report["config"]),
         switch=_switch(report["config"]),
         examples=evaluation.examples,
@@ -204,16 +218,18 @@ def _curves(journal: list[dict[str, Any]], config: dict[str, Any]) -> dict[str, 
     last = max((row.get("total_steps", row["step"]) for row in journal), default=1)
     epochs = config["training"]["epochs"] / max(last, 1)
     plots: dict[str, Markup | None] = {}
-    for title, names in CURVES.items() if journal else ():
+    for title, names in CURVES[config["pipeline"]].items() if journal else ():
         lines: dict[str, np.ndarray] = {}
         for key, name in names.items():
             points = np.array([(epochs * row["step"], row[key]) for row in journal if key in row])
             lines |= {name: points} if len(points) else {}
-        plots[title] = _plot(title, lines, config) if lines else None
+        plots[title] = _plot(title, lines, config, legend=len(names) > 1) if lines else None
     return plots
 
 
-def _plot(title: str, lines: dict[str, np.ndarray], config: dict[str, Any]) -> Markup:
+def _plot(
+    title: str, lines: dict[str, np.ndarray], config: dict[str, Any], *, legend: bool
+) -> Markup:
     figure = Figure(figsize=(4.2, 2.5), layout="constrained")
     axes = figure.add_subplot(xlabel="epoch", xlim=(0, config["training"]["epochs"]))
     for (name, points), ink in zip(lines.items(), ("first", "second"), strict=False):
@@ -221,7 +237,7 @@ def _plot(title: str, lines: dict[str, np.ndarray], config: dict[str, Any]) -> M
         axes.plot(*_thinned(points).T, color=INKS[ink], label=name, marker=marker)
     if (switch := _switch(config)) is not None:
         axes.axvline(switch, color=INKS["faint"], linestyle="--", linewidth=1, zorder=0)
-    if len(CURVES[title]) > 1:
+    if legend:
         axes.legend(frameon=False)
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.spines[["top", "right"]].set_visible(False)
@@ -237,6 +253,8 @@ def _thinned(points: np.ndarray) -> np.ndarray:
 
 def _switch(config: dict[str, Any]) -> int | None:
     """Return the epoch in which SoftCLIP takes over from BiMixCo, if both of them are used."""
+    if config["pipeline"] == "lowlevel":
+        return None
     epochs = config["training"]["epochs"]
     epoch = int(config["loss"]["mixco_fraction"] * epochs)
     return epoch if 0 < epoch < epochs else None

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.evaluate import open_data
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.data.shards import read_manifest
@@ -62,16 +63,18 @@ def test_each_pipeline_gives_what_it_is_for(predictor, tiny_config):
         Predictor(Checkpoints(high.run_dir, 1).newest()).latents(voxels)
 
 
+def data_of(predictor, url):
+    """Return a checkpoint's data in a folder of shards."""
+    store = Store(str(url))
+    return open_data(predictor, store, read_manifest(store), "cpu")
+
+
 def test_perfect_latents_are_perfect_and_shuffled_ones_are_not(run, predictor, monkeypatch):
     """A predictor that answers with the true latents scores what the codec allows."""
-    store = Store(run.data.url)
-    manifest = read_manifest(store)
-    sets = {"latents": "tiny-latents"}
-    from mindeye_dist.data.loader import Dataset
-
-    test = Dataset(store, manifest, run.data, "test", sets)
-    monkeypatch.setattr(predictor, "latents", lambda voxels: test.all_targets("latents"))
-    report = evaluate_lowlevel(predictor, TinyCodec(), store, manifest).report
+    data = data_of(predictor, run.data.url)
+    truth = data.splits["test"].all_targets("latents")
+    monkeypatch.setattr(predictor, "latents", lambda voxels: truth)
+    report = evaluate_lowlevel(predictor, TinyCodec(), data).report
     assert report["model"] == report["perfect_latents"]
     assert report["pool"] == 9
     assert {"ridge", "shuffled", "mean_picture"} <= report.keys()
@@ -81,29 +84,33 @@ def test_perfect_latents_are_perfect_and_shuffled_ones_are_not(run, predictor, m
 
 
 def test_latents_of_another_codec_are_refused(run, predictor, tmp_path, write_subject):
-    store = Store(run.data.url)
     other = TinyCodec()
     other.digest = "1" * 64
     with pytest.raises(
         DataError, match="latents 'tiny-latents' are by tiny 000.*given is tiny 111"
     ):
-        evaluate_lowlevel(predictor, other, store, read_manifest(store))
+        evaluate_lowlevel(predictor, other, data_of(predictor, run.data.url))
     write_subject(tmp_path / "other")
     path = tmp_path / "other" / "manifest.json"
     path.write_text(path.read_text().replace("0" * 64, "1" * 64))
-    store = Store(str(tmp_path / "other"))
     with pytest.raises(DataError, match="latents 'tiny-latents' are not by the encoder of"):
-        evaluate_lowlevel(predictor, other, store, read_manifest(store))
+        evaluate_lowlevel(predictor, other, data_of(predictor, tmp_path / "other"))
+
+
+def test_another_brain_is_refused(predictor, tmp_path, write_subject):
+    write_subject(tmp_path / "other", num_voxels=25)
+    with pytest.raises(DataError, match="subj01: has 25 voxels, .* was trained on 24"):
+        evaluate_lowlevel(predictor, TinyCodec(), data_of(predictor, tmp_path / "other"))
 
 
 def test_the_page_shows_the_pictures(run, predictor, tiny_config, tmp_path):
-    store = Store(run.data.url)
-    manifest = read_manifest(store)
     high = override(tiny_config, {"training.epochs": 1, "run_dir": f"{tiny_config.run_dir}-high"})
     worker(high)
+    own = Predictor(Checkpoints(high.run_dir, 1).newest())
+    data = data_of(predictor, run.data.url)
     both = replace(
-        evaluate(Predictor(Checkpoints(high.run_dir, 1).newest()), store, manifest),
-        lowlevel=evaluate_lowlevel(predictor, TinyCodec(), store, manifest, num_examples=4),
+        evaluate(own, data_of(own, run.data.url)),
+        lowlevel=evaluate_lowlevel(predictor, TinyCodec(), data, num_examples=4),
     )
     page = write_report(tmp_path, both, [], {}).read_text()
     assert page.count("predicted from the brain, ") == 4

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.evaluate import open_data
 from jobs.worker import data_shapes, worker
 from mindeye_dist.checkpoint import Checkpoints, read_weights
 from mindeye_dist.data.shards import read_manifest
@@ -78,8 +79,10 @@ def test_evaluation_on_targets_of_another_encoder_is_refused(newest, tmp_path, w
     path = tmp_path / "other" / "manifest.json"
     path.write_text(path.read_text().replace("0" * 64, "1" * 64))
     store = Store(str(tmp_path / "other"))
+    predictor = Predictor(newest)
+    data = open_data(predictor, store, read_manifest(store), "cpu")
     with pytest.raises(DataError, match="clip_tokens 'tiny-clip_tokens' are not by the encoder of"):
-        evaluate(Predictor(newest), store, read_manifest(store))
+        evaluate(predictor, data)
 
 
 def test_prior_errors_are_means_over_a_sample():

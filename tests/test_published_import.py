@@ -18,6 +18,7 @@ from mindeye_dist.config import (
     PriorConfig,
     ProjectorConfig,
 )
+from mindeye_dist.published import our_name
 from mindeye_dist.published_import import (
     PUBLISHED_SIZES,
     Sizes,
@@ -121,6 +122,44 @@ def test_bare_state_dict_and_half_precision(tmp_path):
     imported = import_published(tmp_path / "bare.pth", VOXELS, any_size=True)
     assert {value.dtype for value in imported.weights.values()} == {torch.float32}
     assert imported.left_out == ()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [torch.nn.Parameter, torch.Tensor.half, torch.Tensor.bfloat16, torch.Tensor.double]
+    + [lambda value: value.to(torch.float8_e4m3fn)],
+    ids=["parameter", "half", "bfloat16", "double", "float8"],
+)
+def test_weights_in_any_form_that_holds_values(form, tmp_path):
+    """Oracle: the same conversion in memory; derived values stay as they are published."""
+    state = state_of("257x768")
+    derived = derived_values("257x768", SMALL["257x768"])
+    state = {name: value if name in derived else form(value) for name, value in state.items()}
+    path = write(tmp_path / "last.pth", state)
+    imported = import_published(path, VOXELS, any_size=True)
+    name = "voxel2clip.lin1.weight"
+    assert torch.equal(imported.weights[our_name(name, "257x768")], state[name].detach().float())
+    assert not any(value.requires_grad for value in imported.weights.values())
+    # The comparison reads them as numbers, too.
+    state["noise_scheduler.betas"] = form(state["noise_scheduler.betas"] + 0.5)
+    message = refused(write(tmp_path / "last.pth", state))
+    assert "noise_scheduler.betas differs from the model's by up to 0." in message
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor invariants:UserWarning")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.eye(3).to_sparse(), "a (sparse_coo)"),
+        (lambda: torch.ones(3, device="meta"), "a (without values)"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "a (nested)"),
+        (lambda: torch.ones(0, 3), "a (empty)"),
+    ],
+)
+def test_tensors_that_are_no_arrays_are_refused(make, message, tmp_path):
+    torch.save({"a": make()}, tmp_path / "e.pth")
+    assert f"expected dense tensors with values, got {message}" in refused(tmp_path / "e.pth")
 
 
 def test_schedule_tables_by_their_recursion():

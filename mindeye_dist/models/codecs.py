@@ -307,7 +307,12 @@ def _check_finite(values: Tensor, what: str) -> None:
 
 
 def open_codec(
-    name: str, source: str, shape: tuple[int, ...], device: torch.device | str = "cpu"
+    name: str,
+    source: str,
+    shape: tuple[int, ...],
+    device: torch.device | str = "cpu",
+    *,
+    subfolder: str = "",
 ) -> LatentCodec:
     """Return the codec of a name whose latents have a shape.
 
@@ -316,6 +321,7 @@ def open_codec(
         source: Its weights: a folder, for an AutoencoderKL also a name on the hub.
         shape: Channels, height and width of the latents.
         device: Where to compute.
+        subfolder: Where in `source` an AutoencoderKL is.
 
     Raises:
         ValueError: There is no such codec, it needs weights that are not given, or its latents have
@@ -326,7 +332,7 @@ def open_codec(
     elif not source:
         raise ValueError(f"{name}: got no weights, expected a folder or hub name of them")
     elif name == AutoencoderKLCodec.name:
-        codec = AutoencoderKLCodec(source, side=8 * shape[-1], device=device)
+        codec = AutoencoderKLCodec(source, subfolder=subfolder, side=8 * shape[-1], device=device)
     elif name == TAEF2Codec.name:
         codec = TAEF2Codec(Path(source), 8 * shape[-1], device=device)
     else:

@@ -21,6 +21,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 RESIZE, CROP, PIXEL_MEAN, PIXEL_SCALE = 256, 224, 127.0, 128.0
+ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
+"""Where the projection of a simulated subject's encoder lies, beside its shards."""
 
 # One row a stage: kernel, stride of the first block, expansion, output channels, number of blocks.
 LITE0_STAGES = (
@@ -312,6 +314,22 @@ class ProjectedEncoder:
             )
             raise ValueError(message)
         return cls(encoder, Projection(**tensors))
+
+
+class EncoderMap:
+    """An encoder's tokens without token 0, the summary: a feature map, row by row."""
+
+    def __init__(self, encoder: ImageEncoder) -> None:
+        self.name = f"{encoder.name}-map"
+        self.num_tokens, self.dim = encoder.num_tokens - 1, encoder.dim
+        self.digest = hashlib.sha256(f"{encoder.digest} without token 0".encode()).hexdigest()
+        self._encoder = encoder
+
+    def __call__(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Encode images with values in [0, 1]."""
+        return self._encoder(images)[:, 1:]
 
 
 def digest_of(constants: str, tensors: Mapping[str, Tensor]) -> str:

@@ -3,7 +3,7 @@
 A teacher's tokens (batch, side_of_map^2, dim) go row by row and have no summary token in front; the
 low-level head learns to describe a picture place by place as the teacher does. Published MindEye
 uses a ConvNeXt-XL trained by VICRegL (Bardes et al. 2022) on 512-pixel pictures (Scotti et al.
-2023, section 3.2); the demo uses EfficientNet-Lite0.
+2023, section 3.2); the demo uses its encoder's own map (`frozen.EncoderMap`).
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mindeye_dist.models.codecs import Images, load_strictly, resize
-from mindeye_dist.models.frozen import EfficientNetLite0, ImageEncoder, Projection, digest_of
+from mindeye_dist.models.frozen import ImageEncoder, digest_of
 
 STRIDE = 32
 """Pixels of a picture, each way, that make one token."""
@@ -34,55 +34,6 @@ class Teacher(ImageEncoder, Protocol):
 
     side_of_map: int
     """Rows and columns of the map; num_tokens is its square."""
-
-
-class Lite0Map:
-    """EfficientNet-Lite0's last feature map as a `Teacher`, for the demo and for tests.
-
-    Args:
-        weights: The published `efficientnet-lite0-57934424.pth`.
-        side_of_map: Rows and columns of the map; pictures are scaled to 32 pixels a token.
-        projection: Principal components that reduce the 1280 channels (its map part is used).
-        device: Where to compute; images are moved there.
-
-    Raises:
-        ValueError: The projection is of another number of channels.
-    """
-
-    def __init__(
-        self,
-        weights: Path,
-        side_of_map: int,
-        *,
-        projection: Projection | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._network = EfficientNetLite0(weights, device=device)
-        self.side_of_map, self.num_tokens = side_of_map, side_of_map**2
-        self.dim = self._network.dim
-        self.name = f"{self._network.name}-map{side_of_map}"
-        self._device = device
-        self._reduce: tuple[Tensor, Tensor] | None = None
-        constants: dict[str, Tensor] = {}
-        if projection is not None:
-            channels, self.dim = projection.map_basis.shape
-            if channels != self._network.dim:
-                expected = f"{self._network.name} has {self._network.dim}"
-                raise ValueError(f"the projection is of {channels} channels, {expected}")
-            self.name = f"{self.name}-pca{self.dim}"
-            constants = {"mean": projection.map_mean, "basis": projection.map_basis}
-            self._reduce = (projection.map_mean.to(device), projection.map_basis.to(device))
-        self.digest = digest_of(f"{self.name} {self._network.digest} bilinear", constants)
-
-    @torch.no_grad()
-    def __call__(self, images: Images) -> Tokens:
-        """Encode images with values in [0, 1] of any size."""
-        pixels = resize(images.to(self._device), STRIDE * self.side_of_map)
-        tokens = self._network.feature_map(pixels)
-        if self._reduce is None:
-            return tokens
-        mean, basis = self._reduce
-        return (tokens - mean) @ basis
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,16 @@ targets; training on them.
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from jobs import embed, encoders, worker
 from jobs.embed import Embed
@@ -23,7 +27,8 @@ from mindeye_dist.data.shards import read_index, read_manifest, read_members, wr
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.writer import write_shards
 from mindeye_dist.engine.journal import read_journal
-from mindeye_dist.models.codecs import PixelCodec
+from mindeye_dist.models import teachers
+from mindeye_dist.models.codecs import AutoencoderKLCodec, PixelCodec
 from mindeye_dist.strict import override
 
 COUNTS = {"train": 23, "val": 7, "test": 9}
@@ -266,6 +271,8 @@ def test_the_simulators_sets_can_be_made_again(shards, tmp_path):
     teacher = target_encoder(EncoderOptions(encoder="efficientnet-lite0-map"), store)
     assert (tokens.name, tokens.shape) == ("efficientnet-lite0-pca4", (50, 4))
     assert (teacher.kind, teacher.shape) == ("feature_map", (49, 4))
+    own_map = frozen.EncoderMap(projected)
+    assert (teacher.name, teacher.digest) == (own_map.name, own_map.digest)
     assert teacher.digest != tokens.digest == projected.digest
     torch.testing.assert_close(tokens.encode(images), projected(images))
     torch.testing.assert_close(teacher.encode(images), projected(images)[:, 1:])
@@ -292,6 +299,43 @@ def test_the_teacher_by_name(tmp_path):
     options = EncoderOptions(encoder="convnext", weights=str(tmp_path / "nowhere.safetensors"))
     with pytest.raises(ValueError, match=r"nowhere\.safetensors: the weights cannot be loaded"):
         target_encoder(options, Store(str(tmp_path)))
+
+
+def test_the_teacher_divides_as_published_where_asked(tmp_path, monkeypatch):
+    """Oracle: the teacher itself, at a small size."""
+    size = teachers.ConvNextSize(depths=(1, 1, 1, 1), dims=(4, 4, 4, 4), width=4)
+    small = partial(teachers.ConvNextTeacher, size=size)
+    monkeypatch.setattr(encoders, "ConvNextTeacher", small)
+    weights = tmp_path / "teacher.safetensors"
+    save_file(teachers.ConvNextMap(size).state_dict(), weights)
+    for published in (False, True):
+        options = EncoderOptions(encoder="convnext", weights=str(weights), published_std=published)
+        made = target_encoder(options, Store(str(tmp_path)))
+        assert made.digest == small(weights, published_std=published).digest
+        assert (made.kind, made.shape) == ("feature_map", (256, 4))
+
+
+def test_an_autoencoder_inside_a_pipelines_folder(tmp_path):
+    """Oracle: the codec itself."""
+    vae = pytest.importorskip("diffusers").AutoencoderKL(
+        block_out_channels=(4, 4),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    options = EncoderOptions(
+        encoder="autoencoder-kl", weights=str(tmp_path), subfolder="vae", side=16
+    )
+    made = target_encoder(options, Store(str(tmp_path)))
+    assert made.digest == AutoencoderKLCodec(tmp_path / "vae", side=16).digest
+
+
+def test_the_worker_does_not_load_the_simulator():
+    """In a clean process."""
+    code = "import sys, jobs.worker; sys.exit('jobs.simulate' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], check=False)
+    assert result.returncode == 0
 
 
 def test_a_codec_without_weights_says_so(shards, capsys):

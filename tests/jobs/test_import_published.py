@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from jobs.embed import Embed, set_name
+from jobs.encoders import EncoderOptions
 from jobs.import_published import main
-from mindeye_dist.checkpoint import verify
+from jobs.recipes import mindeye1_lowlevel
+from mindeye_dist.checkpoint import read_config, verify
 from mindeye_dist.inference import Predictor
+from mindeye_dist.models.diffusion import sample_ddpm
 from mindeye_dist.published_import import Sizes, build, import_published
+from mindeye_dist.randomness import torch_generator
 from tests.conftest import DIM, NUM_TOKENS, NUM_VOXELS
 from tests.test_published_import import SMALL, state_of, write
 
@@ -35,7 +40,44 @@ def test_checkpoint_predicts(kind, tmp_path, capsys):
     np.testing.assert_allclose(predictor.embed(voxels), expected, atol=1e-6)
     tokens = predictor.tokens(voxels, [0, 1])
     assert tokens.shape == (2, *SMALL[kind].targets["clip_tokens"])
-    assert np.isfinite(tokens).all()
+    expected = sampled(model, torch.from_numpy(voxels), [0, 1])
+    if kind == "257x768":
+        expected = expected / expected[:, :1].norm(dim=-1, keepdim=True)
+    np.testing.assert_allclose(tokens, expected, rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
+def sampled(model, voxels, seeds):
+    """Return the prior's samples in the scale of the targets, not normalised.
+
+    For all brains at once, as random weights make much of the last bits of a batch.
+    """
+    condition = model.backbone(voxels)
+    generators = [torch_generator(torch.device("cpu"), seed, "sample") for seed in seeds]
+    sample = sample_ddpm(
+        model.prior.schedule,
+        lambda x_t, timestep: model.prior(x_t, timestep, condition),
+        lambda step: torch.stack(
+            [torch.randn(condition.shape[1:], generator=g) for g in generators]
+        ),
+    )
+    return sample / condition.shape[-1] ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "embedded"),
+    [
+        ("257x768", Embed(variants=4)),
+        ("1x768", Embed(model=EncoderOptions(final=True))),
+        ("autoencoder", Embed(model=EncoderOptions(encoder="autoencoder-kl"))),
+    ],
+)
+def test_targets_have_the_name_that_embedding_gives_them(kind, embedded, tmp_path):
+    """Oracle: the embedding job's own name for the set that the kind was trained on."""
+    file = write(tmp_path / "last.pth", state_of(kind, voxels=12682))
+    folder = tmp_path / "imported"
+    main([str(file), "--voxels-of", "subj07", "--any-size", "--out", str(folder)])
+    assert set_name(embedded) in read_config(folder).target_sets.values()
 
 
 def test_data_tells_voxels_and_targets(tiny_shards, tmp_path):
@@ -62,7 +104,8 @@ def test_lowlevel_checkpoint_predicts(tmp_path, capsys):
     folder = tmp_path / "imported"
     main([str(file), "--voxels-of", "subj07", "--any-size", "--out", str(folder)])
     said = capsys.readouterr().out
-    assert "digest unknown, so predicted but not evaluated: latents by sd-vae, feature_map" in said
+    sets = ", ".join(f"{k} by {name}" for k, name in mindeye1_lowlevel("x").target_sets.items())
+    assert f"digest unknown, so predicted but not evaluated: {sets}" in said
     voxels = np.random.default_rng(0).standard_normal((2, 12682)).astype(np.float32)
     model = build("autoencoder", 12682, SMALL["autoencoder"]).eval()
     model.load_state_dict(import_published(file, 12682, any_size=True).weights)

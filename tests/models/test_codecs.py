@@ -133,6 +133,21 @@ def test_the_real_architecture_on_the_meta_device():
         codecs.latent_shape(vae, 100)
 
 
+def test_a_codec_by_name_in_a_subfolder(tmp_path):
+    """Oracle: the codec built from the inner folder."""
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL(
+        block_out_channels=(4,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    codec = codecs.open_codec("autoencoder-kl", str(tmp_path), (4, 4, 4), subfolder="vae")
+    assert codec.digest == AutoencoderKLCodec(tmp_path / "vae", side=32).digest
+
+
 def test_what_is_wrong_with_the_files_is_named(saved):
     _, folder = saved
     with pytest.raises(ValueError, match="nowhere: no such folder"):

