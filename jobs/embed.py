@@ -174,7 +174,9 @@ def embed(options: Embed) -> Manifest:
     made = make(options, store, encoder, tasks, old)
     print(f"{name}: encoded {sum(m.encoded for m in made)} pictures", file=sys.stderr)
     new = entries(parts, [m.shard for m in made], encoder, options.variants)
-    merged = merge(read_manifest(store), name, new)
+    current = read_manifest(store)  # others may have changed it since
+    old_sets(current, name, encoder, overwrite=options.overwrite)
+    merged = merge(manifest, current, name, new)
     write_manifest(store, merged)
     return merged
 
@@ -301,15 +303,22 @@ def entries(
     }
 
 
-def merge(manifest: Manifest, name: str, new: Mapping[str, Targets]) -> Manifest:
-    """Return the manifest with a set of targets more."""
-    return replace(
-        manifest,
-        subjects={
-            subject: replace(about, targets={**about.targets, name: new[subject]})
-            for subject, about in manifest.subjects.items()
-        },
-    )
+def merge(before: Manifest, current: Manifest, name: str, new: Mapping[str, Targets]) -> Manifest:
+    """Return the current manifest with a set of targets more, made for the subjects before.
+
+    A subject that is new by now, or has other shards, is left as it is, and named.
+    """
+    subjects = dict(current.subjects)
+    for subject, about in current.subjects.items():
+        if subject in new and about.splits == before.subject(subject).splits:
+            subjects[subject] = replace(about, targets={**about.targets, name: new[subject]})
+        else:
+            print(
+                f"{subject}: its samples came into the manifest meanwhile, without targets "
+                f"{name!r}; run again to make them",
+                file=sys.stderr,
+            )
+    return replace(current, subjects=subjects)
 
 
 def connect(options: Embed) -> None:

@@ -5,6 +5,7 @@ published layout, reading tar headers only. `python jobs/shards.py convert` make
 NIfTI files (time series, or betas of one volume a trial), a mask and a table of events.
 """
 
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from mindeye_dist.data.convert import (
     usable_voxels,
     zscore,
 )
-from mindeye_dist.data.events import Trial, read_events
+from mindeye_dist.data.events import SPLITS, Trial, read_events
 from mindeye_dist.data.indexing import ScannedShard, describe_subject, find_shards, scan_shard
 from mindeye_dist.data.pictures import square_jpeg
 from mindeye_dist.data.shards import (
@@ -72,8 +73,9 @@ class Convert:
     """3-D file; voxels that are not 0 are used."""
     events: Path
     """TSV or CSV, a line a trial, with columns session, run, volume (its first volume, from 0 in
-    the file) or onset (s), picture (file below --pictures) or condition or both, and perhaps split
-    (train, val, test). Trials of the same picture are repeats."""
+    the file) or onset (s; the nearest volume is taken, the later one of two as near), picture (file
+    below --pictures) or condition or both, and perhaps split (train, val, test). Trials of the same
+    picture are repeats."""
     out: str
     """Folder or s3:// prefix to write to."""
     subject: str = "subj01"
@@ -88,7 +90,8 @@ class Convert:
     window: int = 1
     """Volumes averaged to a response; 1 for betas."""
     detrend: bool = False
-    """Subtract each run's straight line, for time series."""
+    """Subtract each run's straight line, for time series; in a run of several splits it is fitted
+    to the volumes outside of val's and test's windows."""
     volumes_per_run: tuple[int, ...] = ()
     """Volumes of each run of a file, or one number for all; a file is one run without it."""
     val_runs: tuple[str, ...] = ()
@@ -96,9 +99,11 @@ class Convert:
     test_runs: tuple[str, ...] = ()
     """Runs that are the test split."""
     drop_constant: bool = False
-    """Leave out voxels that are constant over a session's training trials, or not finite."""
+    """Leave out voxels that are constant over a session's training trials, not finite, or so nearly
+    constant that z-scores are beyond float16."""
     overwrite: bool = False
-    """Replace the subject where the manifest has it already."""
+    """Replace the subject where the manifest has it already; its old shards stay, and the new ones'
+    names tell their contents."""
     licence: str = LICENCE
     """Note for a new manifest."""
 
@@ -114,14 +119,15 @@ def index(options: Index) -> Manifest:
     if options.subject and options.subject not in found:
         raise DataError(f"{store.url}: no shards of {options.subject!r}, only of {sorted(found)}")
     names = [options.subject] if options.subject else list(found)
-    manifest = existing(store, names, options.overwrite, options.licence)
+    existing(store, names, options.overwrite, options.licence)  # refuses before anything is read
     scanned = scan(store, {name: found[name] for name in names}, options)
     described = {name: describe_subject(store, name, scanned[name]) for name in names}
+    existing(store, names, options.overwrite, options.licence)  # once more: scanning takes a while
     for _, indexes in described.values():
         for path, data in indexes.items():
             store.write(path, data)
     subjects = {name: subject for name, (subject, _) in described.items()}
-    return add_subjects(store, manifest, subjects)
+    return add_subjects(store, subjects, options.overwrite, options.licence)
 
 
 def scan(
@@ -148,21 +154,23 @@ def convert(options: Convert) -> Manifest:
     """Convert volumes to shards of one subject, the manifest last.
 
     Raises:
-        DataError: volumes, mask and events do not fit together, a voxel has no deviation, or a
-            picture is missing.
+        DataError: volumes, mask and events do not fit together, a voxel has no deviation, a
+            picture is missing, or shards would take the place of what is there.
     """
     store = Store(options.out)
-    manifest = existing(store, [options.subject], options.overwrite, options.licence)
+    check_place(store, options)
     trials = read_events(options.events, options.tr, options.val_runs, options.test_runs)
     jpegs = read_pictures(options, trials)
     responses = respond(options, trials)
     splits = group_repeats(trials)
     num_repeats = max(len(p.trials) for pictures in splits.values() for p in pictures)
+    replaces = check_place(store, options)  # once more: reading volumes takes a while
     shards = {
         split: write_shards(
             store,
             f"{split}/{split}_{options.subject}",
             sample_members(pictures, trials, responses, num_repeats, jpegs),
+            by_contents=replaces,
         )
         for split, pictures in splits.items()
     }
@@ -176,7 +184,27 @@ def convert(options: Convert) -> Manifest:
         splits=shards,
         targets={},
     )
-    return add_subjects(store, manifest, {options.subject: subject})
+    return add_subjects(store, {options.subject: subject}, options.overwrite, options.licence)
+
+
+def check_place(store: Store, options: Convert) -> bool:
+    """Return whether the manifest has the subject, whose shards must stay as long as it does.
+
+    Raises:
+        DataError: it has the subject, which is not to be replaced, or it has not, and there are
+            shards of that name.
+    """
+    manifest = existing(store, [options.subject], options.overwrite, options.licence)
+    if options.subject in manifest.subjects:
+        return True
+    for split in SPLITS:
+        pattern = re.compile(rf"{split}_{re.escape(options.subject)}_\d+\.tar")
+        for name in filter(pattern.fullmatch, store.names(split)):
+            raise DataError(
+                f"{store.locate(f'{split}/{name}')}: is there, but no manifest has "
+                f"{options.subject}; index it, move it away, or give another --subject or --out"
+            )
+    return False
 
 
 def respond(options: Convert, trials: list[Trial]) -> np.ndarray:
@@ -269,8 +297,15 @@ def existing(store: Store, names: list[str], overwrite: bool, licence: str) -> M
     return manifest
 
 
-def add_subjects(store: Store, manifest: Manifest, subjects: dict[str, Subject]) -> Manifest:
-    """Write a manifest with more subjects, or other ones of the same names, and return it."""
+def add_subjects(
+    store: Store, subjects: dict[str, Subject], overwrite: bool, licence: str
+) -> Manifest:
+    """Write the manifest, as it is by now, with more subjects or other ones, and return it.
+
+    Raises:
+        DataError: it has come to have one of them, which is not to be replaced.
+    """
+    manifest = existing(store, list(subjects), overwrite, licence)
     manifest = replace(manifest, subjects={**manifest.subjects, **subjects})
     write_manifest(store, manifest)
     return manifest

@@ -1,8 +1,10 @@
 """Convert: volumes, a mask and trials -> voxel responses, z-scored as the published ones are.
 
 Time series may be detrended run by run; a trial's response is the mean of a window of volumes; then
-every voxel is z-scored by the mean and standard deviation of its session's training trials, so that
-nothing of val or test trials enters what the model trains on.
+every voxel is z-scored by the mean and standard deviation of its session's training trials. No
+volume of a val or test trial's window enters the numbers that the model trains on: windows of
+different splits share none, and in a run of several splits no line is fitted to them. Only whether
+a voxel can be used at all is seen from all trials.
 """
 
 import gzip
@@ -20,6 +22,7 @@ from mindeye_dist.data.shards import encode_npy
 from mindeye_dist.data.store import DataError
 
 _VOLUMES_AT_ONCE = 16
+_LARGEST = float(np.finfo(np.float16).max)
 _UNREADABLE = (OSError, EOFError, ValueError, zlib.error)
 
 
@@ -30,7 +33,8 @@ class Response:
     Attributes:
         delay: volumes from the trial's first volume to the window.
         window: volumes that are averaged.
-        detrend: subtract each run's straight line, voxel by voxel.
+        detrend: subtract each run's straight line, voxel by voxel; in a run of several splits it is
+            fitted to the volumes outside of val's and test's windows.
         volumes_per_run: of each run in a file, or one number for all; empty: the file is one run.
     """
 
@@ -44,6 +48,11 @@ class Response:
             raise ValueError(
                 f"delay {self.delay} and window {self.window}: expected at least 0 and 1 volumes"
             )
+
+    def volumes(self, trial: Trial) -> slice:
+        """Return the volumes that a trial's response is the mean of."""
+        first = trial.volume + self.delay
+        return slice(first, first + self.window)
 
 
 @dataclass(frozen=True)
@@ -114,19 +123,49 @@ def run_starts(num_volumes: int, volumes_per_run: Sequence[int], where: str) -> 
 
 
 def detrend(
-    series: Float[np.ndarray, "volumes voxels"], starts: Sequence[int]
+    series: Float[np.ndarray, "volumes voxels"],
+    starts: Sequence[int],
+    fitted: Bool[np.ndarray, " volumes"],
 ) -> Float[np.ndarray, "volumes voxels"]:
-    """Subtract from each run and voxel its least-squares straight line."""
+    """Subtract from each run and voxel the least-squares straight line of its `fitted` volumes."""
     result = np.empty_like(series)
     for first, last in zip(starts[:-1], starts[1:], strict=True):
-        run = series[first:last].astype(np.float64)
-        run -= run[0]  # a constant voxel stays constant to the last bit, and is found
+        run, own = series[first:last].astype(np.float64), fitted[first:last]
+        run -= run[own][0]  # a constant voxel stays constant to the last bit, and is found
         time = np.arange(last - first, dtype=np.float64)
-        time -= time.mean()
-        run -= run.mean(axis=0)
-        slope = time @ run / (float(time @ time) or 1.0)
+        time -= time[own].mean()
+        run -= run[own].mean(axis=0)
+        slope = time[own] @ run[own] / (float(time[own] @ time[own]) or 1.0)
         result[first:last] = run - time[:, None] * slope
     return result
+
+
+def fitted_volumes(
+    trials: Sequence[Trial], how: Response, starts: Sequence[int], where: str
+) -> Bool[np.ndarray, " volumes"]:
+    """Return the volumes that runs' lines are fitted to.
+
+    They are all of a run whose trials are of one split; else all outside of val's and test's
+    windows.
+
+    Raises:
+        DataError: these are less than half of a run; names the table's line.
+    """
+    fitted = np.ones(starts[-1], bool)
+    for first, last in zip(starts[:-1], starts[1:], strict=True):
+        own = [trial for trial in trials if first <= trial.volume < last]
+        if len({trial.split for trial in own}) < 2:
+            continue
+        held_out = [trial for trial in own if trial.split != "train"]
+        for trial in held_out:
+            fitted[how.volumes(trial)] = False
+        left = int(fitted[first:last].sum())
+        if 2 * left < last - first:  # a line through a few volumes is no run's trend
+            raise DataError(
+                f"line {held_out[0].line}: {left} of the {last - first} volumes of its run in "
+                f"{where} are outside of val's and test's windows, expected half to fit a line to"
+            )
+    return fitted
 
 
 def trial_responses(
@@ -138,8 +177,9 @@ def trial_responses(
     """Return each trial's response: the mean of its window of volumes.
 
     Raises:
-        DataError: a window reaches beyond the series or its run, or a run of the table is in two
-            runs of the series; names the table's line.
+        DataError: a window reaches beyond the series or its run, shares a volume with one of
+            another split or leaves too few to fit a line to, or a run of the table is in two runs
+            of the series; names the table's line.
     """
     starts = run_starts(len(series), how.volumes_per_run, where)
     for trial in trials:
@@ -151,12 +191,13 @@ def trial_responses(
             )
     if how.volumes_per_run:
         _check_runs(trials, how, starts, where)
+    _check_splits(trials, how, where)
     if how.detrend:
         if not how.volumes_per_run and len({(t.session, t.run) for t in trials}) > 1:
             raise DataError(f"{where}: detrending several runs needs the volumes of each")
-        series = detrend(series, starts)
-    windows = [slice(t.volume + how.delay, t.volume + how.delay + how.window) for t in trials]
-    return np.stack([series[w].mean(axis=0, dtype=np.float64) for w in windows]).astype(np.float32)
+        series = detrend(series, starts, fitted_volumes(trials, how, starts, where))
+    means = [series[how.volumes(t)].mean(axis=0, dtype=np.float64) for t in trials]
+    return np.stack(means).astype(np.float32)
 
 
 def _check_runs(trials: Sequence[Trial], how: Response, starts: Sequence[int], where: str) -> None:
@@ -175,12 +216,26 @@ def _check_runs(trials: Sequence[Trial], how: Response, starts: Sequence[int], w
             )
 
 
+def _check_splits(trials: Sequence[Trial], how: Response, where: str) -> None:
+    owners: dict[int, Trial] = {}
+    for trial in trials:
+        window = how.volumes(trial)
+        for volume in range(window.start, window.stop):
+            other = owners.setdefault(volume, trial)
+            if other.split != trial.split:
+                raise DataError(
+                    f"line {other.line} of split {other.split} and line {trial.line} of split "
+                    f"{trial.split}: both responses are of volume {volume} of {where}"
+                )
+
+
 def zscore(
     responses: Float[np.ndarray, "trials voxels"], is_train: Bool[np.ndarray, " trials"], where: str
 ) -> Float[np.ndarray, "trials voxels"]:
     """Z-score every voxel of a session by its training trials; NaN where that cannot be.
 
-    Voxels that are constant over the training trials, or not finite in any trial, become NaN.
+    Voxels become NaN that are constant over the training trials, or in any trial not finite or of
+    a z-score that float16, in which responses are stored, cannot hold.
 
     Raises:
         DataError: there are no training trials.
@@ -194,6 +249,7 @@ def zscore(
     # Not 0: the mean of equal numbers is off by a rounding error.
     usable = finite & (deviation > 1e-7 * np.abs(train).max(axis=0))
     scaled = (values - mean) / np.where(usable, deviation, 1)
+    usable &= (np.abs(scaled) <= _LARGEST).all(axis=0)
     return np.where(usable, scaled, np.nan).astype(np.float32)
 
 
@@ -210,8 +266,9 @@ def usable_voxels(
     counts = {name: int(b.sum()) for name, b in bad.items() if b.any()}
     if (counts and not drop) or not usable.any():
         raise DataError(
-            f"{int((~usable).sum())} of {len(usable)} voxels are constant over the training trials "
-            f"or not finite (by session: {counts}); --drop-constant leaves them out"
+            f"{int((~usable).sum())} of {len(usable)} voxels are constant over the training "
+            f"trials, not finite, or so nearly constant that a z-score is beyond float16's "
+            f"{_LARGEST:g} (by session: {counts}); --drop-constant leaves them out"
         )
     return usable
 

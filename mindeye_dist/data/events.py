@@ -1,6 +1,7 @@
 """Events: a table of what was shown when -> trials, checked and sorted into splits."""
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,8 @@ def read_events(
     """Read the trials of a tab- or comma-separated table with a header, in its order.
 
     Columns: `session`, `run`; `volume` (from 0 in the session's file) or `onset` (s from the start
-    of the file); `picture`, `condition` or both; `split`, unless runs are named here.
+    of the file), whose trial starts with the nearest volume, the later one of two as near;
+    `picture`, `condition` or both; `split`, unless runs are named here.
 
     Args:
         path: of the table.
@@ -101,7 +103,10 @@ def _read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
 def _trial(where: str, line: int, row: dict[str, str], tr: float, split: str) -> Trial:
     column = "volume" if "volume" in row else "onset"
     try:
-        volume = int(row["volume"]) if column == "volume" else round(float(row["onset"]) / tr)
+        # Not round(), which goes to even: every other onset amid two volumes would be early.
+        volume = (
+            int(row["volume"]) if column == "volume" else math.floor(float(row["onset"]) / tr + 0.5)
+        )
     except (ValueError, OverflowError) as error:
         raise DataError(f"{where}: {column} is {row[column]!r}, expected a number") from error
     if volume < 0:

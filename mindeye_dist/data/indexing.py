@@ -16,6 +16,7 @@ import numpy as np
 
 from mindeye_dist.data.shards import (
     DISTINCT,
+    NOT_NPY,
     PICTURES,
     VOXELS,
     Sample,
@@ -162,7 +163,7 @@ def read_voxel_shape(store: Store, sample: Sample) -> tuple[int, int]:
             shape, _, dtype = np.lib.format.read_array_header_1_0(header)
         else:
             shape, _, dtype = np.lib.format.read_array_header_2_0(header)
-    except (ValueError, EOFError) as error:
+    except NOT_NPY as error:
         raise DataError(f"{where}: not a plain .npy array: {error}") from error
     if len(shape) != 2 or dtype.kind != "f":
         raise DataError(f"{where}: got {dtype} {shape}, expected floats (repeats, voxels)")

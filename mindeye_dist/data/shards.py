@@ -13,6 +13,7 @@ import io
 import json
 import os
 import tarfile
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,8 @@ VOXELS = "nsdgeneral.npy"
 DISTINCT = "num_uniques.npy"
 PICTURES = ("jpg", "png")
 END_OF_TAR = 1024
+# A .npy header is a Python literal: where it is damaged, numpy lets errors of its parser through.
+NOT_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,9 +375,10 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
         DataError: the bytes are no plain array; names `where`.
     """
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError, MemoryError) as error:
+        array: np.ndarray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except NOT_NPY as error:
         raise DataError(f"{where}: not a plain .npy array: {error}") from error
+    return array
 
 
 def encode_npy(array: np.ndarray) -> bytes:

@@ -4,6 +4,7 @@ The tars are made by webdataset's own writer, with fixed times and owners, so th
 the same bytes.
 """
 
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -22,6 +23,8 @@ def write_shards(
     stem: str,
     samples: Iterable[tuple[str, dict[str, bytes]]],
     samples_per_shard: int = SAMPLES_PER_SHARD,
+    *,
+    by_contents: bool = False,
 ) -> tuple[Shard, ...]:
     """Write samples to `<stem>_0.tar`, `<stem>_1.tar` ... and return their manifest entries.
 
@@ -30,11 +33,15 @@ def write_shards(
         stem: path before the shard's number, e.g. "train/train_subj01".
         samples: key and members (suffix to bytes) of each sample, in order.
         samples_per_shard: samples of every shard but the last.
+        by_contents: name shards `<stem>_0-<digest of its bytes>.tar`, so that none takes the place
+            of another.
     """
     shards: list[Shard] = []
     remaining = iter(samples)
     while chunk := list(islice(remaining, samples_per_shard)):
-        shards.append(write_shard(store, f"{stem}_{len(shards)}.tar", pack(chunk)))
+        data = pack(chunk)
+        digest = f"-{hashlib.sha256(data).hexdigest()[:12]}" if by_contents else ""
+        shards.append(write_shard(store, f"{stem}_{len(shards)}{digest}.tar", data))
     return tuple(shards)
 
 

@@ -3,7 +3,8 @@
 `python -m tests.bench.size FOLDER` writes a subject of random numbers with subject 1's voxels and
 CLIP's token shape, takes two optimizer steps of `mindeye1-subj01` through DeepSpeed with bf16
 states, resumes from the first of them in another process, and ends with an error unless losses are
-finite, memory stays below 22 GiB and both ends are the same to the bit. Needs 18 GB of disk, no GPU.
+finite, memory stays below 22 GiB and both ends are the same to the bit. Needs 18 GB of disk and no
+GPU.
 """
 
 import json
@@ -18,7 +19,7 @@ import psutil
 
 from mindeye_dist.checkpoint import MANIFEST, verify
 from mindeye_dist.data.simulate import NSD_VOXELS
-from mindeye_dist.engine.journal import JOURNAL, read_journal
+from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.inference import Predictor
 from tests.conftest import write_random_subject
 
@@ -96,26 +97,19 @@ def command(data: Path, run_dir: Path, flag: str) -> list[str]:
 def watch(arguments: list[str], run_dir: Path) -> tuple[dict[str, int], float]:
     """Run a command and return its seconds and the peak resident memory of its process tree.
 
-    The peaks are those before the first step ends, of later steps, and of saving.
+    The peaks are those before the first checkpoint is begun, and after.
     """
-    begun, peaks = time.monotonic(), dict.fromkeys(("first step", "later", "saving"), 0)
+    begun, peaks = time.monotonic(), dict.fromkeys(("first step", "saving and after"), 0)
     with subprocess.Popen(arguments) as process:
         tree = psutil.Process(process.pid)
         while process.poll() is None:
-            phase = "later" if "train/total" in journal(run_dir) else "first step"
-            if (run_dir / "checkpoints").exists():
-                phase = "saving"
+            saved = (run_dir / "checkpoints").exists()
+            phase = "saving and after" if saved else "first step"
             peaks[phase] = max(peaks[phase], resident(tree))
             time.sleep(0.1)
     if process.returncode:
         sys.exit(f"training ended with {process.returncode}")
     return peaks, time.monotonic() - begun
-
-
-def journal(run_dir: Path) -> str:
-    """Return the run's journal as it is now."""
-    path = run_dir / JOURNAL
-    return path.read_text() if path.exists() else ""
 
 
 def resident(tree: psutil.Process) -> int:

@@ -40,19 +40,25 @@ def series():
     return (1000 + drift + generator.standard_normal((37, 6))).astype(np.float32)
 
 
-def test_detrending_is_polyfit_in_each_run(series):
+EVERYTHING = np.ones(37, bool)
+
+
+@pytest.mark.parametrize("fitted", [EVERYTHING, np.arange(37) % 5 != 1])
+def test_detrending_is_polyfit_in_each_run(series, fitted):
     starts = [0, 10, 11, 13, 37]
     expected = np.empty(series.shape)
     for first, last in zip(starts[:-1], starts[1:], strict=True):
         for voxel in range(series.shape[1]):
             time, values = np.arange(last - first), series[first:last, voxel].astype(float)
-            fit = np.polyfit(time, values, 1 if last - first > 1 else 0)
+            own = fitted[first:last]
+            fit = np.polyfit(time[own], values[own], 1 if own.sum() > 1 else 0)
             expected[first:last, voxel] = values - np.polyval(fit, time)
-    np.testing.assert_allclose(detrend(series, starts), expected, atol=1e-4)
+    np.testing.assert_allclose(detrend(series, starts, fitted), expected, atol=1e-4)
 
 
 def test_constant_voxels_stay_constant_when_detrended():
-    assert not detrend(np.full((30, 4), 1234.567, np.float32), [0, 10, 30]).any()
+    constant = np.full((30, 4), 1234.567, np.float32)
+    assert not detrend(constant, [0, 10, 30], np.ones(30, bool)).any()
 
 
 def test_responses_are_means_of_windows(series):
@@ -65,11 +71,36 @@ def test_responses_are_means_of_windows(series):
 
 
 def test_responses_of_detrended_runs(series):
-    """Oracle: the responses of a series that is detrended beforehand."""
+    """Oracle: the responses of a series that is detrended beforehand; each run is of one split."""
     how = Response(delay=1, window=2, detrend=True, volumes_per_run=(20, 17))
-    trials = [trial(0), trial(15, 3), trial(20, 4, "2"), trial(34, 5, "2")]
-    plain = trial_responses(detrend(series, [0, 20, 37]), trials, Response(delay=1, window=2), "")
+    trials = [trial(0), trial(15, 3)]
+    trials += [trial(20, 4, "2", split="test"), trial(34, 5, "2", split="test")]
+    detrended = detrend(series, [0, 20, 37], EVERYTHING)
+    plain = trial_responses(detrended, trials, Response(delay=1, window=2), "")
     np.testing.assert_array_equal(trial_responses(series, trials, how, "bold"), plain)
+
+
+@pytest.mark.parametrize("runs", [(), (37,), (20, 17)])
+@pytest.mark.parametrize("delay", [0, 2])
+def test_held_out_windows_change_no_training_response(series, runs, delay):
+    """Oracle: the same series with other numbers, one not finite, in val's and test's windows."""
+    how = Response(delay=delay, window=3, detrend=True, volumes_per_run=runs)
+    # Windows touch, those of training trials overlap, and the first volume of all is held out.
+    splits = {0: "test", 3: "train", 4: "train", 7: "val", 10: "train", 12: "train", 14: "train"}
+    splits |= {20: "test", 23: "train", 27: "train", 32: "train"}
+    trials = [
+        trial(volume, line, "2" if len(runs) == 2 and volume >= 20 else "1", split=split)
+        for line, (volume, split) in enumerate(splits.items(), start=2)
+    ]
+    is_train = np.array([t.split == "train" for t in trials])
+    before = trial_responses(series, trials, how, "bold")
+    changed = series.copy()
+    for first in (delay, 7 + delay, 20 + delay):
+        changed[first : first + 3] = 7 * changed[first : first + 3] - 900
+        changed[first, 2] = np.nan
+    after = trial_responses(changed, trials, how, "bold")
+    np.testing.assert_array_equal(after[is_train], before[is_train])
+    assert (after[~is_train] != before[~is_train]).all()
 
 
 @pytest.mark.parametrize(
@@ -87,6 +118,21 @@ def test_responses_of_detrended_runs(series):
         ([trial(8)], Response(volumes_per_run=(10,)), r"bold: has 37 volumes, .*\(10,\)"),
         ([trial(8)], Response(volumes_per_run=(0,)), r"bold: has 37 volumes, .*\(0,\)"),
         ([trial(8), trial(9, 3, "2")], Response(detrend=True), "several runs needs the volumes"),
+        (
+            [trial(3), trial(5, 7, split="test")],
+            Response(delay=1, window=3),
+            "line 2 of split train and line 7 of split test: .* of volume 6 of bold",
+        ),
+        (
+            [trial(8, 4, split="test"), trial(2), trial(7, 9, split="val")],
+            Response(window=2),
+            "line 4 of split test and line 9 of split val: .* of volume 8 of bold",
+        ),
+        (
+            [trial(0), trial(3, 7, split="test"), trial(6, 8, split="val")],
+            Response(window=3, detrend=True, volumes_per_run=(10, 27)),
+            "line 7: 4 of the 10 volumes of its run in bold are outside",
+        ),
     ],
 )
 def test_trials_that_do_not_fit_the_scan(series, trials, how, message):
@@ -118,6 +164,18 @@ def test_zscore_knows_training_trials_only(series):
         np.testing.assert_allclose(found[:, voxel], expected, atol=1e-4)
     changed = np.where(is_train[:, None], series, series * 3 + 7)
     np.testing.assert_array_equal(zscore(changed, is_train, "")[is_train], found[is_train])
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_zscores_that_float16_cannot_hold(sign):
+    """Training trials are 1 and -1 by turns, so a test trial's response is its own z-score."""
+    train = np.tile([[1, 1], [-1, -1]], (15, 1))
+    responses = np.append(train, [[sign * 65_000, sign * 65_600]], axis=0).astype(np.float32)
+    scored = {"1": zscore(responses, np.arange(31) < 30, "session 1")}
+    assert usable_voxels(scored, drop=True).tolist() == [True, False]
+    assert np.isfinite(scored["1"][:, 0].astype(np.float16)).all()
+    with pytest.raises(DataError, match=r"1 of 2 voxels .* beyond float16's 65504 .*'1': 1"):
+        usable_voxels(scored, drop=False)
 
 
 def test_voxels_without_deviation_are_counted(series):

@@ -36,6 +36,16 @@ def test_volumes_or_onsets_tabs_or_commas(tmp_path, table):
     ]
 
 
+def test_onsets_amid_two_volumes_all_go_to_the_later(table):
+    onsets = {"1": 1, "3": 2, "5": 3, "7": 4, "2.9": 1, "3.1": 2, "0.9": 0, "0": 0}
+    rows = "".join(f"1 1 {onset} a train\n" for onset in onsets)
+    trials = read_events(table("session run onset condition split\n" + rows), tr=2.0)
+    assert [t.volume for t in trials] == list(onsets.values())
+    for onset in ("nan", "inf", "x"):
+        with pytest.raises(DataError, match=f"onset is '{onset}', expected a number"):
+            read_events(table(f"session run onset condition split\n1 1 {onset} a train\n"), 2.0)
+
+
 GOOD = "session run volume condition split\n"
 
 

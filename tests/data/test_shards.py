@@ -1,13 +1,26 @@
 """Tars, indexes and writer; the oracle for contents is Python's tarfile and webdataset's reader."""
 
 import io
+import string
 import tarfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import webdataset
 
-from mindeye_dist.data.shards import encode_npy, read_index, read_members, scan_tar, write_shard
+from mindeye_dist.data.indexing import read_voxel_shape
+from mindeye_dist.data.shards import (
+    VOXELS,
+    Member,
+    Sample,
+    decode_npy,
+    encode_npy,
+    read_index,
+    read_members,
+    scan_tar,
+    write_shard,
+)
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.writer import pack, write_shards
 
@@ -123,3 +136,56 @@ def test_missing_member_is_named(tmp_path):
         match=r"a.tar: sample sample000000000 has no trial.npy, only \['coco73k.npy'",
     ):
         read_members(store, [(read_index(store, shard)[0], "trial.npy")])
+
+
+@pytest.fixture(scope="module")
+def damaged_arrays():
+    """Return an array's file once for each place in its header and each byte that may stand there.
+
+    Past the dictionary, which ends before place 72, is nothing but spaces: a few do.
+    """
+    whole = encode_npy(np.zeros((3, 4), np.float16))
+    assert whole[70:120].isspace()
+    places = [*range(72), 100, 126, 127]
+    spoilt = [
+        whole[:place] + bytes([byte]) + whole[place + 1 :]
+        for place in places
+        for byte in (*string.printable.encode(), 0, 128, 255)
+    ]
+    return [body for body in spoilt if body != whole]
+
+
+@pytest.mark.filterwarnings("ignore")  # numpy's, of headers that it can read but finds odd
+def test_damaged_arrays_are_data_errors(damaged_arrays):
+    """Whatever byte of a header is spoilt, an array is read or DataError says where."""
+    read = 0
+    for body in damaged_arrays:
+        with suppress(DataError):
+            decode_npy(body, "a.tar: sample 1")
+            read += 1
+    assert 0 < read < 0.1 * len(damaged_arrays)
+    with pytest.raises(DataError, match=r"a.tar: sample 1: not a plain .npy array"):
+        decode_npy(damaged_arrays[0], "a.tar: sample 1")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_headers_are_data_errors(damaged_arrays, tmp_path):
+    """As above, where the header alone is read; oracle for what passes: the array's own shape."""
+    store = Store(str(tmp_path))
+    store.write("a.tar", b"".join(damaged_arrays))
+    size, read = len(damaged_arrays[0]), 0
+    for number in range(len(damaged_arrays)):
+        members = {VOXELS: Member(number * size, size, "")}
+        with suppress(DataError):
+            assert sorted(read_voxel_shape(store, Sample("a.tar", "1", members))) == [3, 4]
+            read += 1
+    assert 0 < read < 0.1 * len(damaged_arrays)
+
+
+def test_shards_that_are_named_after_their_contents(tmp_path):
+    store = Store(str(tmp_path))
+    one = write_shards(store, "train/a", samples(4), 3, by_contents=True)
+    assert [s.path for s in one] == [f"train/a_{i}-{s.sha256[:12]}.tar" for i, s in enumerate(one)]
+    other = write_shards(store, "train/a", samples(5)[1:], 3, by_contents=True)
+    assert not {s.path for s in one} & {s.path for s in other}
+    assert [len(read_index(store, s)) for s in (*one, *other)] == [3, 1, 3, 1]

@@ -4,6 +4,9 @@ Oracle: the one-process run of the torch backend, whose losses and final weights
     repeat.
 """
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +180,25 @@ def test_bf16_states_are_saved_reloaded_and_near(tiny_config, workers, tmp_path)
         assert (embedded * expected).sum(axis=1).min() > 0.99
     longer = [override(other, {"training.epochs": 2, "checkpoint.keep": 1}) for other in low]
     workers(longer, 2, tmp_path)  # at its end already: it loads what was saved
+
+
+@pytest.mark.deepspeed
+@pytest.mark.skipif(shutil.which("g++") is None, reason="DeepSpeed compiles its CPU Adam with g++")
+def test_offload_gives_the_same_numbers(tiny_config, workers, tmp_path):
+    """Oracle: the same stage without offload; also resumed from each other's checkpoints."""
+    config = override(
+        tiny_config,
+        {**NO_DROPOUT, "training.epochs": 3, "checkpoint.every_steps": 5, "checkpoint.keep": 9},
+    )
+    plain, off = (
+        sharded(config, name, 2, compute__offload_optimizer=name == "off") for name in ("in", "off")
+    )
+    workers([plain, off], 2, tmp_path)
+    assert_same(plain, off, 1e-4, 1e-5)
+    resumed = sharded(config, "on", 2, compute__offload_optimizer=True)
+    source = Path(plain.run_dir) / "checkpoints" / "step-00000005"
+    shutil.copytree(source, Path(resumed.run_dir) / "checkpoints" / source.name)
+    workers([resumed], 2, tmp_path)
+    expected = weights(plain.run_dir)
+    for name, weight in weights(resumed.run_dir).items():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-4, atol=1e-5)

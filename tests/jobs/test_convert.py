@@ -3,6 +3,7 @@
 import itertools
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -10,14 +11,23 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
+from jobs import shards
 from jobs.shards import Convert, convert, main
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode, encode_jpeg
-from mindeye_dist.data.shards import decode_npy, read_index, read_manifest, read_members
+from mindeye_dist.data.shards import (
+    Targets,
+    decode_npy,
+    read_index,
+    read_manifest,
+    read_members,
+    write_manifest,
+)
 from mindeye_dist.data.store import DataError, Store
 
 VOLUMES = 24
+SPLITS = ("train", "val", "test")
 
 
 @pytest.fixture
@@ -124,7 +134,112 @@ def test_another_subject_joins(scan):
     both = convert(options(folder, subject="subj02"))
     assert sorted(both.subjects) == ["subj01", "subj02"]
     assert both.subject("subj01") == first
-    assert convert(options(folder, subject="subj02", overwrite=True)) == both
+    again = convert(options(folder, subject="subj02", overwrite=True))
+    assert again.subject("subj01") == first
+    digests = [
+        [[s.sha256 for s in own] for own in m.subject("subj02").splits.values()]
+        for m in (both, again)
+    ]
+    assert digests[0] == digests[1]
+    assert convert(options(folder, subject="subj02", overwrite=True)) == again
+
+
+def test_tars_that_no_manifest_has_are_not_replaced(scan):
+    folder, _ = scan
+    store = Store(str(folder / "out"))
+    for path in ("train/train_subj01_0.tar", "test/test_subj01_7.tar"):
+        store.write(path, b"dear to someone")
+        with pytest.raises(DataError, match=rf"out/{path}: is there, but no manifest has subj01"):
+            convert(options(folder, overwrite=True))
+        assert [p.name for p in (folder / "out").rglob("*.*")] == [Path(path).name]
+        assert store.read(path) == b"dear to someone"
+        (folder / "out" / path).unlink()
+    store.write("train/train_subj01_later_0.tar", b"of another subject")
+    store.write("train/train_subj010_0.tar", b"of another subject")
+    convert(options(folder))
+    assert store.read("train/train_subj010_0.tar") == b"of another subject"
+
+
+def failing_writes(monkeypatch, count):
+    """Let a store's writes fail from the count-th on."""
+    write, done = Store.write, []
+
+    def fail(self, path, data):
+        done.append(path)
+        if len(done) > count:
+            raise DataError(f"{path}: no space left")
+        write(self, path, data)
+
+    monkeypatch.setattr(Store, "write", fail)
+
+
+@pytest.mark.parametrize("replaced_before", [True, False])
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_a_replacement_that_fails_leaves_the_old_subject(scan, monkeypatch, count, replaced_before):
+    """Oracle: what was read before, checksums and digests included."""
+    folder, bold = scan
+    store = Store(str(folder / "out"))
+    convert(options(folder))
+    if replaced_before:
+        convert(options(folder, overwrite=True))
+    manifest = read_manifest(store)
+    before = [s["nsdgeneral.npy"] for split in SPLITS for s in read_split(store, split)]
+    with monkeypatch.context() as patched:
+        failing_writes(patched, count)
+        changes = {"overwrite": True, "nifti": (folder / "2.nii", folder / "1.nii")}
+        with pytest.raises(DataError, match="no space left"):
+            convert(options(folder, **changes))
+    assert read_manifest(store) == manifest
+    after = [s["nsdgeneral.npy"] for split in SPLITS for s in read_split(store, split)]
+    np.testing.assert_array_equal(after, before)
+    convert(options(folder, **changes))
+    (after, *_) = [s["nsdgeneral.npy"] for s in read_split(store, "train")]
+    assert (after != before[0]).any()
+
+
+def meanwhile(monkeypatch, step, change):
+    """Let something happen to the manifest while a step of the job is under way."""
+    original = getattr(shards, step)
+
+    def slow(*arguments):
+        result = original(*arguments)
+        change()
+        return result
+
+    monkeypatch.setattr(shards, step, slow)
+
+
+def test_what_others_enter_meanwhile_stays(scan, monkeypatch):
+    folder, _ = scan
+    convert(options(folder))
+    store = Store(str(folder / "out"))
+    targets = Targets(kind="latents", encoder="e", digest="0", shape=(4,), variants=0, splits={})
+
+    def enter():
+        manifest = read_manifest(store)
+        changed = replace(manifest.subject("subj01"), targets={"new": targets})
+        write_manifest(store, replace(manifest, subjects={**manifest.subjects, "subj01": changed}))
+
+    meanwhile(monkeypatch, "respond", enter)
+    manifest = convert(options(folder, subject="subj02"))
+    assert manifest == read_manifest(store)
+    assert sorted(manifest.subjects) == ["subj01", "subj02"]
+    assert manifest.subject("subj01").targets == {"new": targets}
+
+
+def test_a_subject_that_came_meanwhile_is_not_replaced(scan, monkeypatch):
+    folder, _ = scan
+    with monkeypatch.context() as patched:
+
+        def come():
+            patched.undo()
+            convert(options(folder))
+
+        meanwhile(patched, "respond", come)
+        with pytest.raises(DataError, match=r"manifest.json: has subj01 already"):
+            convert(options(folder, nifti=(folder / "2.nii", folder / "1.nii")))
+    store = Store(str(folder / "out"))
+    assert list(read_split(store, "train")), "every member has its checksum"
 
 
 def edit(path, old, new):
@@ -173,6 +288,24 @@ def test_constant_voxels_are_left_out_if_asked(scan):
     for sample in read_split(Store(str(folder / "out")), "train"):
         assert sample["nsdgeneral.npy"].shape == (4, bold.shape[1] - 1)
         assert np.isfinite(sample["nsdgeneral.npy"]).all()
+
+
+def test_nearly_constant_voxels_are_left_out_if_asked(scan):
+    """A voxel that no training trial moves by more than 0.1, and a test trial by 1e5."""
+    folder, bold = scan
+    image = nibabel.load(folder / "2.nii")
+    values = image.get_fdata().astype(np.float32)
+    place = tuple(np.argwhere(nibabel.load(folder / "mask.nii").get_fdata())[1])
+    values[place] = 1000 + np.arange(VOLUMES) % 2 / 10
+    values[place][15] = 1e5  # picture (15 * 5 + 2) % 16 = 13 is of the test split
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / "2.nii")
+    with pytest.raises(
+        DataError, match=rf"1 of {bold.shape[1]} voxels .* float16's 65504 .*'2': 1"
+    ):
+        convert(options(folder))
+    assert not (folder / "out").exists()
+    manifest = convert(options(folder, drop_constant=True))
+    assert manifest.subject("subj01").num_voxels == bold.shape[1] - 1
 
 
 def test_command_line(scan, capsys):

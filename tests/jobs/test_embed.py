@@ -152,6 +152,56 @@ def change_picture(folder, number):
     write_manifest(store, changed)
 
 
+class Busy(Colours):
+    """An encoder during whose work another job writes the manifest."""
+
+    def __init__(self, folder, manifest):
+        super().__init__()
+        self.store, self.manifest = Store(str(folder)), manifest
+
+    def __call__(self, images):
+        """Return clip_tokens (batch, 5, 16), once the manifest is written."""
+        write_manifest(self.store, self.manifest)
+        return super().__call__(images)
+
+
+def test_subjects_that_come_or_change_meanwhile(shards, monkeypatch, capsys):
+    """Oracle: what the other job wrote; only the subject that it left alone gets the set."""
+    store = Store(str(shards))
+    manifest = read_manifest(store)
+    subject = manifest.subject("subj01")
+    before = {"subj01": subject, "subj03": subject, "subj04": subject}
+    write_manifest(store, replace(manifest, subjects=before))
+    fewer = {split: own for split, own in subject.splits.items() if split != "test"}
+    entered = replace(subject, targets={"entered": subject.targets["tiny-clip_tokens"]})
+    written = {"subj01": entered, "subj02": subject, "subj03": replace(subject, splits=fewer)}
+    busy = Busy(shards, replace(manifest, subjects=written))
+    _, merged = run(monkeypatch, shards, busy)
+    assert merged == read_manifest(store)
+    assert sorted(merged.subject("subj01").targets) == ["colours", "entered"]
+    assert {name: merged.subject(name) for name in ("subj02", "subj03")} == {
+        name: written[name] for name in ("subj02", "subj03")
+    }
+    assert sorted(merged.subjects) == ["subj01", "subj02", "subj03"]
+    said = capsys.readouterr().err
+    for name in ("subj02", "subj03"):
+        assert f"{name}: its samples came into the manifest meanwhile, without targets" in said
+    encoder, merged = run(monkeypatch, shards)
+    assert encoder.count == 0
+    assert all("colours" in about.targets for about in merged.subjects.values())
+
+
+def test_a_set_of_the_name_by_other_weights_came_meanwhile(shards, monkeypatch):
+    manifest = read_manifest(Store(str(shards)))
+    subject = manifest.subject("subj01")
+    changed = replace(subject, targets={"colours": subject.targets["tiny-clip_tokens"]})
+    busy = Busy(shards, replace(manifest, subjects={"subj01": changed}))
+    with pytest.raises(DataError, match=r"targets 'colours': got clip_tokens .*--overwrite"):
+        run(monkeypatch, shards, busy)
+    encoder, _ = run(monkeypatch, shards, overwrite=True)
+    assert encoder.count == 0, "what was made is kept"
+
+
 def test_a_set_by_other_weights_is_not_replaced_unasked(shards, monkeypatch):
     with pytest.raises(DataError, match=r"subj01: targets 'tiny-clip_tokens': got clip_to"):
         run(monkeypatch, shards, name="tiny-clip_tokens")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from s3fs import S3FileSystem
 
+import jobs.shards
 from jobs.shards import Index, index, main
 from jobs.worker import worker
 from mindeye_dist.data.shards import (
@@ -100,6 +101,37 @@ def test_subjects_are_added_one_at_a_time(store, published):
     index(Index(url=store.url, overwrite=True))
     with pytest.raises(DataError, match=r"no shards of 'subj05', only of \['subj01', 'subj02'\]"):
         index(Index(url=store.url, subject="subj05"))
+
+
+def test_what_others_enter_meanwhile_stays(store, published, monkeypatch):
+    """Another job enters targets of another subject while tars are scanned; then this one."""
+    write_published(store, "subj02", COUNTS, num_voxels=30)
+    index(Index(url=store.url, subject="subj01"))
+    scan = jobs.shards.scan
+
+    def slow(*arguments):
+        add_random_targets(store)
+        return scan(*arguments)
+
+    monkeypatch.setattr(jobs.shards, "scan", slow)
+    manifest = index(Index(url=store.url, subject="subj02"))
+    assert manifest == read_manifest(store)
+    assert sorted(manifest.subjects) == ["subj01", "subj02"]
+    assert list(manifest.subject("subj01").targets) == ["random"]
+
+
+def test_a_subject_that_came_meanwhile_keeps_its_indexes(store, published, monkeypatch):
+    scan = jobs.shards.scan
+
+    def slow(*arguments):
+        monkeypatch.setattr(jobs.shards, "scan", scan)
+        index(Index(url=store.url, checksums=True))
+        return scan(*arguments)
+
+    monkeypatch.setattr(jobs.shards, "scan", slow)
+    with pytest.raises(DataError, match=r"manifest.json: has subj01 already"):
+        index(Index(url=store.url))
+    assert all(s.member(VOXELS).checksum for s in all_samples(store))
 
 
 def test_checksums_are_of_the_members_that_training_reads(store, published):
