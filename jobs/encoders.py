@@ -1,5 +1,6 @@
 """Frozen models by name, as sources of targets: stored by `jobs/embed.py`, or while training."""
 
+import re
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from mindeye_dist.data.embedding import TargetEncoder, Views, computed_targets
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest
 from mindeye_dist.data.store import Store
+from mindeye_dist.engine.backends import local_device
 from mindeye_dist.models.clip import ClipTokens
 from mindeye_dist.models.codecs import (
     AutoencoderKLCodec,
@@ -27,7 +29,7 @@ from mindeye_dist.models.frozen import (
 )
 from mindeye_dist.models.teachers import ConvNextTeacher
 from mindeye_dist.shapes import Kind
-from mindeye_dist.strict import from_dict
+from mindeye_dist.strict import check, from_dict
 
 EncoderName = Literal[
     "clip-vit-l-14",
@@ -61,8 +63,12 @@ class EncoderOptions:
     """CLIP: filter when pictures are made smaller; the published targets are not filtered."""
     side: int = 0
     """Width of the pictures that codecs encode (pixels): 28, 512 and 128 if it is 0."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where each worker computes."""
+    device: str = "cpu"
+    """Where each worker computes: cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        known = re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None
+        check(known, "device", self.device, "cpu or cuda")
 
 
 def target_encoder(options: EncoderOptions, store: Store) -> TargetEncoder:
@@ -102,7 +108,8 @@ def while_training(config: ExperimentConfig, store: Store) -> TargetEncoder | No
     names = ("encoder", "weights", "final", "antialias")
     options = from_dict(
         EncoderOptions,
-        asdict(EncoderOptions(device=config.compute.device))
+        # The worker's own: "cuda" alone is the first one, in the threads that read ahead.
+        asdict(EncoderOptions(device=str(local_device(config.compute.device))))
         | {name: getattr(computed, name) for name in names},
         "data.computed.",
     )
