@@ -15,8 +15,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	touch $@
 
 demo: setup  ## simulated subject, training on Ray, report with pictures: runs/demo/report.html
-	$(BIN)/python jobs/train.py --overwrite
-	$(BIN)/python jobs/train.py --recipe demo-lowlevel --overwrite
+	$(BIN)/python jobs/train.py --with-lowlevel --overwrite
 	$(BIN)/python jobs/evaluate.py
 
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray

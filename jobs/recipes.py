@@ -33,7 +33,7 @@ def demo() -> ExperimentConfig:
         # The published 30 is for CLIP's tokens; these have about ten times their squared error.
         loss=LossConfig(prior_weight=3.0),
         optimizer=OptimizerConfig(max_lr=1e-3),
-        training=TrainingConfig(epochs=14, global_batch_size=100, validate_every_epochs=2),
+        training=TrainingConfig(epochs=12, global_batch_size=100, validate_every_epochs=2),
         checkpoint=CheckpointConfig(every_steps=150),
         compute=ComputeConfig(num_workers=2, backend="deepspeed", zero_stage=2),
     )
@@ -55,9 +55,10 @@ def demo_lowlevel() -> ExperimentConfig:
                 head_hidden=64,
             )
         ),
-        # The pixel codec's latents need no rescaling.
-        loss=LossConfig(latent_weight=1.0),
-        training=TrainingConfig(epochs=4, global_batch_size=20, validate_every_epochs=1),
+        # Large enough for the latents to outweigh the contrastive loss, as in the published run.
+        loss=LossConfig(latent_weight=5.0),
+        optimizer=OptimizerConfig(max_lr=3e-3),
+        training=TrainingConfig(epochs=5, global_batch_size=20, validate_every_epochs=1),
     )
 
 

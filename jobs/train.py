@@ -7,7 +7,8 @@ mindeye_dist/config.py is a flag.
 import os
 import shutil
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,8 @@ class Train:
     """Go on from the run folder's newest good checkpoint."""
     overwrite: bool = False
     """Delete what an earlier run left in the run folder."""
+    with_lowlevel: bool = False
+    """Train RECIPE-lowlevel after it, on the same data and workers, in RUN_DIR-lowlevel."""
     without_ray: bool = False
     """Train in this very process; under torchrun, in each of its processes."""
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
@@ -54,26 +57,52 @@ def main(arguments: list[str]) -> None:
             args=arguments,
             description=__doc__,
         )
-        config = settle(options.config)
+        runs = [settle(options.config)]
+        if options.with_lowlevel:
+            runs.append(lowlevel_beside(name, runs[0]))
         if options.config.data.url == DataConfig.url:
-            simulate_demo(config.data.url)
-        manifest = read_manifest(Store(config.data.url))
-        manifest.subject(config.data.subject)
-        if not config.data.computed.encoder:
-            data_shapes(manifest, config)
-        check_run_dir(config, options)
+            simulate_demo(runs[0].data.url)
+        for config in runs:
+            check_data(config)
+            begun = Checkpoints(config.run_dir, 1).folder.exists()
+            if config is runs[0] or begun:  # the second of a run that goes on may be still to come
+                check_run_dir(config, options)
         if options.without_ray:
-            make_run_dir(config, options)
-            run_here(config)
-            print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+            run_here(runs, options)
             return
         # Only here, so that --without-ray needs no Ray.
         from jobs.launch import connect, launch
 
-        connect(config)
-        make_run_dir(config, options)
-        launch(config)
-        print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+        connect(runs[0])
+        for config in runs:
+            make_run_dir(config, options)
+            launch(config)
+            print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+
+
+def lowlevel_beside(name: str, config: ExperimentConfig) -> ExperimentConfig:
+    """Return the low-level run that goes with a high-level one: same data, machines, tracking."""
+    beside = recipe(f"{name}-lowlevel")
+    data = replace(beside.data, url=config.data.url, subject=config.data.subject)
+    return replace(
+        beside,
+        run_dir=f"{config.run_dir}-lowlevel",
+        data=data,
+        compute=config.compute,
+        tracking=config.tracking,
+    )
+
+
+def check_data(config: ExperimentConfig) -> None:
+    """See that the data are there: subject, and targets unless they are computed.
+
+    Raises:
+        DataError: they are not.
+    """
+    manifest = read_manifest(Store(config.data.url))
+    manifest.subject(config.data.subject)
+    if not config.data.computed.encoder:
+        data_shapes(manifest, config)
 
 
 def simulate_demo(url: str) -> None:
@@ -117,16 +146,20 @@ def make_run_dir(config: ExperimentConfig, options: Train) -> None:
         (run_dir / name).unlink(missing_ok=True)
 
 
-def run_here(config: ExperimentConfig) -> None:
+def run_here(runs: Sequence[ExperimentConfig], options: Train) -> None:
     """Train in this process, one of several where torchrun says so."""
     alone = "WORLD_SIZE" not in os.environ
     if not alone:
-        dist.init_process_group("nccl" if config.compute.device == "cuda" else "gloo")
-    if rank() == 0:
-        with tracked(config) as trackers:
-            worker(config, [Printer(), *trackers])
-    else:
-        worker(config)
+        cuda = runs[0].compute.device == "cuda"
+        dist.init_process_group("nccl" if cuda else "gloo")
+    for config in runs:
+        make_run_dir(config, options)
+        if rank() == 0:
+            with tracked(config) as trackers:
+                worker(config, [Printer(), *trackers])
+            print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+        else:
+            worker(config)
     if not alone:
         dist.destroy_process_group()
 

@@ -142,7 +142,7 @@ class _Lite0(nn.Module):
         self, pixels: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch 1280 rows columns"]:
         """Return the final feature map, a 32nd of the image's size."""
-        stem = nn.functional.relu6(self._bn0(_same_conv(self._conv_stem, pixels)))
+        stem = nn.functional.relu6(self._bn0(_same_conv(self._conv_stem, pixels)), inplace=True)
         return nn.functional.relu6(self._bn1(self._conv_head(self._blocks(stem))))
 
 
@@ -167,8 +167,14 @@ class _Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-        hidden = nn.functional.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        hidden = nn.functional.relu6(self._bn1(_same_conv(self._depthwise_conv, hidden)))
+        hidden = (
+            nn.functional.relu6(self._bn0(self._expand_conv(x)), inplace=True)
+            if self.expands
+            else x
+        )
+        hidden = nn.functional.relu6(
+            self._bn1(_same_conv(self._depthwise_conv, hidden)), inplace=True
+        )
         hidden = self._bn2(self._project_conv(hidden))
         return hidden + x if self.has_skip else hidden
 
@@ -183,6 +189,10 @@ def _same_conv(
     """Convolve with TensorFlow's "SAME" padding of an even side, which is lopsided at stride 2."""
     total = conv.kernel_size[0] - conv.stride[0]
     before, after = total // 2, total - total // 2
+    if before == after:  # no copy of the picture
+        return nn.functional.conv2d(
+            x, conv.weight, conv.bias, conv.stride, before, conv.dilation, conv.groups
+        )
     return conv(nn.functional.pad(x, (before, after, before, after)))
 
 
@@ -201,8 +211,8 @@ def fit_projection(
 ) -> Projection:
     """Fit the `dim` leading principal components to batches of pictures' tokens, each seen once.
 
-    Only means and covariances are kept, in float64, so memory does not grow with the number of
-    pictures. The largest entry of each component is positive.
+    Only means and covariances are kept, summed in float64, so memory does not grow with the number
+    of pictures. The largest entry of each component is positive.
 
     Raises:
         ValueError: If there are not more pictures, or not as many channels, as components.
@@ -231,10 +241,11 @@ class _Moments:
         self.sum_of_products = torch.zeros((), dtype=torch.float64)
 
     def add(self, vectors: Float[Tensor, "count channels"]) -> None:
-        x = vectors.detach().cpu().double()
+        x = vectors.detach().cpu().float()
         self.count += len(x)
-        self.sum = self.sum + x.sum(dim=0)
-        self.sum_of_products = self.sum_of_products + x.T @ x
+        self.sum = self.sum + x.double().sum(dim=0)
+        # Products of a batch in float32, which is four times as fast; their sum is in float64.
+        self.sum_of_products = self.sum_of_products + (x.T @ x).double()
 
     def principal_components(
         self, dim: int

@@ -11,7 +11,7 @@ from jobs.recipes import RECIPES, recipe
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import read_journal
-from mindeye_dist.strict import override
+from mindeye_dist.strict import override, paths
 from tests.conftest import flags
 
 
@@ -93,3 +93,16 @@ def test_relative_places(monkeypatch, tmp_path):
     assert place("runs/a") == str(Path.home() / "mindeye-dist/runs/a")
     monkeypatch.setenv("MINDEYE_HOME", "/shared/home")
     assert place("runs/a") == "/shared/home/runs/a"
+
+
+def test_the_low_level_run_goes_beside(tiny_config):
+    """Oracle: the low-level recipe, but for where it is, what it sees and what it runs on."""
+    config = override(tiny_config, {"compute.num_workers": 3, "data.subject": "subj02"})
+    beside = train.lowlevel_beside("demo", config)
+    own = paths(recipe("demo-lowlevel"))
+    theirs = paths(beside)
+    changed = {path for path in own if own[path] != theirs[path]}
+    assert beside.run_dir == f"{config.run_dir}-lowlevel"
+    assert beside.compute == config.compute
+    assert (beside.data.url, beside.data.subject) == (config.data.url, "subj02")
+    assert all(p.startswith(("run_dir", "data.", "compute.", "tracking.")) for p in changed)
