@@ -209,7 +209,7 @@ def await_dashboard(url, process):
 
 
 def submitted(arguments, cluster):
-    """Submit a job; the dashboard answers some seconds before the agent that takes jobs is there."""
+    """Submit a job; the dashboard answers a while before the agent that takes jobs is there."""
     deadline = time.monotonic() + 90
     while True:
         result = subprocess.run(
