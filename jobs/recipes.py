@@ -58,7 +58,7 @@ def demo_lowlevel() -> ExperimentConfig:
         # Large enough for the latents to outweigh the contrastive loss, as in the published run.
         loss=LossConfig(latent_weight=5.0),
         optimizer=OptimizerConfig(max_lr=3e-3),
-        training=TrainingConfig(epochs=5, global_batch_size=20, validate_every_epochs=1),
+        training=TrainingConfig(epochs=4, global_batch_size=20, validate_every_epochs=1),
     )
 
 

@@ -162,12 +162,13 @@ def test_bad_shard_is_named_through_ray(tiny_shards, tiny_config, tmp_path):
 @pytest.fixture
 def cluster(s3):
     """Return the environment of clients of a fresh cluster, with token authentication on."""
-    port, dashboard, client = free_ports(3)
+    port, dashboard, client, agent = free_ports(4)
     head = [str(BIN / "ray"), "start", "--head", "--block"]
     ports = [
         f"--port={port}",
         f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={client}",
+        f"--dashboard-agent-listen-port={agent}",  # its default may be another cluster's
     ]
     path = f"{BIN}:{os.environ['PATH']}"
     variables = environment(RAY_AUTH_MODE="token", PATH=path, **s3)
