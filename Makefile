@@ -9,7 +9,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml requirements.lock
-	@echo 'making $(VENV): about five minutes and 7 GB'
+	@echo 'making $(VENV): three to six minutes and 7 GB'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[jobs,demo,test]'
 	touch $@
