@@ -307,6 +307,29 @@ class ExperimentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReconstructionConfig:
+    """How a brain becomes candidates, and candidates a picture (MindEye, section 3.3)."""
+
+    candidates: int = 16
+    """Pictures drawn for each brain; the one closest to its projector's output is chosen."""
+    strength: float = 0.85
+    """img2img: share of the blurry picture that is drawn anew; 1 starts from noise alone."""
+    seed: int = 42
+    batch_size: int = 64
+    """Candidates at once, of any number of brains; pictures do not depend on it."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.strength <= 1, "reconstruction.strength", self.strength, "0..1")
+        for name in ("candidates", "batch_size"):
+            check(
+                getattr(self, name) >= 1,
+                f"reconstruction.{name}",
+                getattr(self, name),
+                "at least 1",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SimulationConfig:
     """A simulated subject: voxels with known tuning and NSD's noise (data/simulate.py).
 
