@@ -21,7 +21,9 @@ from mindeye_dist.checkpoint import (
     read_weights,
     verify,
 )
+from mindeye_dist.data.store import DataError
 from mindeye_dist.models.build import build_model
+from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.models.diffusion import sample_ddpm
 from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
@@ -154,3 +156,17 @@ class Predictor:
                 f"voxels: {np.count_nonzero(~np.isfinite(voxels))} values are not finite"
             )
         return torch.from_numpy(voxels.astype(np.float32)).to(self.device).split(self.batch_size)
+
+
+def check_codec(predictor: Predictor, codec: LatentCodec) -> None:
+    """See that a codec is the one whose latents a low-level checkpoint predicts.
+
+    Raises:
+        DataError: it is another one.
+    """
+    trained = predictor.shapes.targets["latents"]
+    if codec.digest != trained.digest:
+        raise DataError(
+            f"{predictor.path}: latents {predictor.config.data.latents!r} are by {trained}, "
+            f"the codec given is {codec.name} {codec.digest[:12]}"
+        )
