@@ -118,7 +118,7 @@ class Reconstructor:
         self,
         tokens: Float[np.ndarray, "brains tokens dim"],
         keys: Sequence[str],
-        lowlevel: Float[Tensor, "brains 3 _ _"] | None = None,
+        lowlevel: Float[Tensor, "pictures 3 _ _"] | None = None,
     ) -> Reconstructions:
         """Return candidates drawn from given tokens, chosen by how close they come to them.
 
