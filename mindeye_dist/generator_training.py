@@ -1,0 +1,202 @@
+"""Training of the project's own generator: latents and clip_tokens of pictures -> its weights.
+
+One process and one device: the network is small. The order of samples and the noise of a step are
+functions of the seed and the step, so an interrupted run goes on as if nothing had happened.
+"""
+
+import math
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float16
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mindeye_dist.models.small_generator import (
+    Imperfection,
+    PictureTransformer,
+    generator_loss,
+    sampler,
+)
+from mindeye_dist.randomness import numpy_generator, torch_generator
+from mindeye_dist.strict import check
+
+STATE = "state.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorTraining:
+    """How long and how a generator is trained."""
+
+    epochs: int = 4
+    batch_size: int = 32
+    max_lr: float = 6e-4
+    warmup_steps: int = 200
+    weight_decay: float = 0.01
+    average_decay: float = 0.998
+    """Of the running average of the weights, which is what is kept."""
+    seed: int = 0
+    save_every_steps: int = 250
+    imperfection: Imperfection = field(default_factory=Imperfection)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "save_every_steps"):
+            check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+
+
+@dataclass(frozen=True)
+class PicturesInMemory:
+    """Pictures as a generator learns them."""
+
+    latents: Float16[np.ndarray, "pictures channels rows columns"]
+    tokens: Float16[np.ndarray, "pictures tokens dim"]
+
+
+class GeneratorTrainer:
+    """Weights, their running average and the optimizer's state, on one device.
+
+    Args:
+        network: on the device to train on, with random weights.
+        pictures: to learn.
+        settings: of the training.
+        folder: where the state is kept.
+    """
+
+    def __init__(
+        self,
+        network: PictureTransformer,
+        pictures: PicturesInMemory,
+        settings: GeneratorTraining,
+        folder: Path,
+    ) -> None:
+        self.network, self.pictures, self.settings = network, pictures, settings
+        self.device = network.positions.device
+        if len(pictures.latents) < settings.batch_size:
+            raise ValueError(
+                f"got {len(pictures.latents)} pictures, expected at least a batch of "
+                f"{settings.batch_size}"
+            )
+        mean, deviation = _moments(pictures.latents)
+        network.latent_mean.copy_(mean)
+        network.latent_sd.copy_(deviation)
+        self.average = deepcopy(network)
+        self.optimizer = torch.optim.AdamW(
+            network.parameters(), settings.max_lr, weight_decay=settings.weight_decay
+        )
+        self.alphas_cumprod = sampler().alphas_cumprod.to(self.device)
+        self.steps_per_epoch = len(pictures.latents) // settings.batch_size
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.step = 0
+        self._folder = folder
+
+    def run(self) -> Iterator[dict[str, float]]:
+        """Train to the end, and yield step and loss after every step."""
+        while self.step < self.total_steps:
+            loss = self._train_step()
+            if not math.isfinite(loss):
+                raise ValueError(f"step {self.step}: the generator's loss is {loss}")
+            self.step += 1
+            if self.step % self.settings.save_every_steps == 0 or self.step == self.total_steps:
+                self.save()
+            yield {"step": self.step, "loss": loss}
+
+    def _train_step(self) -> float:
+        settings = self.settings
+        epoch, place = divmod(self.step, self.steps_per_epoch)
+        order = numpy_generator(settings.seed, "order", epoch).permutation(
+            len(self.pictures.latents)
+        )
+        rows = np.sort(order[place * settings.batch_size :][: settings.batch_size])
+        latents, tokens = (
+            torch.from_numpy(array[rows]).to(self.device).float()
+            for array in (self.pictures.latents, self.pictures.tokens)
+        )
+        network = self.network
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        loss = generator_loss(
+            network,
+            self.alphas_cumprod,
+            (latents - network.latent_mean) / network.latent_sd,
+            tokens,
+            settings.imperfection,
+            torch_generator(self.device, settings.seed, "noise", self.step),
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        self.optimizer.step()
+        # A young average follows quickly, or it would remember the random start.
+        decay = min(settings.average_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for mean, weight in zip(self.average.parameters(), network.parameters(), strict=True):
+                mean.lerp_(weight, 1 - decay)
+        return float(loss.detach())
+
+    def _learning_rate(self) -> float:
+        """Return a linear warm-up, then half a cosine down to 0."""
+        warm = (self.step + 1) / max(self.settings.warmup_steps, 1)
+        done = self.step / max(self.total_steps, 1)
+        return self.settings.max_lr * min(1.0, warm) * (1 + math.cos(math.pi * done)) / 2
+
+    def save(self) -> None:
+        """Write the state, in the place of the last one."""
+        names = [name for name, _ in self.network.named_parameters()]
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for name, parameter in zip(names, self.network.parameters(), strict=True):
+            state = self.optimizer.state[parameter]
+            tensors |= {f"{k}.{name}": state[k] for k in MOMENTS}
+        partial = self._folder / f"{STATE}.partial"
+        data = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        partial.write_bytes(save(data, {"step": str(self.step), "settings": str(self.settings)}))
+        partial.replace(self._folder / STATE)
+
+    def load(self) -> None:
+        """Go on from the state that was saved, if there is one.
+
+        Raises:
+            ValueError: it is of another training.
+        """
+        path = self._folder / STATE
+        if not path.exists():
+            return
+        try:
+            with safe_open(path, framework="pt") as file:
+                about = file.metadata() or {}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            if about["settings"] != str(self.settings):
+                raise ValueError(f"{path}: is of a training with other settings")
+            self.network.load_state_dict(_part(tensors, "network."))
+            self.average.load_state_dict(_part(tensors, "average."))
+            self.step = int(about["step"])
+            for name, parameter in self.network.named_parameters():
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(self.step)),
+                    **{
+                        k: tensors[f"{k}.{name}"].to(self.device) for k in ("exp_avg", "exp_avg_sq")
+                    },
+                }
+        except (SafetensorError, RuntimeError, KeyError) as error:
+            raise ValueError(f"{path}: is no state of this training: {error}") from error
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _moments(
+    latents: Float16[np.ndarray, "pictures channels rows columns"],
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, over at most 2,000 pictures."""
+    some = torch.from_numpy(latents[:: max(1, len(latents) // 2000)]).float()
+    axes = (0, 2, 3)
+    mean, deviation = some.mean(axes, keepdim=True)[0], some.std(axes, keepdim=True)[0]
+    return mean, deviation.clamp_min(1e-3)
