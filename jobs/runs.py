@@ -15,7 +15,7 @@ from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.evaluate import EvaluationData
-from mindeye_dist.inference import Predictor, check_codec
+from mindeye_dist.inference import Predictor, check_codec, check_pipeline
 from mindeye_dist.models.codecs import LatentCodec, open_codec
 from mindeye_dist.shapes import TargetShape
 
@@ -115,8 +115,10 @@ def encoder_of(
         antialias: CLIP's preprocessing, as `jobs/embed.py` takes it.
 
     Raises:
-        DataError: there is no such encoder, or the store has no projection of it.
+        DataError: there is no such encoder, or the store has no projection of it; a low-level
+            checkpoint.
     """
+    check_pipeline(predictor, "highlevel")
     config = predictor.config
     config = replace(config, compute=replace(config.compute, device=device))
     if encoder := while_training(config, store):

@@ -7,7 +7,7 @@ low-level one gives `latents` of a blurry picture (Scotti et al. 2023, section 3
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -156,6 +156,19 @@ class Predictor:
                 f"voxels: {np.count_nonzero(~np.isfinite(voxels))} values are not finite"
             )
         return torch.from_numpy(voxels.astype(np.float32)).to(self.device).split(self.batch_size)
+
+
+def check_pipeline(predictor: Predictor, pipeline: Literal["highlevel", "lowlevel"]) -> None:
+    """See that a checkpoint is of a pipeline.
+
+    Raises:
+        DataError: it is of the other one.
+    """
+    if predictor.config.pipeline != pipeline:
+        raise DataError(
+            f"{predictor.path}: is of the {predictor.config.pipeline} pipeline, expected the "
+            f"{pipeline} one"
+        )
 
 
 def check_codec(predictor: Predictor, codec: LatentCodec) -> None:

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.embedding import TargetEncoder
 from mindeye_dist.data.store import DataError
-from mindeye_dist.inference import Predictor, check_codec
+from mindeye_dist.inference import Predictor, check_codec, check_pipeline
 from mindeye_dist.models.codecs import LatentCodec, resize
 from mindeye_dist.models.generator import Generator
 from mindeye_dist.randomness import seed_for
@@ -223,11 +223,7 @@ def check_tokens(predictor: Predictor, generator: Generator, encoder: TargetEnco
     Raises:
         DataError: they do not, or the checkpoint is of the low-level pipeline.
     """
-    if predictor.config.pipeline != "highlevel":
-        raise DataError(
-            f"{predictor.path}: is of the {predictor.config.pipeline} pipeline, expected the "
-            "highlevel one, which gives tokens"
-        )
+    check_pipeline(predictor, "highlevel")
     trained = predictor.shapes.targets["clip_tokens"]
     if trained.shape != generator.token_shape:
         raise DataError(
@@ -253,10 +249,7 @@ def check_lowlevel(predictor: Predictor, lowlevel: LowLevelPipeline) -> None:
         DataError: it is of another subject, of other voxels, or the codec is another one.
     """
     own = lowlevel.predictor
-    if own.config.pipeline != "lowlevel":
-        raise DataError(
-            f"{own.path}: is of the {own.config.pipeline} pipeline, expected the lowlevel one"
-        )
+    check_pipeline(own, "lowlevel")
     check_codec(own, lowlevel.codec)
     ours, theirs = (
         f"{p.config.data.subject} with {p.shapes.num_voxels} voxels" for p in (predictor, own)
