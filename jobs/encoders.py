@@ -21,6 +21,7 @@ from mindeye_dist.models.codecs import (
 )
 from mindeye_dist.models.frozen import (
     ENCODER_FILE,
+    SCENES_ENCODER,
     EfficientNetLite0,
     EncoderMap,
     ImageEncoder,
@@ -71,8 +72,13 @@ class EncoderOptions:
         check(known, "device", self.device, "cpu or cuda")
 
 
-def target_encoder(options: EncoderOptions, store: Store) -> TargetEncoder:
+def target_encoder(options: EncoderOptions, store: Store | None) -> TargetEncoder:
     """Return a frozen model by its name.
+
+    Args:
+        options: which one.
+        store: of the shards beside which EfficientNet-Lite0's projection lies; without it, the
+            projection for rendered scenes is taken, which comes with the project.
 
     Raises:
         DataError: the store has no projection of the encoder.
@@ -93,7 +99,7 @@ def target_encoder(options: EncoderOptions, store: Store) -> TargetEncoder:
         return _tokens("feature_map", EncoderMap(_stored_projection(options, store)))
     if options.encoder == "convnext":
         return _tokens("feature_map", _teacher(options))
-    return _latents(_codec(options))
+    return _latents(codec_from(options))
 
 
 def while_training(config: ExperimentConfig, store: Store) -> TargetEncoder | None:
@@ -149,9 +155,9 @@ def _tokens(kind: Kind, encoder: ImageEncoder) -> TargetEncoder:
     )
 
 
-def _stored_projection(options: EncoderOptions, store: Store) -> ProjectedEncoder:
+def _stored_projection(options: EncoderOptions, store: Store | None) -> ProjectedEncoder:
     """Return EfficientNet-Lite0 with the projection that the simulator stored."""
-    data = store.read(ENCODER_FILE)
+    data = store.read(ENCODER_FILE) if store else SCENES_ENCODER.read_bytes()
     base = EfficientNetLite0(efficientnet_lite0_weights(), device=options.device)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / Path(ENCODER_FILE).name
@@ -173,7 +179,12 @@ def _given_weights(options: EncoderOptions) -> str:
     return options.weights
 
 
-def _codec(options: EncoderOptions) -> LatentCodec:
+def codec_from(options: EncoderOptions) -> LatentCodec:
+    """Return a codec by its name.
+
+    Raises:
+        ValueError: there are no such weights, or they do not fit.
+    """
     if options.encoder == "pixels":
         return PixelCodec(options.side or 28)
     weights = _given_weights(options)

@@ -39,6 +39,7 @@ from mindeye_dist.data.writer import write_shards
 from mindeye_dist.models.codecs import PixelCodec
 from mindeye_dist.models.frozen import (
     ENCODER_FILE,
+    SCENES_ENCODER,
     EfficientNetLite0,
     EncoderMap,
     ProjectedEncoder,
@@ -54,6 +55,8 @@ LICENCE = (
 )
 # The names that the demo's recipes look for.
 TOKENS, TEACHER, LATENTS = DataConfig.targets, DataConfig.teacher, DataConfig.latents
+SCENES_DIM = 64
+"""Width of the tokens of the projection that comes with the project."""
 ENCODED_AT_ONCE = 8
 """Few enough for a CPU's cache: 32 at once take 1.7 times as long a picture."""
 
@@ -76,7 +79,7 @@ class Simulate:
     test_pictures: int = 500
     side: int = 160
     """Width and height of the stored pictures (pixels)."""
-    dim: int = 64
+    dim: int = SCENES_DIM
     """Width of a clip_token: principal components kept of the encoder's channels."""
     latent_side: int = 28
     """Width of the low-level pipeline's blurry pictures (pixels), four times the encoder's map."""
@@ -182,7 +185,8 @@ def encode(
 ) -> tuple[list[TargetSet], ProjectedEncoder]:
     """Return clip_tokens, the teacher's map and latents, and the encoder.
 
-    The encoder's components are fitted on the train pictures. Its map, without the summary token,
+    The encoder's components are fitted on the train pictures; rendered scenes have fixed ones,
+    which the project's generator draws from. Its map, without the summary token,
     is the low-level pipeline's teacher, small pictures are its latents.
     """
     base, codec = EfficientNetLite0(efficientnet_lite0_weights()), PixelCodec(options.latent_side)
@@ -196,7 +200,11 @@ def encode(
         latents[start : start + len(chunk)] = codec.encode(images).numpy()
     batches = [torch.from_numpy(part) for part in np.array_split(raw, -(-len(raw) // 256))]
     train = torch.from_numpy(raw[: options.train_pictures]).split(256)
-    encoder = ProjectedEncoder(base, fit_projection((part.float() for part in train), options.dim))
+    if options.images or options.dim != SCENES_DIM:
+        projection = fit_projection((part.float() for part in train), options.dim)
+        encoder = ProjectedEncoder(base, projection)
+    else:
+        encoder = ProjectedEncoder.load(SCENES_ENCODER, base)
     tokens = np.concatenate([project(b.float(), encoder.projection).numpy() for b in batches])
     teacher = EncoderMap(encoder)
     return [

@@ -24,6 +24,10 @@ RESIZE, CROP, PIXEL_MEAN, PIXEL_SCALE = 256, 224, 127.0, 128.0
 ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
 """Where the projection of a simulated subject's encoder lies, beside its shards."""
 
+SCENES_ENCODER = Path(__file__).parents[1] / "assets" / "scenes-encoder.safetensors"
+"""The projection of rendered scenes, which comes with the project: fitted to 3,000 of them, and
+fixed, so that the generator that comes with it draws from the same tokens everywhere."""
+
 # One row a stage: kernel, stride of the first block, expansion, output channels, number of blocks.
 LITE0_STAGES = (
     (3, 1, 1, 16, 1),

@@ -15,7 +15,7 @@ from torch import Tensor
 from mindeye_dist.randomness import torch_generator
 
 Tokens = Float[Tensor, "batch tokens dim"]
-Pictures = Float[Tensor, "batch 3 _ _"]
+Pictures = Float[Tensor, "_ 3 _ _"]
 Latents = Float[Tensor, "batch channels rows columns"]
 
 

@@ -9,7 +9,7 @@ The network predicts the clean latents (Li and He 2025).
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ def sampler() -> Any:
 
 
 def generator_loss(
-    network: nn.Module,
+    network: Callable[[Latents, Tensor, Tokens], Latents],
     alphas_cumprod: Float[Tensor, " timesteps"],
     latents: Latents,
     tokens: Tokens,

@@ -1,0 +1,299 @@
+"""Train the project's own generator: pictures, clip_tokens -> RUN_DIR/generator.safetensors.
+
+With no argument it makes the one for rendered scenes that comes with the project. `--data-url`
+takes the training pictures of shards and their stored tokens, `--images` any folder or tar. One
+process, one device; killed and started again it goes on.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+import tyro
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from jobs.command import clear_errors, place, watched
+from jobs.encoders import EncoderOptions, codec_from, target_encoder
+from mindeye_dist.config import DataConfig
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, square_jpeg
+from mindeye_dist.data.scenes import render_scene
+from mindeye_dist.data.shards import checksum, read_manifest
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.generator_training import GeneratorTrainer, GeneratorTraining, PicturesInMemory
+from mindeye_dist.models.codecs import LatentCodec, resize
+from mindeye_dist.models.small_generator import (
+    GeneratorConfig,
+    PictureTransformer,
+    SmallGenerator,
+    token_shape,
+)
+from mindeye_dist.shapes import TargetShape
+from mindeye_dist.strict import check
+
+SCENES_SEED = 1_000_003
+"""Series of scenes that generators learn: jobs/simulate.py shows subjects other ones."""
+CHUNK = 500
+"""Pictures that are prepared at once; a killed run loses no more."""
+ENCODED_AT_ONCE = 8
+SHOWN = 12
+"""Pictures of the sheet that shows how far the training is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainGenerator:
+    """Train a small latent diffusion generator on pictures and their clip_tokens."""
+
+    run_dir: str = "runs/generator"
+    """Folder for the prepared pictures, the state, a sheet of samples and the result."""
+    scenes: int = 24_000
+    """Rendered scenes to learn, where neither --data-url nor --images is given."""
+    data_url: str = ""
+    """Shards whose training pictures and stored clip_tokens are learned; never their test split."""
+    subjects: tuple[str, ...] = ()
+    """Subjects of --data-url whose pictures are taken; all of them by default."""
+    targets: str = DataConfig.targets
+    """Set of clip_tokens in the manifest of --data-url."""
+    images: str = ""
+    """Folder or tar of JPEG or PNG pictures to learn, every one of them."""
+    image_side: int = 160
+    """Width of the square that is cut out of a picture of --images and encoded (pixels)."""
+    encoder: Annotated[EncoderOptions, tyro.conf.arg(name="encoder")] = field(
+        default_factory=lambda: EncoderOptions(encoder="efficientnet-lite0")
+    )
+    """What makes clip_tokens of --images and scenes; efficientnet-lite0 takes the projection that
+    comes with the project."""
+    codec: Literal["pixels", "taef2", "autoencoder-kl"] = "pixels"
+    """Whose latents are drawn."""
+    codec_weights: str = ""
+    """taef2: a folder. autoencoder-kl: a folder or hub name."""
+    codec_subfolder: str = ""
+    """autoencoder-kl: where in --codec-weights it is (`vae` in a whole pipeline)."""
+    side: int = 64
+    """Width of the pictures that are drawn (pixels)."""
+    network: GeneratorConfig = field(default_factory=GeneratorConfig)
+    training: GeneratorTraining = field(default_factory=GeneratorTraining)
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    def __post_init__(self) -> None:
+        check(not (self.data_url and self.images), "images", self.images, "none beside --data-url")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures to learn, and where their tokens come from.
+
+    Attributes:
+        about: what it is, in words.
+        count: of the pictures.
+        read: gives the files of a range of them.
+        tokens: gives the tokens of a range, from those files.
+        targets: shape of the tokens, and their encoder.
+    """
+
+    about: str
+    count: int
+    read: Callable[[range], list[bytes]]
+    tokens: Callable[[range, list[bytes]], np.ndarray]
+    targets: TargetShape
+
+
+def main(arguments: list[str]) -> None:
+    """Parse the command line and train."""
+    with clear_errors():
+        options = tyro.cli(TrainGenerator, args=arguments, description=__doc__)
+        print(train_generator(replace(options, run_dir=place(options.run_dir))))
+
+
+def train_generator(options: TrainGenerator) -> Path:
+    """Prepare the pictures, train, and return the path of the generator's file.
+
+    Raises:
+        DataError: pictures cannot be read.
+        ValueError: options do not fit each other.
+    """
+    folder = Path(options.run_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    codec = codec_from(
+        EncoderOptions(
+            encoder=options.codec,
+            weights=options.codec_weights,
+            subfolder=options.codec_subfolder,
+            side=options.side,
+            device=options.device,
+        )
+    )
+    source = open_source(options)
+    pictures = prepared(folder, source, codec)
+    torch.manual_seed(options.training.seed)
+    network = PictureTransformer(options.network, codec.shape, token_shape(source.targets))
+    trainer = GeneratorTrainer(network.to(options.device), pictures, options.training, folder)
+    trainer.load()
+    about = {
+        "pictures": f"{source.count} {source.about}",
+        "training": asdict(options.training),
+        "by": "jobs/train_generator.py",
+    }
+    made = folder / "generator.safetensors"
+    losses: list[float] = []
+    remaining = trainer.total_steps - trainer.step
+    for row in watched(trainer.run(), "training the generator, step", remaining):
+        losses.append(row["loss"])
+        step = int(row["step"])
+        if step % options.training.save_every_steps and step != trainer.total_steps:
+            continue
+        mean = np.mean(losses[-options.training.save_every_steps :])
+        print(f"step {step} of {trainer.total_steps}, loss {mean:.4f}", file=sys.stderr)
+        generator = SmallGenerator(
+            trainer.average, options.network, codec, source.targets, about=about
+        )
+        generator.save(made)
+        write_sheet(folder / "samples.png", source, codec, generator)
+    return made
+
+
+def open_source(options: TrainGenerator) -> Source:
+    """Return the pictures that the options name, and their tokens."""
+    if options.data_url:
+        return shards_source(options)
+    encoder = target_encoder(replace(options.encoder, device=options.device), None)
+    if encoder.kind != "clip_tokens":
+        raise ValueError(
+            f"--encoder.encoder: got {options.encoder.encoder}, which makes no clip_tokens"
+        )
+
+    def tokens(_: range, files: list[bytes]) -> np.ndarray:
+        parts = [
+            encoder.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
+            for start in range(0, len(files), ENCODED_AT_ONCE)
+        ]
+        return np.concatenate(parts)
+
+    targets = TargetShape(encoder.shape, encoder.name, encoder.digest)
+    if options.images:
+        files = PictureFiles(Path(options.images))
+
+        def read(numbers: range) -> list[bytes]:
+            names = [files.names[n] for n in numbers]
+            where = options.images
+            return [
+                square_jpeg(files.read(name), options.image_side, f"{where}: {name}")
+                for name in names
+            ]
+
+        return Source(f"pictures of {options.images}", len(files.names), read, tokens, targets)
+    about = f"rendered scenes of series {SCENES_SEED}"
+    return Source(about, options.scenes, rendered, tokens, targets)
+
+
+def rendered(numbers: range) -> list[bytes]:
+    """Return scenes as JPEG, as subjects see them."""
+    return [encode_jpeg(render_scene(n, SCENES_SEED).picture) for n in numbers]
+
+
+def shards_source(options: TrainGenerator) -> Source:
+    """Return the training pictures of shards, once each, without any that is in a test split.
+
+    Raises:
+        DataError: nothing is left, or the subjects' tokens are by different encoders.
+    """
+    store = Store(place(options.data_url))
+    manifest = read_manifest(store)
+    subjects = options.subjects or tuple(manifest.subjects)
+    held_out: set[str] = set()
+    for name in manifest.subjects:
+        test = Dataset(store, manifest, DataConfig(subject=name), "test")
+        held_out |= {checksum(data) for data in test.pictures(range(len(test)))}
+    sets = {"clip_tokens": options.targets}
+    found: list[tuple[Dataset, int]] = []
+    for name in subjects:
+        train = Dataset(store, manifest, DataConfig(subject=name), "train", sets)
+        for n, data in enumerate(train.pictures(range(len(train)))):
+            if checksum(data) not in held_out:
+                held_out.add(checksum(data))  # once each
+                found.append((train, n))
+    if not found:
+        raise DataError(f"{store.locate('')}: no training pictures of {', '.join(subjects)}")
+    stored = [manifest.subject(s).target_set("clip_tokens", options.targets) for s in subjects]
+    if len({s.digest for s in stored}) > 1:
+        raise DataError(f"{options.targets!r}: is by another encoder from subject to subject")
+    targets = TargetShape(stored[0].shape, stored[0].encoder, stored[0].digest)
+
+    def read(numbers: range) -> list[bytes]:
+        return [found[n][0].pictures([found[n][1]])[0] for n in numbers]
+
+    def tokens(numbers: range, _: list[bytes]) -> np.ndarray:
+        return np.stack(
+            [found[n][0].targets("clip_tokens", [(found[n][1], 0)])[0] for n in numbers]
+        )
+
+    return Source(f"training pictures of {options.data_url}", len(found), read, tokens, targets)
+
+
+def as_tensor(files: Sequence[bytes]) -> Float[Tensor, "pictures 3 height width"]:
+    """Return picture files of one size as images with values in [0, 1]."""
+    rgb = np.stack([decode(file, "a picture") for file in files])
+    return torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
+
+
+def prepared(folder: Path, source: Source, codec: LatentCodec) -> PicturesInMemory:
+    """Return latents and tokens of all pictures, from the folder as far as they are there."""
+    what = f"{source.about} {source.targets.digest} {codec.digest}"
+    kept = folder / f"pictures-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+    kept.mkdir(exist_ok=True)
+    latents = np.empty((source.count, *codec.shape), np.float16)
+    tokens = np.empty((source.count, *source.targets.shape), np.float16)
+    for start in watched(range(0, source.count, CHUNK), "preparing pictures, chunk"):
+        numbers = range(start, min(start + CHUNK, source.count))
+        part = slice(numbers.start, numbers.stop)
+        latents[part], tokens[part] = chunk(
+            kept / f"{start}-{numbers.stop}.npz", numbers, source, codec
+        )
+    return PicturesInMemory(latents, tokens)
+
+
+def chunk(
+    path: Path, numbers: range, source: Source, codec: LatentCodec
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return latents and tokens of some pictures, and keep them in a file."""
+    if path.exists():
+        with np.load(path, allow_pickle=False) as there:
+            return there["latents"], there["tokens"]
+    files = source.read(numbers)
+    parts = [
+        codec.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
+        for start in range(0, len(files), ENCODED_AT_ONCE)
+    ]
+    latents = np.concatenate(parts).astype(np.float16)
+    tokens = source.tokens(numbers, files).astype(np.float16)
+    partial = path.with_name(f"{path.stem}.partial.npz")
+    np.savez(partial, latents=latents, tokens=tokens)
+    partial.replace(path)
+    return latents, tokens
+
+
+def write_sheet(path: Path, source: Source, codec: LatentCodec, generator: SmallGenerator) -> None:
+    """Draw pictures: as they are, through the codec, and by the generator from their tokens."""
+    numbers = range(min(SHOWN, source.count))
+    files = source.read(numbers)
+    images = as_tensor(files)
+    tokens = torch.from_numpy(source.tokens(numbers, files).astype(np.float32))
+    rows = [
+        resize(images, codec.side),
+        codec.decode(codec.encode(images)).cpu(),
+        generator(tokens, list(numbers)).cpu(),
+    ]
+    sheet = torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
+    pixels = (255 * sheet.clamp(0, 1)).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
