@@ -1,32 +1,41 @@
 """Image generators by name: the project's own, and two whose weights users bring."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from mindeye_dist.models.codecs import LatentCodec, open_codec
 from mindeye_dist.models.generator import Generator
+from mindeye_dist.models.latent_diffusion import Precision, Sampling
 from mindeye_dist.models.small_generator import SCENES_GENERATOR, SmallGenerator, codec_of
+from mindeye_dist.models.unclip import DEFAULT, StableUnCLIP
+from mindeye_dist.models.versatile import PUBLISHED, VersatileDiffusion
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorOptions:
     """Which generator draws the pictures."""
 
-    generator: Literal["small"] = "small"
-    """small: this project's, trained by jobs/train_generator.py."""
+    generator: Literal["small", "versatile-diffusion", "stable-unclip"] = "small"
+    """small: this project's, trained by jobs/train_generator.py. versatile-diffusion: the published
+    one, from 257 x 768 tokens. stable-unclip: from 1 x 768."""
     weights: str = ""
     """small: its file, or the folder of its training; the one for rendered scenes, which comes with
-    the project, if it is empty."""
+    the project, if it is empty. Others: a folder or a name on the hub."""
     codec: str = ""
     """small: weights of the codec whose latents it makes, where that has any: a folder, or a VAE's
     name on the hub."""
     codec_subfolder: str = ""
     """small: where in --codec the VAE is (`vae` in a whole pipeline)."""
     steps: int = 0
-    """Steps of the sampler, instead of the generator's own number."""
+    """Steps of the sampler, instead of the generator's own number (published: 20)."""
     guidance: float = 0.0
-    """Classifier-free guidance, instead of the generator's own."""
+    """Classifier-free guidance, instead of the generator's own (published: 3.5)."""
+    mended: bool = False
+    """versatile-diffusion: without the published code's quirks: the sampler ends without noise,
+    initial pictures are normalised as the autoencoder expects, their latents are the mode."""
+    dtype: Precision = "fp32"
+    """Precision of versatile-diffusion and stable-unclip."""
     device: str = "cpu"
     """Where to draw: cpu or cuda."""
 
@@ -35,8 +44,26 @@ def open_generator(options: GeneratorOptions) -> Generator:
     """Return a generator by its name.
 
     Raises:
+        ImportError: a package that it needs is not installed.
         ValueError: there are no such weights, or they do not fit.
     """
+    if options.generator == "small":
+        return _small(options)
+    if not options.weights:
+        raise ValueError(f"--weights: got none, {options.generator} needs a folder or hub name")
+    kind = VersatileDiffusion if options.generator == "versatile-diffusion" else StableUnCLIP
+    default = PUBLISHED if kind is VersatileDiffusion and not options.mended else DEFAULT
+    if kind is VersatileDiffusion:
+        default = replace(default, steps=PUBLISHED.steps, guidance=PUBLISHED.guidance)
+    sampling: Sampling = replace(
+        default,
+        steps=options.steps or default.steps,
+        guidance=options.guidance or default.guidance,
+    )
+    return kind(options.weights, sampling, device=options.device, dtype=options.dtype)
+
+
+def _small(options: GeneratorOptions) -> SmallGenerator:
     path = Path(options.weights) if options.weights else SCENES_GENERATOR
     if path.is_dir():
         path = path / "generator.safetensors"

@@ -36,8 +36,8 @@ class GeneratorTraining:
     """How long and how a generator is trained."""
 
     epochs: int = 4
-    batch_size: int = 32
-    max_lr: float = 6e-4
+    batch_size: int = 16
+    max_lr: float = 7e-4
     warmup_steps: int = 200
     weight_decay: float = 0.01
     average_decay: float = 0.998

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mindeye_dist.models.frozen import digest_of
+from mindeye_dist.models.pretrained import load_part
 
 Images = Float[Tensor, "batch 3 height width"]
 Latents = Float[Tensor, "batch channels rows columns"]
@@ -106,7 +107,9 @@ class AutoencoderKLCodec:
         side: int = 512,
         device: torch.device | str = "cpu",
     ) -> None:
-        vae = _load_autoencoder(str(source), subfolder)
+        from diffusers import AutoencoderKL
+
+        vae = load_part(AutoencoderKL, source, subfolder)
         self.side = side
         self.shape = latent_shape(vae, side)
         self._scale = float(vae.config.scaling_factor)
@@ -142,30 +145,6 @@ def latent_shape(vae: Any, side: int) -> tuple[int, int, int]:
     if side < factor or side % factor:
         raise ValueError(f"autoencoder-kl: got side {side}, expected a multiple of {factor}")
     return (vae.config.latent_channels, side // factor, side // factor)
-
-
-def _load_autoencoder(source: str, subfolder: str) -> Any:
-    from diffusers import AutoencoderKL
-
-    where = f"{source}/{subfolder}" if subfolder else source
-    if source.startswith(("/", ".")) and not Path(where).is_dir():
-        raise ValueError(f"{where}: no such folder, expected one in the layout of save_pretrained")
-    try:
-        vae, info = AutoencoderKL.from_pretrained(
-            source,
-            subfolder=subfolder or None,
-            use_safetensors=True,
-            local_files_only=Path(source).exists(),
-            low_cpu_mem_usage=False,
-            output_loading_info=True,
-        )
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}: no AutoencoderKL could be loaded: {error}") from error
-    # diffusers leaves what is missing at random and drops what it does not know.
-    problems = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys") if info[key]}
-    if problems:
-        raise ValueError(f"{where}: the weights do not fit the config: {problems}")
-    return vae.float()
 
 
 class TAEF2Codec:

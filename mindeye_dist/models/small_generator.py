@@ -3,8 +3,8 @@
 It stands in where no pretrained generator can be had, behind the same protocol: trained by
 jobs/train_generator.py on pictures and their clip_tokens, for any encoder and codec. Token 0, the
 summary, enters through the norms with the time (Peebles and Xie 2023, adaptive LayerNorm; one
-shared layer as in Chen et al. 2024); the others, a map of the picture, are laid over its patches.
-The network predicts the clean latents (Li and He 2025).
+shared layer as in Chen et al. 2024), and so do the others, a map of the picture, each where it
+lies. The network predicts the clean latents (Li and He 2025).
 """
 
 import json
@@ -90,10 +90,13 @@ class PictureTransformer(nn.Module):
             raise ValueError(f"got {tokens} tokens, expected one, or one and a square map")
         if height % config.patch or width % config.patch:
             raise ValueError(f"got latents {latent_shape}, expected multiples of {config.patch}")
-        self.patch, self.grid = config.patch, (height // config.patch, width // config.patch)
-        values = channels * config.patch**2
-        self.patches = nn.Linear(values, config.width)
-        self.positions = nn.Parameter(torch.randn(math.prod(self.grid), config.width) * 0.02)
+        self.grid = (height // config.patch, width // config.patch)
+        # Windows reach half a patch into their neighbours, or the seams would show.
+        window = 2 * config.patch + config.patch % 2
+        place = (config.patch, (window - config.patch) // 2)
+        self.patches = nn.Conv2d(channels, config.width, window, *place)
+        self.last = nn.ConvTranspose2d(config.width, channels, window, *place)
+        self.positions = nn.Parameter(torch.randn(config.width, *self.grid) * 0.02)
         self.time = nn.Sequential(
             nn.Linear(256, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
         )
@@ -101,7 +104,6 @@ class PictureTransformer(nn.Module):
         self.map = nn.Linear(dim, config.width) if self.side else None
         self.modulation = nn.Linear(config.width, 6 * config.width)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
-        self.last = nn.Linear(config.width, values)
         nn.init.zeros_(self.last.weight)
         nn.init.normal_(self.modulation.weight, std=0.02)
         self.latent_mean: Tensor
@@ -113,28 +115,17 @@ class PictureTransformer(nn.Module):
     def forward(self, latents: Latents, timestep: Int[Tensor, " batch"], tokens: Tokens) -> Latents:
         """Return clean latents, all latents in units of `latent_sd` around `latent_mean`."""
         tokens = tokens * tokens.shape[-1] ** 0.5
-        x = self.patches(
-            rearrange(
-                latents,
-                "batch c (h p) (w q) -> batch (h w) (c p q)",
-                p=self.patch,
-                q=self.patch,
-            )
+        x = rearrange(
+            self.patches(latents) + self.positions, "batch width h w -> batch (h w) width"
         )
-        x = x + self.positions
+        condition = (self.time(_sinusoids(timestep, 256)) + self.summary(tokens[:, 0]))[:, None]
         if self.map is not None:
-            x = x + self.map(self._spread(tokens[:, 1:]))
-        condition = self.time(_sinusoids(timestep, 256)) + self.summary(tokens[:, 0])
+            condition = condition + self.map(self._spread(tokens[:, 1:]))
         shared = self.modulation(functional.silu(condition)).unflatten(-1, (6, -1))
         for block in self.blocks:
-            x = block(x, shared)
-        return rearrange(
-            self.last(functional.layer_norm(x, x.shape[-1:])),
-            "batch (h w) (c p q) -> batch c (h p) (w q)",
-            h=self.grid[0],
-            p=self.patch,
-            q=self.patch,
-        )
+            x = block(x, shared, self.grid)
+        x = functional.layer_norm(x, x.shape[-1:])
+        return self.last(_as_grid(x, self.grid))
 
     def _spread(self, tokens: Float[Tensor, "batch map dim"]) -> Float[Tensor, "batch patches dim"]:
         """Return a map's tokens, interpolated to the patches."""
@@ -144,12 +135,13 @@ class PictureTransformer(nn.Module):
 
 
 class _Block(nn.Module):
-    """Self-attention and MLP, each with a norm whose scale, shift and gate the condition sets."""
+    """Neighbours, self-attention and MLP; the condition sets scale, shift and gate of each norm."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         width = config.width
         self.heads = config.heads
+        self.neighbours = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.mix = nn.Linear(width, width)
         self.mlp = nn.Sequential(
@@ -160,11 +152,13 @@ class _Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch patches width"],
-        shared: Float[Tensor, "batch 6 width"],
+        shared: Float[Tensor, "batch places 6 width"],
+        grid: tuple[int, int],
     ) -> Float[Tensor, "batch patches width"]:
-        scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = (shared + self.modulation)[
-            :, :, None
-        ].unbind(1)
+        """Return patches of a grid; `shared` is of every patch, or one for all."""
+        scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = (shared + self.modulation).unbind(2)
+        near = self.neighbours(_as_grid(x, grid))
+        x = x + rearrange(near, "batch width h w -> batch (h w) width")
         normed = functional.layer_norm(x, x.shape[-1:]) * (1 + scale_a) + shift_a
         q, k, v = rearrange(
             self.queries_keys_values(normed),
@@ -177,6 +171,12 @@ class _Block(nn.Module):
         x = x + gate_a * self.mix(attended)
         normed = functional.layer_norm(x, x.shape[-1:]) * (1 + scale_m) + shift_m
         return x + gate_m * self.mlp(normed)
+
+
+def _as_grid(
+    x: Float[Tensor, "batch patches width"], grid: tuple[int, int]
+) -> Float[Tensor, "batch width rows columns"]:
+    return rearrange(x, "batch (h w) width -> batch width h w", h=grid[0])
 
 
 def _sinusoids(timestep: Int[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:

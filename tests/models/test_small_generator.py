@@ -58,7 +58,7 @@ def test_seed_and_every_token_count():
 
 
 def test_the_map_lies_over_the_picture():
-    """Before attention mixes them, a token of the map reaches the patches that it lies over."""
+    """A token of the map reaches the patches that it lies over."""
     network = transformer()
     spread = network._spread(torch.eye(6)[None, :4])  # a 2 x 2 map over 4 x 4 patches
     strongest = spread[0].argmax(dim=-1).reshape(4, 4)

@@ -1,0 +1,186 @@
+"""Picture rows: the model's reconstructions, and what they are to be compared with.
+
+Without the brain (shuffled, mean brain), without the generator (low-level picture, best training
+picture), with perfect tokens; and the model with one thing changed: fewer candidates, another
+seed, no choice, one trial, no low-level picture.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, UInt8
+from torch.nn.functional import interpolate
+
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.pictures import decode
+from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.reconstruct import Reconstructions, Reconstructor
+
+Drawn = UInt8[np.ndarray, "pictures side side 3"]
+BLOCK = 256
+"""Training pictures whose tokens are compared at once."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Pictures that are scored against the same seen ones, under a name for readers."""
+
+    label: str
+    note: str
+    pictures: Drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brains:
+    """Whose pictures are drawn: samples of the test split, by their place in it."""
+
+    train: Dataset
+    test: Dataset
+    numbers: Sequence[int]
+
+    @property
+    def keys(self) -> list[str]:
+        """Keys of the samples."""
+        return [self.test.samples[n].key for n in self.numbers]
+
+    def averages(self) -> Float32[np.ndarray, "brains voxels"]:
+        """Return each one's mean over its repeats."""
+        repeats = self.test.voxels(self.numbers)
+        return np.stack([r.astype(np.float32).mean(axis=0) for r in repeats])
+
+
+def picture_rows(
+    reconstructor: Reconstructor,
+    brains: Brains,
+    model: Reconstructions,
+    control_candidates: int,
+    seed: int,
+) -> dict[str, Row]:
+    """Return what is scored, by name, the model first.
+
+    Args:
+        reconstructor: that drew `model`.
+        brains: whose pictures it drew.
+        model: from the mean of their repeats, with all candidates.
+        control_candidates: of what is drawn for comparison.
+        seed: of the shuffle.
+    """
+    count = model.scores.shape[1]
+    few = min(control_candidates, count)
+    best_of = f"best of {few}"
+    rows = {"model": Row("This model", f"best of {count}", model.pictures)}
+    control = with_candidates(reconstructor, few)
+    true = brains.test.targets("clip_tokens", [(n, 0) for n in brains.numbers])
+    upper = control.from_tokens(np.stack(true).astype(np.float32), brains.keys)
+    rows["true_tokens"] = Row("True tokens", f"upper bound, {best_of}", upper.pictures)
+    if few < count:
+        rows["fewer"] = Row(f"Model, {best_of}", "", _best(model, slice(few)))
+    if 2 * few <= count:
+        other = _best(model, slice(few, 2 * few))
+        rows["other_seed"] = Row("Model, other seeds", best_of, other)
+    rows["no_choice"] = Row("Model, first candidate", "no choice", model.candidates[:, 0])
+    rows |= _with_one_thing_changed(control, brains, model, best_of)
+    training = best_training_pictures(reconstructor, brains, model)
+    rows["best_training_picture"] = Row("Best training picture", "", training)
+    mean = brains.train.averages().mean(axis=0, keepdims=True)
+    average = control(mean, ["mean brain"]).pictures.repeat(len(brains.numbers), axis=0)
+    rows["mean_brain"] = Row("Mean brain", best_of, average)
+    rows["shuffled"] = Row("Shuffled brains", "", model.pictures[derangement(len(average), seed)])
+    return rows
+
+
+def with_candidates(reconstructor: Reconstructor, count: int) -> Reconstructor:
+    """Return the same reconstructor with another number of candidates."""
+    return Reconstructor(
+        reconstructor.predictor,
+        reconstructor.generator,
+        reconstructor.encoder,
+        replace(reconstructor.config, candidates=count),
+        reconstructor.lowlevel,
+    )
+
+
+def _with_one_thing_changed(
+    control: Reconstructor, brains: Brains, model: Reconstructions, best_of: str
+) -> dict[str, Row]:
+    rows = {}
+    if model.lowlevel is not None:
+        alone = Reconstructor(control.predictor, control.generator, control.encoder, control.config)
+        without = alone(brains.averages(), brains.keys).pictures
+        rows["no_lowlevel"] = Row("Model, no low-level picture", best_of, without)
+        rows["lowlevel_only"] = Row("Low-level picture alone", "", model.lowlevel)
+    repeats = brains.test.voxels(brains.numbers)
+    if any(len(r) > 1 for r in repeats):
+        single = control(np.stack([r[0].astype(np.float32) for r in repeats]), brains.keys)
+        rows["single_trial"] = Row("Model, single trial", best_of, single.pictures)
+    return rows
+
+
+def best_training_pictures(
+    reconstructor: Reconstructor, brains: Brains, model: Reconstructions
+) -> Drawn:
+    """Return, for each brain, the training picture whose tokens are closest to the projector's."""
+    wanted = reconstructor.predictor.embed(brains.averages())
+    best = np.full(len(wanted), -np.inf)
+    places = np.zeros(len(wanted), int)
+    for start, tokens in _token_blocks(brains.train):
+        cosines = wanted @ tokens.T
+        nearest = cosines.argmax(axis=1)
+        closeness = cosines[np.arange(len(wanted)), nearest]
+        places = np.where(closeness > best, start + nearest, places)
+        best = np.maximum(best, closeness)
+    files = brains.train.pictures(places.tolist())
+    side = model.candidates.shape[-2]
+    rgb = [decode(file, f"training picture {n}") for file, n in zip(files, places, strict=True)]
+    return as_bytes(sized(as_unit(np.stack(rgb)), side))
+
+
+def _token_blocks(train: Dataset) -> Iterator[tuple[int, Float32[np.ndarray, "block features"]]]:
+    """Yield a split's flattened clip_tokens, of unit norm, and where each block starts."""
+    for start in range(0, len(train), BLOCK):
+        requests = [(n, 0) for n in range(start, min(start + BLOCK, len(train)))]
+        block = np.stack(train.targets("clip_tokens", requests)).astype(np.float32)
+        flat = block.reshape(len(block), -1)
+        yield start, flat / np.linalg.norm(flat, axis=1, keepdims=True)
+
+
+def _best(model: Reconstructions, some: slice) -> Drawn:
+    """Return each brain's best among some of its candidates."""
+    chosen = model.scores[:, some].argmax(axis=1)
+    return model.candidates[:, some][np.arange(len(chosen)), chosen]
+
+
+def derangement(count: int, seed: int) -> Int[np.ndarray, " count"]:
+    """Return an order in which nothing is where it was.
+
+    Raises:
+        ValueError: there is only one to order.
+    """
+    if count < 2:
+        raise ValueError(f"shuffled brains: got {count} picture, expected at least 2")
+    order = numpy_generator(seed, "shuffled brains").permutation(count)
+    shuffled = np.empty(count, int)
+    shuffled[order] = np.roll(order, 1)
+    return shuffled
+
+
+def as_unit(rgb: UInt8[np.ndarray, "*count height width 3"]) -> Float32[np.ndarray, "..."]:
+    """Return 8-bit pictures as (..., 3, height, width) in [0, 1]."""
+    return np.moveaxis(rgb, -1, -3).astype(np.float32) / 255
+
+
+def as_bytes(images: Float[np.ndarray, "pictures 3 height width"]) -> Drawn:
+    """Return pictures in [0, 1] as 8-bit ones, colours last."""
+    return np.moveaxis((images * 255).round().clip(0, 255).astype(np.uint8), 1, -1)
+
+
+def sized(
+    images: Float[np.ndarray, "pictures 3 height width"], side: int
+) -> Float32[np.ndarray, "pictures 3 side side"]:
+    """Return pictures scaled to `side` x `side`, filtered where they become smaller."""
+    scaled = interpolate(
+        torch.from_numpy(images).float(), (side, side), mode="bilinear", antialias=True
+    )
+    return scaled.clamp(0, 1).numpy()
