@@ -5,18 +5,16 @@ for all subjects and enters it into the manifest, last. What an interrupted run 
 kept, a picture that several subjects saw is encoded once, one that was changed is encoded again.
 """
 
-import json
-import logging
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
 import tyro
 
-from jobs.command import clear_errors, place, watched
+from jobs.command import clear_errors, place
 from jobs.encoders import EncoderOptions, target_encoder
+from jobs.stations import Workers, connect, run
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.augment import Recipe
 from mindeye_dist.data.embedding import (
@@ -77,10 +75,6 @@ class Embed:
         check(self.workers >= 1, "workers", self.workers, "1 or more")
 
 
-Station = Callable[[int], dict[str, Any]]
-"""Handles the item of a number; items are known to it."""
-
-
 @dataclass(frozen=True)
 class Part:
     """Samples of a subject and split whose targets share a shard."""
@@ -123,28 +117,6 @@ class Embedding:
         return asdict(made)
 
 
-class OnRay:
-    """A station as Ray Data wants it: rows in and out; errors a user can act on are a row, too."""
-
-    def __init__(self, station: Callable[..., Station], arguments: Sequence[Any]) -> None:
-        self._error = ""
-        try:
-            self._station = station(*arguments)
-        except (DataError, ValueError, ImportError) as error:
-            self._error = str(error)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Handle the row's item."""
-        number = int(row["item"])
-        if self._error:
-            return {"number": number, "answer": "", "error": self._error}
-        try:
-            answer = json.dumps(self._station(number))
-        except DataError as error:
-            return {"number": number, "answer": "", "error": str(error)}
-        return {"number": number, "answer": answer, "error": ""}
-
-
 def embed(options: Embed) -> Manifest:
     """Compute and write a set of targets, and return the manifest that has it.
 
@@ -161,7 +133,13 @@ def embed(options: Embed) -> Manifest:
     old = old_sets(manifest, name, encoder, overwrite=options.overwrite)
     views = Views(count=options.variants, how=options.augmentation, seed=options.seed)
     parts = list(all_parts(store, manifest, name, encoder, views))
-    digests = run(options, Hashing, (options.data_url, parts), len(parts), "reading pictures")
+    digests = run(
+        replace(workers(options), gpu=False),
+        Hashing,
+        (options.data_url, parts),
+        [1] * len(parts),
+        "reading pictures",
+    )
     tasks = [
         Task(
             path=part.path,
@@ -179,6 +157,15 @@ def embed(options: Embed) -> Manifest:
     merged = merge(manifest, current, name, new)
     write_manifest(store, merged)
     return merged
+
+
+def workers(options: Embed) -> Workers:
+    """Return who computes."""
+    return Workers(
+        count=options.workers,
+        gpu=options.model.device == "cuda",
+        without_ray=options.without_ray,
+    )
 
 
 def set_name(options: Embed) -> str:
@@ -247,39 +234,12 @@ def make(
     for level in sorted({task.level for task in planned}):
         some = [task for task in planned if task.level == level]
         arguments = (options, encoder.digest, some, finished)
-        answers = run(options, Embedding, arguments, len(some), "embedding shards")
+        answers = run(workers(options), Embedding, arguments, [1] * len(some), "embedding shards")
         for task, answer in zip(some, answers, strict=True):
             shard = Shard(**answer["shard"])
             made[task.path] = Made(shard, answer["encoded"])
             finished[shard_path(task, encoder)] = shard
     return [made[task.path] for task in planned]
-
-
-def run(
-    options: Embed,
-    station: Callable[..., Station],
-    arguments: Sequence[Any],
-    count: int,
-    what: str,
-) -> list[dict[str, Any]]:
-    """Return a station's answers for items 0..count-1, from Ray's workers or from here."""
-    if options.without_ray:
-        here = station(*arguments)
-        return [here(number) for number in watched(range(count), what)]
-    import ray.data
-
-    rows = ray.data.from_items(list(range(count)), override_num_blocks=count).map(
-        OnRay,  # type: ignore[arg-type]
-        fn_constructor_args=(station, arguments),
-        compute=ray.data.ActorPoolStrategy(size=min(options.workers, count)),
-        num_gpus=1 if station is Embedding and options.model.device == "cuda" else None,
-    )
-    answers: dict[int, dict[str, Any]] = {}
-    for row in watched(rows.iter_rows(), what, count):
-        if row["error"]:
-            raise DataError(row["error"])
-        answers[row["number"]] = json.loads(row["answer"])
-    return [answers[number] for number in range(count)]
 
 
 def entries(
@@ -321,32 +281,12 @@ def merge(before: Manifest, current: Manifest, name: str, new: Mapping[str, Targ
     return replace(current, subjects=subjects)
 
 
-def connect(options: Embed) -> None:
-    """Join the Ray cluster that RAY_ADDRESS names, or start one on this machine."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray.data
-
-    named = bool(os.environ.get("RAY_ADDRESS"))
-    ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    kind = "GPU" if options.model.device == "cuda" else "CPU"
-    there = ray.cluster_resources().get(kind, 0)
-    if not named and options.workers > there:
-        raise ValueError(
-            f"--workers: {options.workers} workers ask for as many {kind}s, there are {there:g}"
-        )
-
-
 def main(arguments: list[str]) -> None:
     """Parse the command line and embed."""
     with clear_errors():
         options = tyro.cli(Embed, args=arguments, description=__doc__)
         options = replace(options, data_url=place(options.data_url))
-        if not options.without_ray:
-            connect(options)
+        connect(workers(options))
         embed(options)
         print(f"wrote {options.data_url}", file=sys.stderr)
 

@@ -27,7 +27,7 @@ from mindeye_dist.data.shards import Manifest, Subject
 from mindeye_dist.data.simulate import OptimalDecoder, SimulatedSubject
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.image_metrics import pixcorr, ssim
-from mindeye_dist.inference import Predictor
+from mindeye_dist.inference import Predictor, check_codec
 from mindeye_dist.metrics import DIRECTIONS, bootstrap_interval, ranks
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.randomness import numpy_generator
@@ -70,21 +70,7 @@ def check_data(predictor: Predictor, data: EvaluationData) -> None:
     if data.targets.digest != trained.digest:
         raise DataError(
             f"{name}: {kind} {_set_name(predictor)!r} are not by the encoder of {predictor.path} "
-            f"({_by(trained)}), but by {_by(data.targets)}"
-        )
-
-
-def check_codec(predictor: Predictor, codec: LatentCodec) -> None:
-    """See that a codec is the one whose latents a low-level checkpoint predicts.
-
-    Raises:
-        DataError: it is another one.
-    """
-    trained = predictor.shapes.targets["latents"]
-    if codec.digest != trained.digest:
-        raise DataError(
-            f"{predictor.path}: latents {_set_name(predictor)!r} are by {_by(trained)}, "
-            f"the codec given is {codec.name} {codec.digest[:12]}"
+            f"({trained}), but by {data.targets}"
         )
 
 
@@ -243,10 +229,6 @@ def _set_name(predictor: Predictor) -> str:
     config = predictor.config
     computed = bool(config.data.computed.encoder)
     return "computed" if computed else config.target_sets[_predicted_kind(predictor)]
-
-
-def _by(targets: TargetShape) -> str:
-    return f"{targets.encoder} {targets.digest[:12] or 'of unknown digest'}"
 
 
 def _tuned_to(subject: Subject, targets: TargetShape) -> bool:

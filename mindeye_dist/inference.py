@@ -7,7 +7,7 @@ low-level one gives `latents` of a blurry picture (Scotti et al. 2023, section 3
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from mindeye_dist.checkpoint import (
     read_weights,
     verify,
 )
+from mindeye_dist.data.store import DataError
 from mindeye_dist.models.build import build_model
+from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.models.diffusion import sample_ddpm
 from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
@@ -154,3 +156,30 @@ class Predictor:
                 f"voxels: {np.count_nonzero(~np.isfinite(voxels))} values are not finite"
             )
         return torch.from_numpy(voxels.astype(np.float32)).to(self.device).split(self.batch_size)
+
+
+def check_pipeline(predictor: Predictor, pipeline: Literal["highlevel", "lowlevel"]) -> None:
+    """See that a checkpoint is of a pipeline.
+
+    Raises:
+        DataError: it is of the other one.
+    """
+    if predictor.config.pipeline != pipeline:
+        raise DataError(
+            f"{predictor.path}: is of the {predictor.config.pipeline} pipeline, expected the "
+            f"{pipeline} one"
+        )
+
+
+def check_codec(predictor: Predictor, codec: LatentCodec) -> None:
+    """See that a codec is the one whose latents a low-level checkpoint predicts.
+
+    Raises:
+        DataError: it is another one.
+    """
+    trained = predictor.shapes.targets["latents"]
+    if codec.digest != trained.digest:
+        raise DataError(
+            f"{predictor.path}: latents {predictor.config.data.latents!r} are by {trained}, "
+            f"the codec given is {codec.name} {codec.digest[:12]}"
+        )

@@ -16,6 +16,9 @@ class TargetShape:
     encoder: str
     digest: str
 
+    def __str__(self) -> str:
+        return f"{self.encoder} {self.digest[:12] or 'of unknown digest'}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shapes:

@@ -194,11 +194,16 @@ def write_subject():
 
 @pytest.fixture
 def tiny_config(tiny_shards, tmp_path):
+    """Return a run on the tiny subject."""
+    return tiny_run(tiny_shards, tmp_path / "run")
+
+
+def tiny_run(url, run_dir):
     """Return a run on the tiny subject: 23 samples in batches of 6, so that batches span epochs."""
     config = ExperimentConfig(
-        run_dir=str(tmp_path / "run"),
+        run_dir=str(run_dir),
         data=DataConfig(
-            url=str(tiny_shards),
+            url=str(url),
             targets="tiny-clip_tokens",
             latents="tiny-latents",
             teacher="tiny-feature_map",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.evaluate import open_data
+from jobs.runs import open_data
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.data.shards import read_manifest

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.evaluate import open_data
+from jobs.runs import open_data
 from jobs.worker import data_shapes, worker
 from mindeye_dist.checkpoint import Checkpoints, read_weights
 from mindeye_dist.data.shards import read_manifest

@@ -97,6 +97,13 @@ def encode_jpeg(rgb: UInt8[np.ndarray, "height width 3"]) -> bytes:
     return buffer.getvalue()
 
 
+def encode_png(rgb: UInt8[np.ndarray, "height width 3"]) -> bytes:
+    """Return a picture as PNG, which loses nothing."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def small(rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "32 32 3"]:
     """Return the small picture that the simulator's low-level features are taken from."""
     picture = Image.fromarray(rgb).resize((SMALL_SIDE, SMALL_SIDE), Image.Resampling.BOX)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jobs import embed, encoders, worker
+from jobs import embed, encoders, stations, worker
 from jobs.embed import Embed
 from jobs.encoders import EncoderOptions, target_encoder
 from mindeye_dist.config import DataConfig
@@ -354,13 +354,13 @@ def test_a_worker_with_other_weights_is_refused(shards, monkeypatch):
 
 def test_rows_of_ray_carry_errors(shards):
     """A station that fails at first or at an item answers with a row that says why."""
-    broken = embed.OnRay(embed.Hashing, (str(shards), [embed.Part("s", "train", "p", ())]))
+    broken = stations.OnRay(embed.Hashing, (str(shards), [embed.Part("s", "train", "p", ())]))
     assert json.loads(broken({"item": 0})["answer"]) == {"pictures": []}
 
     def missing(*_):
         raise DataError("no such bucket")
 
-    assert embed.OnRay(missing, ())({"item": 0})["error"] == "no such bucket"
+    assert stations.OnRay(missing, ())({"item": 0})["error"] == "no such bucket"
 
 
 def test_what_cannot_be_computed_while_training_is_said(tiny_config):

