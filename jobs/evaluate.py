@@ -2,24 +2,29 @@
 
 Retrieval on the test split, beside chance, ridge, shuffled brains and, for a simulated subject, the
 ceiling; with a low-level run beside it, its blurry pictures too. A low-level checkpoint by itself
-has those alone.
+has those alone. With a generator that takes the checkpoint's tokens, pictures are drawn and scored
+beside their controls.
 """
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tyro
 
-from jobs.command import clear_errors, place
+from jobs.command import KNOWN_ERRORS, clear_errors, place, watched
+from jobs.generators import GeneratorOptions, open_generator
+from jobs.judges import NetworkOptions, open_judges
 from jobs.runs import (
     RunOptions,
     chosen_checkpoint,
     codec_of,
     data_store,
+    encoder_of,
     lowlevel_beside,
     open_data,
 )
+from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.shards import Manifest, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.engine.journal import read_journal, read_summary
@@ -30,9 +35,12 @@ from mindeye_dist.evaluate import (
     evaluate_lowlevel,
     evaluate_lowlevel_alone,
 )
+from mindeye_dist.evaluate_pictures import PictureSettings, evaluate_pictures
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.codecs import LatentCodec
+from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor
 from mindeye_dist.report import Evaluation, write_report
+from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +53,19 @@ class Evaluate(RunOptions):
     num_examples: int = 12
     """Retrieval examples on the page, each direction."""
     seed: int = 0
+    pictures: int = 100
+    """Test pictures that are drawn and scored; 0 draws none."""
+    control_candidates: int = 4
+    """Candidates of what is drawn for comparison alone."""
+    draw: GeneratorOptions = field(default_factory=GeneratorOptions)
+    """The generator; it computes on --device as the other models do."""
+    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
+    networks: NetworkOptions = field(default_factory=NetworkOptions)
+
+    def __post_init__(self) -> None:
+        check(self.pictures == 0 or self.pictures > 1, "pictures", self.pictures, "0, or 2 or more")
+        got = self.control_candidates
+        check(got >= 1, "control_candidates", got, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -104,11 +125,47 @@ def judge(
     beside = lowlevel_beside(
         options, predictor, run_dir, lambda own: lowlevel_parts(options, own, store, manifest)
     )
+    reconstructor = open_reconstructor(options, predictor, store, beside)
     evaluation = evaluate(predictor, data, **chosen)
-    if beside is None:
-        return evaluation
-    lowlevel = evaluate_lowlevel(beside.predictor, beside.codec, beside.data, **chosen)
-    return replace(evaluation, lowlevel=lowlevel)
+    if beside is not None:
+        lowlevel = evaluate_lowlevel(beside.predictor, beside.codec, beside.data, **chosen)
+        evaluation = replace(evaluation, lowlevel=lowlevel)
+    if reconstructor is not None:
+        settings = PictureSettings(
+            pictures=options.pictures,
+            control_candidates=options.control_candidates,
+            seed=options.seed,
+        )
+        judges = open_judges(options.networks, store, options.device)
+        drawn = evaluate_pictures(reconstructor, data, judges, settings)
+        evaluation = replace(evaluation, reconstructed=drawn)
+    return evaluation
+
+
+def open_reconstructor(
+    options: Evaluate, predictor: Predictor, store: Store, beside: LowLevelParts | None
+) -> Reconstructor | None:
+    """Return what draws pictures from a checkpoint's tokens, if there is such a generator.
+
+    One that was not asked for is left out where it does not fit, and that is said.
+    """
+    if not options.pictures:
+        return None
+    lowlevel = LowLevelPipeline(beside.predictor, beside.codec) if beside else None
+    try:
+        return Reconstructor(
+            predictor,
+            open_generator(replace(options.draw, device=options.device)),
+            encoder_of(predictor, store, options.device),
+            options.reconstruction,
+            lowlevel,
+            watch=lambda batches: watched(batches, "drawing pictures, batch"),
+        )
+    except KNOWN_ERRORS as error:
+        if options.draw != GeneratorOptions():
+            raise
+        print(f"left out the pictures: {error}; --draw names a generator", file=sys.stderr)
+        return None
 
 
 def lowlevel_parts(
@@ -131,6 +188,17 @@ def print_scores(evaluation: Evaluation) -> None:
     if evaluation.lowlevel:
         for name in ("model", "ridge", "mean_picture", "shuffled"):
             print(f"{name:15s} PixCorr {evaluation.lowlevel.report[name]['pixcorr']['mean']:.3f}")
+    if evaluation.reconstructed:
+        metrics = evaluation.reconstructed.report["metrics"]
+        for name, row in evaluation.reconstructed.report["rows"].items():
+            values = [
+                f"{metrics[key]['label']} {score['mean']:.3f}"
+                for key, score in row["scores"].items()
+            ]
+            print(f"{name:21s} {'  '.join(values)}")
+        for name, row in evaluation.reconstructed.report["factors"].get("rows", {}).items():
+            shares = [f"{factor} {score['mean']:.0%}" for factor, score in row.items()]
+            print(f"{name:21s} right: {'  '.join(shares)}")
 
 
 if __name__ == "__main__":

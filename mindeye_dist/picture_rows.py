@@ -99,6 +99,7 @@ def with_candidates(reconstructor: Reconstructor, count: int) -> Reconstructor:
         reconstructor.encoder,
         replace(reconstructor.config, candidates=count),
         reconstructor.lowlevel,
+        watch=reconstructor.watch,
     )
 
 

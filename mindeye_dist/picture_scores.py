@@ -132,10 +132,10 @@ class PictureJudge:
     def scores(self, recon: np.ndarray, seed: int) -> dict[str, dict[str, Any]]:
         """Return the scores of reconstructions in [0, 1], (pictures, 3, side, side), by `METRICS`.
 
-        Each has its `mean`, the 95 % bootstrap interval over pictures `ci`, how many pictures'
-        score is undefined, since a picture of one colour or constant features cannot correlate, and
-        which. These count as what tells nothing: correlation 0, distance 1, two-way 0. A metric
-        that could not be taken has a `gap` only.
+        Each has its `mean`, the 95 % bootstrap interval over pictures `ci`, `each` picture's score,
+        and how many and which are undefined, since a picture of one colour or constant features
+        cannot correlate. These count as what tells nothing: correlation 0, distance 1, two-way 0. A
+        metric that could not be taken has a `gap` only.
 
         Raises:
             ValueError: there are not as many pictures as were seen, they have another shape, or
@@ -224,6 +224,7 @@ def _summary(
         "ci": list(bootstrap_interval(values, numpy_generator(seed, "bootstrap", key))),
         "undefined": int(undefined.sum()),
         "undefined_pictures": np.flatnonzero(undefined).tolist(),
+        "each": values.tolist(),
     }
 
 

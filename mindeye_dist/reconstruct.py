@@ -6,7 +6,7 @@ closest to the projector's is chosen (Scotti et al. 2023, section 3.3). The true
 Seeds come from the run's and the picture's key, so that nothing depends on what else is drawn.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -73,6 +73,7 @@ class Reconstructor:
         encoder: by whose clip_tokens the checkpoint was trained; it encodes candidates again.
         config: how many candidates, how strong, which seed, how many at once.
         lowlevel: gives blurry pictures to draw over; noise alone is drawn from without.
+        watch: passes the batches of a drawing on, and may say how far it is.
 
     Raises:
         DataError: these do not belong together.
@@ -85,12 +86,14 @@ class Reconstructor:
         encoder: TargetEncoder,
         config: ReconstructionConfig,
         lowlevel: LowLevelPipeline | None = None,
+        *,
+        watch: Callable[[range], Iterable[int]] = iter,
     ) -> None:
         check_tokens(predictor, generator, encoder)
         if lowlevel is not None:
             check_lowlevel(predictor, lowlevel)
         self.predictor, self.generator, self.encoder = predictor, generator, encoder
-        self.config, self.lowlevel = config, lowlevel
+        self.config, self.lowlevel, self.watch = config, lowlevel, watch
 
     def __call__(self, voxels: Voxels, keys: Sequence[str]) -> Reconstructions:
         """Return the candidates of each brain, and how close each is to the projector's output.
@@ -177,7 +180,7 @@ class Reconstructor:
         candidates = np.empty((len(keys), count, side, side, 3), np.uint8)
         scores = np.empty((len(keys), count), np.float32)
         pairs = list(product(range(len(keys)), range(count)))
-        for start in range(0, len(pairs), self.config.batch_size):
+        for start in self.watch(range(0, len(pairs), self.config.batch_size)):
             some = pairs[start : start + self.config.batch_size]
             brains, numbers = [brain for brain, _ in some], [number for _, number in some]
             tokens, names = sample(brains, numbers), [keys[brain] for brain in brains]

@@ -9,7 +9,7 @@ published, without antialias; nothing is cropped.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -187,16 +187,16 @@ def _network(key: str, state: dict[str, Tensor]) -> nn.Module:
     return _without_head(key, network).float().eval().requires_grad_(False)
 
 
-def _without_head(key: str, network: nn.Module) -> nn.Module:
+def _without_head(key: str, network: Any) -> nn.Module:
     if key == "alexnet2":
-        return network.features[:5]
+        return cast(nn.Module, network.features[:5])
     if key == "alexnet5":
-        return network.features[:12]
+        return cast(nn.Module, network.features[:12])
     if key == "inception":
         network.dropout, network.fc = nn.Identity(), nn.Identity()
     elif key == "efficientnet_b1":
         network.classifier = nn.Identity()
-    return network
+    return cast(nn.Module, network)
 
 
 def _download(key: str) -> dict[str, Tensor]:

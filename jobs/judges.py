@@ -1,0 +1,69 @@
+"""What reconstructions are judged by: networks by name, and what is known of the pictures."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mindeye_dist.data.store import Store
+from mindeye_dist.evaluate_pictures import Judges
+from mindeye_dist.models.frozen import EfficientNetLite0, efficientnet_lite0_weights
+from mindeye_dist.models.networks import FeatureNetwork, open_lite0, open_network
+
+PICTURES = "truth/pictures.jsonl"
+"""What jobs/simulate.py writes about its pictures, beside the shards."""
+METRICS_OF = {
+    "alexnet": ("alexnet2", "alexnet5"),
+    "inception": ("inception",),
+    "clip": ("clip",),
+    "efficientnet_b1": ("efficientnet_b1",),
+    "swav": ("swav",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Weights of the published metrics' networks; a row without them says so.
+
+    Each is a file (safetensors, or torch's state dict), or `hub` to download what is published.
+    """
+
+    alexnet: str = ""
+    inception: str = ""
+    clip: str = ""
+    efficientnet_b1: str = ""
+    swav: str = ""
+
+
+def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
+    """Return the networks whose weights are given, EfficientNet-Lite0, and what is known.
+
+    Raises:
+        DataError: what is known cannot be read.
+        ValueError: weights cannot be had or are another network's.
+    """
+    networks: list[FeatureNetwork] = []
+    for name, weights in asdict(options).items():
+        networks += [open_network(key, weights, device) for key in METRICS_OF[name] if weights]
+    gaps = {}
+    encoder = None
+    try:
+        networks += open_lite0(device=device)
+        encoder = EfficientNetLite0(efficientnet_lite0_weights(), device=device)
+    except ImportError as error:
+        gaps = dict.fromkeys(("lite0_two_way", "lite0_distance"), str(error))
+    known = about_pictures(store)
+    return Judges(
+        networks=networks,
+        gaps=gaps,
+        encoder=encoder,
+        factors={key: row["factors"] for key, row in known.items() if "factors" in row},
+        captions={key: row["caption"] for key, row in known.items() if "caption" in row},
+    )
+
+
+def about_pictures(store: Store) -> dict[str, dict[str, Any]]:
+    """Return what is known of simulated subjects' pictures, by sample key; nothing of others."""
+    if not store.exists(PICTURES):
+        return {}
+    rows = (json.loads(line) for line in store.read(PICTURES).decode().splitlines())
+    return {row["key"]: row for row in rows}
