@@ -382,4 +382,4 @@ def _random_page(cards: list[Card]) -> list[Card]:
 
 def three(value: float | np.floating[Any]) -> str:
     """Return a score with three decimals, and zero without a sign."""
-    return f"{round(value, 3) + 0.0:.3f}"
+    return f"{round(float(value), 3) + 0.0:.3f}"
