@@ -144,7 +144,8 @@ def pictures_page(made: Reconstructed) -> dict[str, Any]:
     ranked = sorted(made.examples, key=lambda example: (-example.score, example.number))
     cards = [_card(example, place) for place, example in enumerate(ranked, 1)]
     return {
-        "lead": lead(report),
+        "lead": [*_how_drawn(report), *score_words(report)],
+        "factor_words": factor_words(report),
         "measured": {key: m for key, m in report["metrics"].items() if not m["gap"]},
         "gaps": {m["label"]: m["gap"] for m in report["metrics"].values() if m["gap"]},
         "undefined": _undefined(report),
@@ -159,8 +160,7 @@ def pictures_page(made: Reconstructed) -> dict[str, Any]:
     }
 
 
-def lead(report: dict[str, Any]) -> list[str]:
-    """Return sentences that say what the numbers say, and no more than their intervals allow."""
+def _how_drawn(report: dict[str, Any]) -> list[str]:
     every = "each" if report["pool"] == report["of"] else f"{report['pool']:,}"
     many = report["candidates"] > 1
     drawn = f"{report['candidates']} candidates" if many else "one picture"
@@ -173,10 +173,11 @@ def lead(report: dict[str, Any]) -> list[str]:
             "The one shown is the one nearest to the projector's output: the choice never sees the "
             "true picture."
         )
-    return sentences + _score_sentences(report) + _factor_sentences(report)
+    return sentences
 
 
-def _score_sentences(report: dict[str, Any]) -> list[str]:
+def score_words(report: dict[str, Any]) -> list[str]:
+    """Return sentences that say what the scores say, and no more than their intervals allow."""
     rows, metrics = report["rows"], report["metrics"]
     measured = [key for key in metrics if key in rows["model"]["scores"]]
     if not measured:
@@ -246,7 +247,8 @@ def _verdict(mine: dict[str, Any], other: dict[str, Any], better: str) -> Verdic
     return "level"
 
 
-def _factor_sentences(report: dict[str, Any]) -> list[str]:
+def factor_words(report: dict[str, Any]) -> list[str]:
+    """Return sentences on how often each factor is right, beside shuffled brains."""
     rows = report["factors"].get("rows", {})
     if "model" not in rows or "shuffled" not in rows:
         return []
@@ -266,7 +268,8 @@ def _factor_sentences(report: dict[str, Any]) -> list[str]:
             sentences.append(f"{share}, and in none for shuffled brains.")
         else:
             times = mine["mean"] / shuffled["mean"]
-            sentences.append(f"{share}, {times:.1f} times as often as for {against}.")
+            only = "only " if verdict == "worse" else ""
+            sentences.append(f"{share}, {only}{times:.1f} times as often as for {against}.")
     return sentences
 
 
@@ -377,6 +380,6 @@ def _random_page(cards: list[Card]) -> list[Card]:
     return [by_number[n] for n in order]
 
 
-def three(value: float) -> str:
+def three(value: float | np.floating[Any]) -> str:
     """Return a score with three decimals, and zero without a sign."""
-    return f"{round(value, 3) + 0.0:.3f}"
+    return f"{round(float(value), 3) + 0.0:.3f}"
