@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 BLOCK_VALUES = 2**24
 """Features that are held in float64 at once, of as many pictures as these are: 128 MiB."""
@@ -101,6 +101,14 @@ def two_way(features_seen: Features, features_recon: Features) -> PerPicture:
     return beaten / (count - 1)
 
 
+def varies(features: Features) -> Bool[np.ndarray, " pictures"]:
+    """Return whether each picture's features are not constant, so that they can correlate."""
+    result = np.zeros(len(features), bool)
+    for block in _blocks(features):
+        result[block] = _standard(features[block]).any(axis=1)
+    return result
+
+
 def _blocks(features: Features) -> Iterator[slice]:
     """Yield ranges of pictures that together have at most `BLOCK_VALUES` features."""
     size = max(1, BLOCK_VALUES // max(1, math.prod(features.shape[1:])))
@@ -112,7 +120,8 @@ def _standard(features: Features) -> Float[np.ndarray, "pictures flat"]:
     """Return each picture's features flat, centred and of unit norm; zeros where constant."""
     flat = features.reshape(len(features), -1).astype(np.float64)
     # What is left of a constant after its mean is rounding, not a pattern.
-    rounding = 1e-12 * np.linalg.norm(flat, axis=1, keepdims=True)
+    tolerance = max(1e-12, 8 * float(np.finfo(features.dtype).eps))
+    rounding = tolerance * np.linalg.norm(flat, axis=1, keepdims=True)
     flat -= flat.mean(axis=1, keepdims=True)
     norm = np.linalg.norm(flat, axis=1, keepdims=True)
     return np.divide(flat, norm, out=np.zeros_like(flat), where=norm > rounding)

@@ -5,10 +5,7 @@ are inside it. It puts every score (retrieval as in Scotti et al. 2023, section 
 frames it: chance, a ridge baseline, shuffled brains and, for a simulated brain, the ideal observer.
 """
 
-import base64
-import io
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -16,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 import numpy as np
 from jaxtyping import Float
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
 
 from mindeye_dist.metrics import DIRECTIONS
+from mindeye_dist.report_drawing import INKS, bars, opened, painted, percent, svg, thumbnail_uri
+from mindeye_dist.report_pictures import Reconstructed, pictures_page, three
 from mindeye_dist.strict import paths
 
-THUMBNAIL_SIDE = 112
 CURVE_POINTS = 300
 
 MEASURES = {"raw": "", "centred": "_centred"}
@@ -76,10 +72,6 @@ CURVES = {
 }
 """Lines of each plot of a pipeline by their key in the journal."""
 
-INKS = {name: f"#00000{n}" for n, name in enumerate(("faint", "text", "soft", "first", "second"))}
-"""Stand-ins, in plots, for the style sheet's colours of these names. Axes come in black, which is
-for strokes only: Matplotlib leaves a black fill out of an SVG."""
-
 
 @dataclass(frozen=True)
 class Example:
@@ -121,12 +113,14 @@ class Evaluation:
         examples: by direction; empty without retrieval.
         pictures: encoded pictures of the samples that the examples name.
         lowlevel: of the low-level pipeline, where there is one.
+        reconstructed: pictures drawn from the brain and their scores, where they were made.
     """
 
     report: dict[str, Any]
     examples: dict[str, list[Example]]
     pictures: dict[int, bytes]
     lowlevel: LowLevel | None = None
+    reconstructed: Reconstructed | None = None
 
 
 def write_report(
@@ -143,6 +137,8 @@ def write_report(
     report = evaluation.report | {"train": train}
     if evaluation.lowlevel is not None:
         report["lowlevel"] = evaluation.lowlevel.report
+    if evaluation.reconstructed is not None:
+        report["pictures"] = evaluation.reconstructed.report
     text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
     page = _page(report, evaluation, journal)
     folder.mkdir(parents=True, exist_ok=True)
@@ -157,13 +153,17 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _page(report: dict[str, Any], evaluation: Evaluation, journal: list[dict[str, Any]]) -> str:
-    template = resources.files("mindeye_dist").joinpath("report.html.j2").read_text("utf-8")
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_template),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "duration": _duration}
+    environment.filters |= {"percent": percent, "duration": _duration, "three": three}
+    made = evaluation.reconstructed
     rows = _rows(report["retrieval"]) if "retrieval" in report else {}
-    return environment.from_string(template).render(
+    return environment.get_template("report.html.j2").render(
         report=report,
         rows=rows,
         measures=MEASURES,
@@ -171,11 +171,16 @@ def _page(report: dict[str, Any], evaluation: Evaluation, journal: list[dict[str
         curves=_curves(journal, report["config"]),
         switch=_switch(report["config"]),
         examples=evaluation.examples,
-        pictures={n: _data_uri(_opened(data)) for n, data in evaluation.pictures.items()},
+        pictures={n: thumbnail_uri(opened(data)) for n, data in evaluation.pictures.items()},
         lowlevel_rows=LOWLEVEL_ROWS,
         lowlevel_examples=_lowlevel_examples(evaluation.lowlevel),
+        made=None if made is None else pictures_page(made),
         settings=paths(report["config"]),
     )
+
+
+def _template(name: str) -> str:
+    return resources.files("mindeye_dist").joinpath(name).read_text("utf-8")
 
 
 def _rows(retrieval: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -191,26 +196,14 @@ def _rows(retrieval: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _bars(rows: dict[str, dict[str, Any]], direction: str) -> Markup:
     """Draw top-1 with its interval for every row: raw as a bar, centred as a thin one below it."""
-    figure = Figure(figsize=(4.6, 0.3 + 0.42 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    for place, row in enumerate(rows.values()):
-        raw, centred = (row[direction + suffix] for suffix in MEASURES.values())
-        ink = INKS["soft" if place else "first"]
-        interval = raw["top1_ci"] or [raw["top1"]]
-        axes.barh(place, raw["top1"], 0.42, color=ink, alpha=0.9)
-        axes.barh(place + 0.32, centred["top1"], 0.14, color=ink, alpha=0.4)
-        axes.plot(interval, [place] * len(interval), color=INKS["text"])
-        end = (max(*interval, raw["top1"]), place)
-        axes.annotate(_percent(raw["top1"]), end, (6, 0), textcoords="offset points", va="center")
+    raw, centred = (direction + suffix for suffix in MEASURES.values())
     scores = [score for row in rows.values() for score in row.values()]
-    axes.set_xlim(0, 1.22 * max(max(score["top1_ci"] or [score["top1"]]) for score in scores))
-    axes.set_yticks(range(len(rows)), list(rows), parse_math=False)
-    axes.tick_params(length=0)
-    axes.set_xticks([])
-    axes.spines[["top", "right", "bottom"]].set_visible(False)
-    axes.invert_yaxis()
-    values = ", ".join(f"{label} {_percent(row[direction]['top1'])}" for label, row in rows.items())
-    return _svg(figure, f"Top-1 {direction.replace('_', ' ')}: {values}")
+    return bars(
+        {label: (row[raw]["top1"], row[raw]["top1_ci"]) for label, row in rows.items()},
+        f"Top-1 {direction.replace('_', ' ')}",
+        limit=max(max(score["top1_ci"] or [score["top1"]]) for score in scores),
+        thin=[row[centred]["top1"] for row in rows.values()],
+    )
 
 
 def _curves(journal: list[dict[str, Any]], config: dict[str, Any]) -> dict[str, Markup | None]:
@@ -242,7 +235,7 @@ def _plot(
     axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     axes.spines[["top", "right"]].set_visible(False)
     ends = ", ".join(f"{name} ends at {points[-1, 1]:.4g}" for name, points in lines.items())
-    return _svg(figure, f"{title} over epochs: {ends}")
+    return svg(figure, f"{title} over epochs: {ends}")
 
 
 def _thinned(points: np.ndarray) -> np.ndarray:
@@ -260,56 +253,15 @@ def _switch(config: dict[str, Any]) -> int | None:
     return epoch if 0 < epoch < epochs else None
 
 
-def _svg(figure: Figure, alt: str) -> Markup:
-    """Return a figure as an SVG element that takes its colours and fonts from the page."""
-    buffer = io.StringIO()
-    for background in (figure.patch, *(axes.patch for axes in figure.axes)):
-        background.set_visible(False)
-    # Ids are hashed with the salt: equal from run to run, and never shared by two plots of a page.
-    with matplotlib.rc_context({"svg.hashsalt": alt, "svg.fonttype": "none"}):
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    head, body = buffer.getvalue().split("<defs>", 1)
-    (box,) = re.findall(r'viewBox="[^"]*"', head)
-    # The style would hold for the whole page, and names such as axes_1 come again in every plot.
-    body = re.sub(r'<style.*?</style>|(?<=<g) id="[^"]*"', "", body, flags=re.DOTALL)
-    body = re.sub(r'font-family: [^;"]*(; )?', "", body.replace("xlink:href", "href"))
-    for name, ink in INKS.items():
-        body = body.replace(ink, f"var(--{name})")
-    start = Markup('<svg role="img" aria-label="{}" {}><defs>').format(alt, Markup(box))
-    return start + Markup(body)
-
-
 def _lowlevel_examples(lowlevel: LowLevel | None) -> list[list[str]]:
     """Return each example's three pictures: seen, predicted, and by perfect latents."""
     return [
         [
-            _data_uri(_opened(seen)),
-            *(_data_uri(_painted(rgb)) for rgb in made),
+            thumbnail_uri(opened(seen)),
+            *(thumbnail_uri(painted(rgb)) for rgb in made),
         ]
         for seen, *made in (lowlevel.examples if lowlevel else ())
     ]
-
-
-def _painted(rgb: Float[np.ndarray, "3 height width"]) -> Image.Image:
-    return Image.fromarray((255 * rgb.transpose(1, 2, 0)).round().astype(np.uint8))
-
-
-def _opened(data: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(data)) as image:
-        return image.convert("RGB")
-
-
-def _data_uri(picture: Image.Image) -> str:
-    buffer, small = io.BytesIO(), picture.copy()
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
-    small.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _percent(share: float) -> str:
-    """Return a share (0..1) in percent."""
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,382 @@
+"""The report's pictures: what was drawn from the brain, its scores and controls, for the page.
+
+Every score stands beside what frames it (Scotti et al. 2023, section 4.2, and what the field leaves
+out): chance, the generator on the true tokens, shuffled and mean brains, a training picture shown
+instead. The words are made from the numbers: where two intervals overlap, the page claims nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from markupsafe import Markup
+from PIL import Image
+
+from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.report_drawing import (
+    THUMBNAIL_SIDE,
+    bars,
+    jpeg_uri,
+    opened,
+    painted,
+    percent,
+    thumbnail_uri,
+)
+
+GROUP_SIZE = 8
+RANDOM_PAGE = 12
+STRIP_COLUMNS = 8
+STRIP_SIDE = 56
+STRIP_QUALITY = 75
+
+FACTORS = {"kind": "kind", "color": "colour", "all": "all of them"}
+"""Reader's words for factors that the code calls otherwise."""
+
+PLOTTED = ("model", "true_tokens", "best_training_picture", "mean_brain", "shuffled")
+"""Rows of the factors' plots."""
+
+EXPLAINED = {
+    "true_tokens": "The generator given the true tokens of the seen picture in place of the "
+    "brain's: as good as this generator can draw, if its tokens are right.",
+    "no_lowlevel": "Drawn from noise, without the low-level picture to start from.",
+    "lowlevel_only": "The low-level picture itself, without any generator.",
+    "single_trial": "Drawn from one response to each picture instead of the mean of its repeats.",
+    "best_training_picture": "No drawing: a picture of the training split stands in for the "
+    "reconstruction, the one whose tokens fit the brain best. What does not beat it is looking "
+    "up, not reconstructing.",
+    "mean_brain": "The mean brain response, given for every picture: what the generator and the "
+    "average picture score by themselves.",
+    "shuffled": "The model's pictures, dealt out to the wrong brains: chance, plus what all "
+    "pictures have in common.",
+    "pool": "No drawing: the picture of a large pool that fits the brain best.",
+}
+"""What a row means, by its name; rows that are not named here have only their own note."""
+
+
+@dataclass(frozen=True)
+class PictureExample:
+    """One reconstruction and what it was chosen from.
+
+    Attributes:
+        number: place in the test split.
+        seen: encoded picture that the brain saw.
+        lowlevel: blurry picture that drawing started from, in [0, 1]; None without one.
+        candidates: drawn pictures, in [0, 1].
+        scores: cosine of each candidate's tokens with the projector's output.
+        chosen: the candidate that is the reconstruction.
+        score: what the page is sorted by, higher is better.
+        caption: of the seen picture; empty where none is known.
+        truths: true value and the one read from the reconstruction, by factor; may be empty.
+
+    Raises:
+        ValueError: values outside [0, 1] or not finite, or no candidate of that number.
+    """
+
+    number: int
+    seen: bytes
+    lowlevel: Float[np.ndarray, "3 rows columns"] | None
+    candidates: Float[np.ndarray, "candidates 3 height width"]
+    scores: Float[np.ndarray, " candidates"]
+    chosen: int
+    score: float
+    caption: str
+    truths: dict[str, tuple[str, str]]
+
+    def __post_init__(self) -> None:
+        name = f"picture {self.number}"
+        if len(self.scores) != len(self.candidates) or not 0 <= self.chosen < len(self.scores):
+            raise ValueError(
+                f"{name}: got candidate {self.chosen} as chosen and {len(self.scores)} scores for "
+                f"{len(self.candidates)} candidates"
+            )
+        for what, rgb in (("low-level picture", self.lowlevel), ("candidates", self.candidates)):
+            # Written so that NaN fails too.
+            if rgb is not None and not (rgb.min() >= 0 and rgb.max() <= 1):
+                span = f"{rgb.min():.3g} to {rgb.max():.3g}"
+                raise ValueError(f"{name}: got {what} with values from {span}, expected 0 to 1")
+        if not np.isfinite([self.score, *self.scores]).all():
+            raise ValueError(f"{name}: got a score that is not finite")
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """The reconstructions' part of an evaluation.
+
+    Attributes:
+        report: JSON-able: generator, candidates, strength, seeds, pool, of, sorted_by, metrics
+            (label, chance, perfect, better, gap by key), rows (label, note, scores by name) and
+            factors (chance, rows, ceiling; empty where the pictures' truth is unknown).
+        examples: in any order.
+    """
+
+    report: dict[str, Any]
+    examples: Sequence[PictureExample]
+
+
+@dataclass(frozen=True)
+class Strip:
+    """All candidates in one picture: its data URI, its cells, and the cell of the chosen one."""
+
+    uri: str
+    columns: int
+    rows: int
+    column: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the page shows of an example; pictures are data URIs, `place` 1 is the best score."""
+
+    example: PictureExample
+    place: int
+    seen: str
+    lowlevel: str | None
+    chosen: str
+    strip: Strip | None
+
+
+def pictures_page(made: Reconstructed) -> dict[str, Any]:
+    """Return what the page's template needs beside the report itself."""
+    report = made.report
+    ranked = sorted(made.examples, key=lambda example: (-example.score, example.number))
+    cards = [_card(example, place) for place, example in enumerate(ranked, 1)]
+    return {
+        "lead": lead(report),
+        "measured": {key: m for key, m in report["metrics"].items() if not m["gap"]},
+        "gaps": {m["label"]: m["gap"] for m in report["metrics"].values() if m["gap"]},
+        "undefined": _undefined(report),
+        "factors": _factor_table(report["factors"]),
+        "bars": _factor_bars(report),
+        "names": FACTORS,
+        "explained": EXPLAINED,
+        "groups": _groups(cards),
+        "others": _others(cards),
+        "random": _random_page(cards),
+        "total": len(cards),
+    }
+
+
+def lead(report: dict[str, Any]) -> list[str]:
+    """Return sentences that say what the numbers say, and no more than their intervals allow."""
+    every = "each" if report["pool"] == report["of"] else f"{report['pool']:,}"
+    many = report["candidates"] > 1
+    drawn = f"{report['candidates']} candidates" if many else "one picture"
+    sentences = [
+        f"For {every} of the {report['of']:,} test pictures the generator drew {drawn} from brain "
+        "activity alone."
+    ]
+    if many:
+        sentences.append(
+            "The one shown is the one nearest to the projector's output: the choice never sees the "
+            "true picture."
+        )
+    return sentences + _score_sentences(report) + _factor_sentences(report)
+
+
+def _score_sentences(report: dict[str, Any]) -> list[str]:
+    rows, metrics = report["rows"], report["metrics"]
+    measured = [key for key in metrics if key in rows["model"]["scores"]]
+    if not measured:
+        return ["No score could be made: see the gaps under the table."]
+    # The last two-way metric is the one with the most to do with what is in a picture.
+    key = next((key for key in reversed(measured) if metrics[key]["chance"]), measured[0])
+    metric, sentences = metrics[key], []
+    mine = rows["model"]["scores"][key]
+    other = {name: row["scores"][key] for name, row in rows.items() if key in row["scores"]}
+    value = percent if metric["chance"] else three
+    if metric["chance"]:
+        low, high = mine["ci"]
+        apart = low > metric["chance"] or high < metric["chance"]
+        sentences.append(
+            f"By {metric['label']}, the reconstruction is nearer to the picture that was seen than "
+            f"to another test picture in {value(mine['mean'])} of the pairs; guessing would be "
+            f"right in {value(metric['chance'])}"
+            + ("." if apart else ", and the interval of the model does not exclude that.")
+        )
+    else:
+        sentences.append(f"{metric['label']} of the reconstructions is {value(mine['mean'])}.")
+    for name, (start, endings) in COMPARED.items():
+        if name in other:
+            verdict = _verdict(mine, other[name], metric["better"])
+            sentences.append(f"{start} {value(other[name]['mean'])}: {endings[verdict]}.")
+    return sentences
+
+
+Verdict = Literal["better", "level", "worse"]
+
+COMPARED: dict[str, tuple[str, dict[Verdict, str]]] = {
+    "shuffled": (
+        "The same pictures dealt out to the wrong brains reach",
+        {
+            "better": "the model is better than that",
+            "level": "the model is no better than that, as far as the intervals can tell",
+            "worse": "the model is worse than that",
+        },
+    ),
+    "true_tokens": (
+        "Given the true tokens in place of the brain's, the generator reaches",
+        {
+            "better": "less than the model, so it is no upper bound here",
+            "level": "the model cannot be told from that upper bound",
+            "worse": "the model stays below that upper bound",
+        },
+    ),
+    "best_training_picture": (
+        "The best training picture, shown in place of a reconstruction, reaches",
+        {
+            "better": "drawing is better than looking up",
+            "level": "drawing is no better than looking up, as far as the intervals can tell",
+            "worse": "drawing is worse than looking up",
+        },
+    ),
+}
+"""How the lead compares the model with a row: start of the sentence, and its end by verdict."""
+
+
+def _verdict(mine: dict[str, Any], other: dict[str, Any], better: str) -> Verdict:
+    """Return how the model stands to another row; level where their intervals touch."""
+    (low, high), (other_low, other_high) = mine["ci"], other["ci"]
+    if low > other_high:
+        return "better" if better == "higher" else "worse"
+    if high < other_low:
+        return "worse" if better == "higher" else "better"
+    return "level"
+
+
+def _factor_sentences(report: dict[str, Any]) -> list[str]:
+    rows = report["factors"].get("rows", {})
+    if "model" not in rows or "shuffled" not in rows:
+        return []
+    sentences = []
+    for name, mine in rows["model"].items():
+        shuffled = rows["shuffled"][name]
+        one = f"The {FACTORS.get(name, name)} of the object is"
+        subject = "All of these are" if name == "all" else one
+        share = f"{subject} right in {percent(mine['mean'])} of the pictures"
+        against = f"shuffled brains ({percent(shuffled['mean'])})"
+        verdict = _verdict(mine, shuffled, "higher")
+        if verdict == "level":
+            sentences.append(
+                f"{share}, no more often than for {against}, as far as the intervals can tell."
+            )
+        elif shuffled["mean"] == 0:
+            sentences.append(f"{share}, and in none for shuffled brains.")
+        else:
+            times = mine["mean"] / shuffled["mean"]
+            sentences.append(f"{share}, {times:.1f} times as often as for {against}.")
+    return sentences
+
+
+def _undefined(report: dict[str, Any]) -> list[str]:
+    """Return a phrase for each score that is undefined for some pictures."""
+    return [
+        f"{report['metrics'][key]['label']} of {row['label']}: {score['undefined']}"
+        for row in report["rows"].values()
+        for key, score in row["scores"].items()
+        if score["undefined"]
+    ]
+
+
+def _factor_table(factors: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return each row's shares by factor with their ratio to shuffled brains.
+
+    `times` is the ratio and `times_low` what is left of it where the two intervals are nearest to
+    each other; both are None where they would be divided by zero.
+    """
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    shuffled = factors.get("rows", {}).get("shuffled", {})
+    for row, shares in factors.get("rows", {}).items():
+        table[row] = {}
+        for name, share in shares.items():
+            control = shuffled.get(name, {"mean": 0, "ci": [0, 0]})
+            mean, high = control["mean"], control["ci"][1]
+            compared = row != "shuffled" and mean > 0
+            table[row][name] = share | {
+                "times": share["mean"] / mean if compared else None,
+                "times_low": share["ci"][0] / high if compared and high > 0 else None,
+            }
+    return table
+
+
+def _factor_bars(report: dict[str, Any]) -> dict[str, Markup]:
+    """Draw, for each factor, how often it is right by row, with the ceiling and chance."""
+    factors = report["factors"]
+    shown = [name for name in PLOTTED if name in factors.get("rows", {})]
+    plots = {}
+    for factor in factors["rows"][shown[0]] if shown else ():
+        rows: dict[str, tuple[float, Sequence[float] | None]] = {}
+        for name in shown:
+            share = factors["rows"][name].get(factor)
+            rows |= {report["rows"][name]["label"]: (share["mean"], share["ci"])} if share else {}
+        if factor in factors["ceiling"]:
+            ceiling = factors["ceiling"][factor]
+            rows["Seen pictures"] = (ceiling["mean"], ceiling["ci"])
+        if factor in factors["chance"]:
+            rows["Chance"] = (factors["chance"][factor], None)
+        plots[factor] = bars(rows, f"Right {FACTORS.get(factor, factor)}", limit=1.0)
+    return plots
+
+
+def _card(example: PictureExample, place: int) -> Card:
+    return Card(
+        example=example,
+        place=place,
+        seen=thumbnail_uri(opened(example.seen)),
+        lowlevel=None if example.lowlevel is None else _thumbnail(example.lowlevel),
+        chosen=_thumbnail(example.candidates[example.chosen]),
+        strip=_strip(example) if len(example.candidates) > 1 else None,
+    )
+
+
+def _thumbnail(rgb: Float[np.ndarray, "3 height width"]) -> str:
+    """Return a drawn picture at the thumbnail's size, scaled up smoothly where it is smaller."""
+    return jpeg_uri(_resized(rgb, THUMBNAIL_SIDE))
+
+
+def _resized(rgb: Float[np.ndarray, "3 height width"], side: int) -> Image.Image:
+    return painted(rgb).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def _strip(example: PictureExample) -> Strip:
+    """Lay all candidates out in rows of nearly equal length, in one picture."""
+    count = len(example.candidates)
+    rows = -(-count // STRIP_COLUMNS)
+    columns = -(-count // rows)
+    strip = Image.new("RGB", (columns * STRIP_SIDE, rows * STRIP_SIDE), (128, 128, 128))
+    for n, rgb in enumerate(example.candidates):
+        row, column = divmod(n, columns)
+        strip.paste(_resized(rgb, STRIP_SIDE), (column * STRIP_SIDE, row * STRIP_SIDE))
+    row, column = divmod(example.chosen, columns)
+    return Strip(jpeg_uri(strip, STRIP_QUALITY), columns, rows, column, row)
+
+
+def _groups(cards: list[Card]) -> Mapping[str, list[Card]]:
+    """Return the best, the middle and the worst by title; few cards are one group."""
+    if len(cards) <= 3 * GROUP_SIZE:
+        return {"From best to worst": cards}
+    start = (len(cards) - GROUP_SIZE) // 2
+    return {
+        f"The {GROUP_SIZE} best": cards[:GROUP_SIZE],
+        f"The {GROUP_SIZE} in the middle": cards[start : start + GROUP_SIZE],
+        f"The {GROUP_SIZE} worst": cards[-GROUP_SIZE:],
+    }
+
+
+def _others(cards: list[Card]) -> list[Card]:
+    shown = {card.place for group in _groups(cards).values() for card in group}
+    return [card for card in cards if card.place not in shown]
+
+
+def _random_page(cards: list[Card]) -> list[Card]:
+    """Draw cards by their pictures' numbers, so that no score has a say in which are drawn."""
+    by_number = sorted(cards, key=lambda card: card.example.number)
+    order = numpy_generator(0, "random page").permutation(len(cards))[:RANDOM_PAGE]
+    return [by_number[n] for n in order]
+
+
+def three(value: float) -> str:
+    """Return a score with three decimals, and zero without a sign."""
+    return f"{round(value, 3) + 0.0:.3f}"
