@@ -7,6 +7,7 @@ same clip_tokens. Pictures that the brain saw are no answer unless `--include-se
 
 import io
 import json
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset, picture_member
 from mindeye_dist.data.pictures import PictureFiles, decode
 from mindeye_dist.data.pool_files import ABOUT, MAX_SIDE, build_pool
-from mindeye_dist.data.shards import Split, read_index, read_manifest, read_members
+from mindeye_dist.data.shards import Sample, Split, read_index, read_manifest, read_members
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.evaluate import check_data
 from mindeye_dist.inference import Predictor
@@ -53,15 +54,16 @@ class Build:
     """Whose pictures of --data-url."""
     split: Split = "train"
     """Which pictures of --data-url."""
-    max_side: int = MAX_SIDE
-    """Pictures are cut square, and made smaller to this width (pixels)."""
+    max_side: int = 0
+    """Pictures are cut square, and made smaller to this width (pixels): 0 for that of --data-url's,
+    so that copies of these are recognised, or 256 without it."""
     overwrite: bool = False
     """Replace a pool that is there."""
     model: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:
         check(bool(self.images or self.data_url), "images", self.images, "that or --data-url")
-        check(self.max_side >= 1, "max_side", self.max_side, "1 or more")
+        check(self.max_side >= 0, "max_side", self.max_side, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +127,16 @@ def build(options: Build) -> int:
         )
     print(f"clip_tokens by {encoder.name}, digest {encoder.digest}", file=sys.stderr)
     pictures = from_files(options) if options.images else from_shards(options)
-    return build_pool(Path(options.out), pictures, encoder, options.max_side).count
+    return build_pool(Path(options.out), pictures, encoder, stored_side(options)).count
+
+
+def stored_side(options: Build) -> int:
+    """Return how wide a pool's pictures may be (pixels)."""
+    if options.max_side or not options.data_url:
+        return options.max_side or MAX_SIDE
+    store, samples = samples_of(options)
+    picture = read_members(store, [(samples[0], picture_member(samples[0]))])[0]
+    return min(decode(picture, f"{options.data_url}: sample {samples[0].key}").shape[:2])
 
 
 def from_files(options: Build) -> Iterator[tuple[str, bytes]]:
@@ -137,15 +148,24 @@ def from_files(options: Build) -> Iterator[tuple[str, bytes]]:
 
 def from_shards(options: Build) -> Iterator[tuple[str, bytes]]:
     """Yield key and bytes of the pictures of a subject's split."""
-    store = Store(options.data_url)
-    splits = read_manifest(store).subject(options.subject).splits
-    if options.split not in splits:
-        raise DataError(f"{options.subject}: no split {options.split!r}, only {sorted(splits)}")
-    samples = [sample for shard in splits[options.split] for sample in read_index(store, shard)]
+    store, samples = samples_of(options)
     for start in watched(range(0, len(samples), READ_AT_ONCE), "encoding batches"):
         some = samples[start : start + READ_AT_ONCE]
         bodies = read_members(store, [(sample, picture_member(sample)) for sample in some])
         yield from zip([sample.key for sample in some], bodies, strict=True)
+
+
+def samples_of(options: Build) -> tuple[Store, list[Sample]]:
+    """Return the shards' store, and the samples of a subject's split.
+
+    Raises:
+        DataError: there are none.
+    """
+    store = Store(options.data_url)
+    splits = read_manifest(store).subject(options.subject).splits
+    if not splits.get(options.split):
+        raise DataError(f"{options.subject}: no split {options.split!r}, only {sorted(splits)}")
+    return store, [s for shard in splits[options.split] for s in read_index(store, shard)]
 
 
 def search(options: Search) -> Path:
@@ -235,6 +255,7 @@ def sheet(pool: Pool, test: Dataset, matches: Matches, options: Search) -> bytes
 def main(arguments: list[str]) -> None:
     """Parse the command line, then build or search."""
     with clear_errors():
+        logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells what it was compiled for
         options = tyro.cli(
             Annotated[Build, subcommand("build")] | Annotated[Search, subcommand("search")],
             args=arguments,
@@ -243,12 +264,8 @@ def main(arguments: list[str]) -> None:
         )
         options = replace(options, out=place(options.out))
         if isinstance(options, Build):
-            places = {
-                name: place(value)
-                for name, value in (("images", options.images), ("data_url", options.data_url))
-                if value
-            }
-            count = build(replace(options, **places))
+            images, url = (place(p) if p else "" for p in (options.images, options.data_url))
+            count = build(replace(options, images=images, data_url=url))
             print(f"wrote {options.out}: {count} pictures", file=sys.stderr)
         else:
             print(search(replace(options, pool=place(options.pool))))

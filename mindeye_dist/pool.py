@@ -1,8 +1,8 @@
 """Pool: a large pool of pictures on disk, and the nearest of them to what a brain says.
 
 Takes the place of the public index that published MindEye retrieves from (Scotti et al. 2023,
-section 4.1), which is gone. The first stage compares summary tokens, approximately, through a FAISS
-index; the best of them are ranked again by all their tokens.
+section 4.1), which is gone. A first stage compares a few components of the tokens through a FAISS
+index, approximately; what it lets through is ranked again by all tokens.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mindeye_dist.data.pool_files import (
-    BLOCK_BYTES,
     CHECKSUMS,
+    COMPONENTS,
     DIGESTS,
     INDEX,
     JPEG,
@@ -24,9 +24,13 @@ from mindeye_dist.data.pool_files import (
     mapped,
     open_about,
     pixel_digest,
-    read_search_index,
     tokens_checksum,
-    unit_rows,
+)
+from mindeye_dist.data.pool_index import (
+    BLOCK_BYTES,
+    read_search_index,
+    search_index,
+    unit_tokens,
 )
 from mindeye_dist.data.shards import Sample, read_index, read_members
 from mindeye_dist.data.store import DataError, Store
@@ -48,11 +52,13 @@ class Pool:
     def __init__(self, folder: Path, targets: TargetShape) -> None:
         self.folder = folder
         self.about = open_about(folder, targets)
-        count = self.about.count
+        count, features = self.about.count, int(np.prod(self.about.shape))
         self._tokens = mapped(folder / TOKENS, (count, *self.about.shape), "float16")
         self._checksums = mapped(folder / CHECKSUMS, (count,), "uint64")
         self._digests = mapped(folder / DIGESTS, (count, 2, SHA256_BYTES), "uint8")
-        self._index = read_search_index(folder / INDEX, count, self.about.shape[-1])
+        dim = self.about.num_components
+        self._components = mapped(folder / COMPONENTS, (dim, features), "float32")
+        self._index = read_search_index(folder / INDEX, count, dim)
         self._verified = np.zeros(count, bool)
         self._store = Store(str(folder))
         self._ends = np.cumsum([shard.num_samples for shard in self.about.shards])
@@ -74,8 +80,8 @@ class Pool:
         Args:
             embeddings: flattened tokens of any length, as `Predictor.embed` gives.
             k: pictures for each brain.
-            candidates: pictures that the summary token lets through (published: 300 asked for); as
-                many as there are make the search exact.
+            candidates: pictures that the first stage lets through (published: 300 asked for); as many
+                as there are make the search exact.
             nprobe: lists of the index that are looked through, if it has lists.
             excluded: numbers of pictures that are no answer.
 
@@ -138,16 +144,14 @@ class Pool:
                 f"embeddings: got {embeddings.shape[1]} features, expected {features} as "
                 f"{self.folder} has {self.about.shape[0]} tokens of {self.about.shape[1]}"
             )
-        rows = embeddings.astype(np.float32)
-        dim = self.about.shape[-1]
-        for part, what in ((rows, "embedding"), (rows[:, :dim], "token 0")):
-            length = np.linalg.norm(part, axis=1)
-            if len(bad := np.flatnonzero(~np.isfinite(length) | (length == 0))):
-                raise ValueError(
-                    f"embeddings: the {what} of brain {bad[0]} has length {length[bad[0]]}, "
-                    "expected a finite one above 0"
-                )
-        return unit_rows(rows)
+        length = np.linalg.norm(embeddings.astype(np.float32), axis=1, keepdims=True)
+        if len(bad := np.flatnonzero(~np.isfinite(length) | (length == 0))):
+            raise ValueError(
+                f"embeddings: that of brain {bad[0]} has length {length[bad[0], 0]}, expected a "
+                "finite one above 0"
+            )
+        unit: np.ndarray = embeddings.astype(np.float32) / length
+        return unit
 
     def _first_stage(
         self,
@@ -162,19 +166,12 @@ class Pool:
             for _ in brains:
                 yield everything
             return
-        import faiss
-
         # Enough that as many are left without those that are barred.
         wanted = candidates + len(barred)
-        settings = None
-        if self.about.index != "flat":
-            settings = faiss.SearchParametersIVF()
-            settings.nprobe = nprobe
         at_once = max(1, BLOCK_BYTES // (12 * wanted))
         for start in range(0, len(brains), at_once):
-            summaries = unit_rows(brains[start : start + at_once, : self.about.shape[-1]])
-            _, found = self._index.search(summaries, wanted, params=settings)
-            for row in found:
+            queries = brains[start : start + at_once] @ self._components.T
+            for row in search_index(self._index, queries, wanted, nprobe):
                 allowed = row[(row >= 0) & ~np.isin(row, barred)]
                 yield np.sort(allowed[:candidates])
 
@@ -185,17 +182,17 @@ class Pool:
         parts = []
         for start in range(0, len(numbers), at_once):
             some = numbers[start : start + at_once]
-            halves = self._tokens[some].reshape(len(some), -1)
-            self._verify(some, halves)
-            parts.append(unit_rows(halves.astype(np.float32)) @ brain)
+            tokens = self._tokens[some]
+            self._verify(some, tokens)
+            parts.append(unit_tokens(tokens) @ brain)
         return np.concatenate(parts)
 
     def _verify(
-        self, numbers: Int[np.ndarray, " rows"], rows: Float[np.ndarray, "rows features"]
+        self, numbers: Int[np.ndarray, " some"], tokens: Float[np.ndarray, "some tokens dim"]
     ) -> None:
         for place in np.flatnonzero(~self._verified[numbers]):
             number = int(numbers[place])
-            if tokens_checksum(rows[place]) != self._checksums[number]:
+            if tokens_checksum(tokens[place]) != self._checksums[number]:
                 raise DataError(
                     f"{self.folder / TOKENS}: the tokens of picture {number} are damaged: their "
                     "checksum is not the one that they were written with"

@@ -1,4 +1,4 @@
-"""Files of a pool: pictures, their tokens, an index of the summaries, and what says that they fit.
+"""Files of a pool: pictures, their tokens, an index of these, and what says that they fit.
 
 A pool is a folder of its own, whose pool.json is written last: where it is missing, building was
 cut short, and building again starts over. Pictures lie in shards, square; tokens in one array that
@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from mindeye_dist.data.embedding import BATCH, TargetEncoder, Views, encode_views
 from mindeye_dist.data.pictures import decode, square_jpeg
+from mindeye_dist.data.pool_index import fit_components, write_search_index
 from mindeye_dist.data.shards import NOT_NPY, Shard
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.writer import write_shards
@@ -28,14 +29,12 @@ from mindeye_dist.strict import from_dict
 
 FORMAT = "mindeye-dist-pool/1"
 ABOUT, INDEX, TOKENS = "pool.json", "index.faiss", "tokens.npy"
-CHECKSUMS, DIGESTS = "checksums.npy", "digests.npy"
-FILES = (INDEX, TOKENS, CHECKSUMS, DIGESTS)
+COMPONENTS, CHECKSUMS, DIGESTS = "components.npy", "checksums.npy", "digests.npy"
+FILES = (INDEX, COMPONENTS, TOKENS, CHECKSUMS, DIGESTS)
 FLAT_UP_TO = 10_000
 """Pictures up to which the first stage compares a brain with all of them."""
 MAX_SIDE = 256
 SOURCE, JPEG = "source.txt", "jpg"
-BLOCK_BYTES = 2**26
-"""Bytes of numbers that are in memory at once, about."""
 SHA256_BYTES = 32
 
 
@@ -54,6 +53,7 @@ class PoolAbout:
     Attributes:
         encoder: whose tokens they are, and digest that of its weights and preprocessing.
         shape: of one picture's tokens, (tokens, dim).
+        num_components: of the tokens, by which the index compares pictures.
         index: "flat", or "ivf" and the number of its lists.
         files: by name.
         shards: of the pictures.
@@ -64,6 +64,7 @@ class PoolAbout:
     encoder: str
     digest: str
     shape: tuple[int, ...]
+    num_components: int
     index: str
     files: dict[str, PoolFile]
     shards: tuple[Shard, ...]
@@ -88,20 +89,23 @@ def build_pool(
 
     Raises:
         DataError: there are no pictures, one cannot be read, its tokens are not finite in float16
-            or have a token 0 of no length, or the folder cannot be written.
+            or all zero, or the folder cannot be written.
     """
     try:
         (folder / ABOUT).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         shards = _write_pictures(folder, pictures, encoder, max_side)
         tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
+        components = fit_components(tokens)
+        np.save(folder / COMPONENTS, components, allow_pickle=False)
         about = PoolAbout(
             format=FORMAT,
             count=len(tokens),
             encoder=encoder.name,
             digest=encoder.digest,
             shape=encoder.shape,
-            index=_write_index(folder / INDEX, tokens, flat_up_to),
+            num_components=len(components),
+            index=write_search_index(folder / INDEX, tokens, components, flat_up_to),
             files={name: _describe(folder / name) for name in FILES},
             shards=shards,
         )
@@ -175,8 +179,8 @@ class _Rows:
             requests = [(i, 0) for i in range(len(chunk))]
             tokens = encode_views(self._encoder, Views(), jpegs, names, requests)
             for (name, data), jpeg, rows in zip(chunk, jpegs, tokens, strict=True):
-                if not np.any(rows[0]):
-                    raise DataError(f"{name}: its token 0 by {self._encoder.name} is zero")
+                if not np.any(rows):
+                    raise DataError(f"{name}: its tokens by {self._encoder.name} are all zero")
                 key = f"picture{len(self.checksums):09d}"
                 rows = np.ascontiguousarray(rows, dtype="<f2")
                 self._file.write(rows.tobytes())
@@ -200,11 +204,6 @@ def tokens_checksum(rows: Float[np.ndarray, "..."]) -> int:
     return xxhash.xxh3_64_intdigest(rows.tobytes())
 
 
-def unit_rows(rows: Float[np.ndarray, "rows features"]) -> Float[np.ndarray, "rows features"]:
-    """Return rows divided by their length."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -214,25 +213,6 @@ def _describe(path: Path) -> PoolFile:
     return PoolFile(
         num_bytes=path.stat().st_size, sha256="" if path.name == TOKENS else _sha256(path)
     )
-
-
-def _write_index(path: Path, tokens: np.ndarray, flat_up_to: int) -> str:
-    """Write the index of the summary tokens and return its kind."""
-    import faiss
-
-    count, dim = len(tokens), tokens.shape[-1]
-    num_lists = round(count**0.5) if count > flat_up_to else 0
-    index: Any = faiss.IndexFlatIP(dim)
-    if num_lists:
-        index = faiss.IndexIVFFlat(index, dim, num_lists, faiss.METRIC_INNER_PRODUCT)
-        # As many as k-means looks at, from all over the pool.
-        step = max(1, count // (index.cp.max_points_per_centroid * num_lists))
-        index.train(unit_rows(tokens[::step, 0].astype(np.float32)))
-    at_once = max(1, BLOCK_BYTES // (4 * dim))
-    for start in range(0, count, at_once):
-        index.add(unit_rows(tokens[start : start + at_once, 0].astype(np.float32)))
-    faiss.write_index(index, str(path))
-    return f"ivf{num_lists}" if num_lists else "flat"
 
 
 def _read_about(folder: Path) -> PoolAbout:
@@ -254,8 +234,8 @@ def _read_about(folder: Path) -> PoolAbout:
         raise DataError(f"{where}: {error}") from error
     if set(about.files) != set(FILES) or len(about.shape) != 2:
         raise DataError(
-            f"{where}: got files {sorted(about.files)} and tokens {about.shape}, expected an "
-            "index, tokens (tokens, dim), checksums and digests"
+            f"{where}: got files {sorted(about.files)} and tokens {about.shape}, expected "
+            f"{list(FILES)} and (tokens, dim)"
         )
     return about
 
@@ -293,19 +273,3 @@ def mapped(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     if array.shape != shape or array.dtype != np.dtype(dtype):
         raise DataError(f"{path}: got {array.dtype} {array.shape}, expected {dtype} {shape}")
     return array
-
-
-def read_search_index(path: Path, count: int, dim: int) -> Any:
-    """Return the index of a file whose digest was checked: FAISS trusts what it reads.
-
-    Raises:
-        DataError: it is of other pictures.
-    """
-    import faiss
-
-    index = faiss.read_index(str(path))
-    if (index.ntotal, index.d) != (count, dim):
-        raise DataError(
-            f"{path}: holds {index.ntotal} x {index.d} numbers, expected {count} x {dim}"
-        )
-    return index
