@@ -80,8 +80,8 @@ class Pool:
         Args:
             embeddings: flattened tokens of any length, as `Predictor.embed` gives.
             k: pictures for each brain.
-            candidates: pictures that the first stage lets through (published: 300 asked for); as many
-                as there are make the search exact.
+            candidates: pictures that the first stage lets through (published: 300 asked for); the
+                search is exact where they are as many as there are.
             nprobe: lists of the index that are looked through, if it has lists.
             excluded: numbers of pictures that are no answer.
 
