@@ -273,7 +273,7 @@ def test_a_changed_file(copied, name):
         Pool(copied, TARGETS)
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "tokens.npy"])
+@pytest.mark.parametrize("name", ["index.faiss", "tokens.npy", "pictures/pictures_0.tar"])
 def test_a_cut_or_missing_file(copied, name):
     data = (copied / name).read_bytes()
     (copied / name).write_bytes(data[:-1])
@@ -308,11 +308,14 @@ def test_a_changed_picture(copied):
         ({"count": "many"}, "count: got 'many', expected int"),
         ({"count": 5}, "its shards hold 120 pictures, expected 5"),
         ({"files": {}}, r"got files \[\]"),
+        ({"shards": "outside"}, "got the path '../else.tar', expected one inside"),
         ({"num_components": 3}, "components.npy: got float32"),
     ],
 )
 def test_a_pool_json_that_does_not_fit(copied, change, message):
     about = json.loads((copied / "pool.json").read_text())
+    if "shards" in change:
+        change = {"shards": [{**about["shards"][0], "path": "../else.tar"}]}
     (copied / "pool.json").write_text(json.dumps({**about, **change}))
     with pytest.raises(DataError, match=message):
         Pool(copied, TARGETS)

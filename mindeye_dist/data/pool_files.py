@@ -131,6 +131,10 @@ def open_about(folder: Path, targets: TargetShape) -> PoolAbout:
     _check_targets(folder, about, targets)
     for name, file in about.files.items():
         _check_file(folder / name, file)
+    for shard in about.shards:
+        if not (folder / shard.path).resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{folder / ABOUT}: got the path {shard.path!r}, expected one inside")
+        _check_file(folder / shard.path, PoolFile(num_bytes=shard.num_bytes, sha256=""))
     held = sum(shard.num_samples for shard in about.shards)
     if held != about.count:
         raise DataError(f"{folder}: its shards hold {held} pictures, expected {about.count}")
