@@ -9,7 +9,7 @@ published, without antialias; nothing is cropped.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -164,6 +164,7 @@ def _network(key: str, state: dict[str, Tensor]) -> nn.Module:
     """Return a network with these weights, cut off behind the layer that is read."""
     from torchvision import models
 
+    network: Any  # whose parts are known by name
     with torch.device("meta"):
         if key in ("alexnet2", "alexnet5"):
             network = models.alexnet()
@@ -187,7 +188,7 @@ def _network(key: str, state: dict[str, Tensor]) -> nn.Module:
     return _without_head(key, network).float().eval().requires_grad_(False)
 
 
-def _without_head(key: str, network: nn.Module) -> nn.Module:
+def _without_head(key: str, network: Any) -> nn.Module:
     if key == "alexnet2":
         return network.features[:5]
     if key == "alexnet5":
