@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mindeye_dist.metrics import bootstrap_interval, ranks, top_k
-from mindeye_dist.retrieval import scores, similarity
+from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.retrieval import retrieval_in_draws, scores, similarity
 
 
 def test_directions_by_hand():
@@ -62,3 +63,52 @@ def test_bootstrap_interval_is_the_binomials():
 def test_bad_tables_are_refused(table):
     with pytest.raises(ValueError, match="similarity: got"):
         ranks(table, "brain_to_image")
+
+
+def embeddings(count, noise=1.5):
+    generator = np.random.default_rng(3)
+    images = generator.standard_normal((count, 10)) + 1
+    return images + noise * generator.standard_normal((count, 10)), images
+
+
+def test_retrieval_in_draws_is_a_loop_over_pools():
+    """Oracle: the same pools, each query's best match sought with argmax."""
+    brains, images = embeddings(40)
+    result = retrieval_in_draws(brains, images, pool=12, draws=7, seed=5)
+    generator = numpy_generator(5, "retrieval in draws")
+    top1 = {name: [] for name in result if name.startswith(("brain", "image"))}
+    for _ in range(7):
+        some = generator.choice(40, 12, replace=False)
+        assert len(set(some)) == 12
+        for suffix in ("", "_centred"):
+            b, i = brains[some], images[some]
+            if suffix:
+                b, i = b - b.mean(0), i - i.mean(0)
+            cosine = [[x @ y / np.linalg.norm(x) / np.linalg.norm(y) for y in i] for x in b]
+            for axis, direction in ((1, "brain_to_image"), (0, "image_to_brain")):
+                found = np.argmax(cosine, axis=axis) == np.arange(12)
+                top1[direction + suffix].append(found.mean())
+    assert len(top1) == 4
+    for name, values in top1.items():
+        mean, reach = np.mean(values), 1.96 * np.std(values) / np.sqrt(7)
+        assert result[name]["top1"] == pytest.approx(mean)
+        assert result[name]["top1_ci"] == pytest.approx([mean - reach, mean + reach], abs=1e-5)
+    assert (result["pool"], result["draws"], result["chance"]) == (12, 7, 1 / 12)
+
+
+def test_a_pool_of_everything_is_the_whole_pool():
+    """Oracle: `scores` of all brains; every draw is the same."""
+    brains, images = embeddings(15)
+    result = retrieval_in_draws(brains, images, pool=15, draws=3, seed=0)
+    whole = scores(similarity(brains, images), np.random.default_rng(0))
+    for direction in ("brain_to_image", "image_to_brain"):
+        assert result[direction]["top1"] == pytest.approx(whole[direction]["top1"])
+        assert np.ptp(result[direction]["top1_ci"]) == pytest.approx(0)
+
+
+def test_pools_that_cannot_be_drawn_are_refused():
+    brains, images = embeddings(20)
+    with pytest.raises(ValueError, match="30 draws of a pool of 300, expected .* 20, the number"):
+        retrieval_in_draws(brains, images, seed=0)
+    with pytest.raises(ValueError, match="got 19 brains and 20 images"):
+        retrieval_in_draws(brains[1:], images, pool=5, seed=0)

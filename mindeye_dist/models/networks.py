@@ -9,7 +9,11 @@ published, without antialias; nothing is cropped.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+<<<<<<< HEAD
 from typing import Any, Literal, cast
+=======
+from typing import Any, Literal
+>>>>>>> scores
 
 import torch
 from jaxtyping import Float
@@ -164,6 +168,7 @@ def _network(key: str, state: dict[str, Tensor]) -> nn.Module:
     """Return a network with these weights, cut off behind the layer that is read."""
     from torchvision import models
 
+    network: Any  # whose parts are known by name
     with torch.device("meta"):
         if key in ("alexnet2", "alexnet5"):
             network = models.alexnet()
