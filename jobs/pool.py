@@ -21,7 +21,7 @@ from tyro.conf import subcommand
 
 from jobs.command import clear_errors, place, watched
 from jobs.encoders import EncoderOptions, target_encoder
-from jobs.evaluate import best, given, open_data
+from jobs.runs import best, given, open_data
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset, picture_member
 from mindeye_dist.data.pictures import PictureFiles, decode

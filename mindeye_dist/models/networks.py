@@ -9,11 +9,7 @@ published, without antialias; nothing is cropped.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-<<<<<<< HEAD
 from typing import Any, Literal, cast
-=======
-from typing import Any, Literal
->>>>>>> scores
 
 import torch
 from jaxtyping import Float
