@@ -26,20 +26,25 @@ PUBLISHED = {
 
 
 def pictures(count=2, side=300, seed=0):
-    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    coarse = torch.rand(count, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
 
 
 def random_network(key):
-    """Return torchvision's network with random weights, norms' statistics included."""
+    """Return torchvision's network with random weights, and norms that keep pictures apart."""
     from torchvision import models
 
     name, options, *_ = PUBLISHED[key]
-    network = getattr(models, name)(**options).eval()
-    generator = torch.Generator().manual_seed(1)
-    for name, value in network.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            value.copy_(torch.rand(value.shape, generator=generator) / 2 + 0.5)
-    return network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        network = getattr(models, name)(**options)
+        norms = [part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        if norms:
+            with torch.no_grad():
+                network.train()(pictures(3, seed=1))
+    return network.eval()
 
 
 @pytest.mark.parametrize("key", PUBLISHED)
@@ -57,7 +62,8 @@ def test_the_published_layer_is_read(key, tmp_path):
         ]
     )
     with torch.no_grad():
-        expected = create_feature_extractor(network, [layer])(prepare(pictures()))[layer]
+        extractor = create_feature_extractor(network, [layer], suppress_diff_warning=True)
+        expected = extractor(prepare(pictures()))[layer]
     file = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), file)
     opened = open_network(key, str(file))
@@ -65,7 +71,7 @@ def test_the_published_layer_is_read(key, tmp_path):
     features = opened.features(pictures())
     assert opened.score == ("distance" if key in ("efficientnet_b1", "swav") else "two_way")
     torch.testing.assert_close(features, expected.flatten(1), rtol=1e-4, atol=1e-5)
-    assert (features[0] - features[1]).abs().max() > 1e-4, "pictures differ"
+    assert (features[0] - features[1]).abs().max() > 1e-2, "pictures differ"
 
 
 def test_swavs_own_file_is_read(tmp_path):
