@@ -38,6 +38,7 @@ from mindeye_dist.evaluate import (
 from mindeye_dist.evaluate_pictures import PictureSettings, evaluate_pictures
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.codecs import LatentCodec
+from mindeye_dist.pool import Pool
 from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor
 from mindeye_dist.report import Evaluation, write_report
 from mindeye_dist.strict import check
@@ -57,6 +58,8 @@ class Evaluate(RunOptions):
     """Test pictures that are drawn and scored; 0 draws none."""
     control_candidates: int = 4
     """Candidates of what is drawn for comparison alone."""
+    pool: str = ""
+    """Pool of jobs/pool.py, whose nearest picture is scored beside what is drawn."""
     draw: GeneratorOptions = field(default_factory=GeneratorOptions)
     """The generator; it computes on --device as the other models do."""
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
@@ -137,7 +140,8 @@ def judge(
             seed=options.seed,
         )
         judges = open_judges(options.networks, store, options.device)
-        drawn = evaluate_pictures(reconstructor, data, judges, settings)
+        pool = Pool(Path(options.pool), data.targets) if options.pool else None
+        drawn = evaluate_pictures(reconstructor, data, judges, settings, pool)
         evaluation = replace(evaluation, reconstructed=drawn)
     return evaluation
 

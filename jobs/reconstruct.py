@@ -247,6 +247,7 @@ def describe(options: Reconstruct, found: Found, reconstructor: Reconstructor) -
         candidates=config.candidates,
         strength=config.strength,
         seed=config.seed,
+        shared_noise=config.shared_noise,
     )
 
 

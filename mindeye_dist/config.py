@@ -317,6 +317,8 @@ class ReconstructionConfig:
     seed: int = 42
     batch_size: int = 64
     """Candidates at once, of any number of brains; pictures do not depend on it."""
+    shared_noise: bool = False
+    """Give the generator the same noise for every picture, as published; candidates differ."""
 
     def __post_init__(self) -> None:
         check(0 <= self.strength <= 1, "reconstruction.strength", self.strength, "0..1")

@@ -32,7 +32,7 @@ from mindeye_dist.metrics import DIRECTIONS, bootstrap_interval, ranks
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.report import Evaluation, Example, LowLevel
-from mindeye_dist.retrieval import scores, similarity
+from mindeye_dist.retrieval import PUBLISHED_POOL, retrieval_in_draws, scores, similarity
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import to_dict
 
@@ -106,6 +106,11 @@ def evaluate(
     shown = sorted({n for page in examples.values() for e in page for n in (e.query, *e.matches)})
     retrieval = {"pool": len(brains), "chance": 1 / len(brains), **rows}
     report = _about(predictor, data) | {"retrieval": retrieval}
+    if len(brains) >= PUBLISHED_POOL:
+        report["retrieval_in_draws"] = {
+            "model": retrieval_in_draws(brains, images, PUBLISHED_POOL, seed=seed),
+            "shuffled": retrieval_in_draws(brains[order], images, PUBLISHED_POOL, seed=seed),
+        }
     pictures = dict(zip(shown, splits["test"].pictures(shown), strict=True))
     return Evaluation(report=report, examples=examples, pictures=pictures)
 

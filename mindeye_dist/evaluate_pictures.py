@@ -20,6 +20,7 @@ from mindeye_dist.models.frozen import EfficientNetLite0
 from mindeye_dist.models.networks import FeatureNetwork
 from mindeye_dist.picture_rows import Brains, Row, as_unit, picture_rows, sized
 from mindeye_dist.picture_scores import METRICS, PictureJudge
+from mindeye_dist.pool import Pool
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.reconstruct import Reconstructor
 from mindeye_dist.report_pictures import PictureExample, Reconstructed
@@ -69,8 +70,11 @@ def evaluate_pictures(
     data: EvaluationData,
     judges: Judges,
     settings: PictureSettings,
+    pool: Pool | None = None,
 ) -> Reconstructed:
     """Return the scores of pictures that are drawn for brains of the test split, and examples.
+
+    With a pool, its nearest picture to each brain is scored beside them.
 
     Raises:
         DataError: a picture cannot be read.
@@ -83,7 +87,8 @@ def evaluate_pictures(
     files = test.pictures(numbers)
     seen = as_unit(pixels(files, numbers, "test"))
     model = reconstructor(brains.averages(), brains.keys)
-    rows = picture_rows(reconstructor, brains, model, settings.control_candidates, settings.seed)
+    few = settings.control_candidates
+    rows = picture_rows(reconstructor, brains, model, few, settings.seed, pool)
     judge = PictureJudge(seen, judges.networks, gaps=judges.gaps)
     scores = {
         name: judge.scores(sized(as_unit(row.pictures), seen.shape[-1]), settings.seed)

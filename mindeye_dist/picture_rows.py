@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode
+from mindeye_dist.pool import Pool, retrieve
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.reconstruct import Reconstructions, Reconstructor
 
@@ -57,6 +58,7 @@ def picture_rows(
     model: Reconstructions,
     control_candidates: int,
     seed: int,
+    pool: Pool | None = None,
 ) -> dict[str, Row]:
     """Return what is scored, by name, the model first.
 
@@ -66,6 +68,7 @@ def picture_rows(
         model: from the mean of their repeats, with all candidates.
         control_candidates: of what is drawn for comparison.
         seed: of the shuffle.
+        pool: whose nearest picture stands beside what is drawn.
     """
     count = model.scores.shape[1]
     few = min(control_candidates, count)
@@ -84,6 +87,9 @@ def picture_rows(
     rows |= _with_one_thing_changed(control, brains, model, best_of)
     training = best_training_pictures(reconstructor, brains, model)
     rows["best_training_picture"] = Row("Best training picture", "", training)
+    if pool is not None:
+        nearest = nearest_of_pool(pool, reconstructor, brains)
+        rows["pool"] = Row("Nearest of a pool", f"{len(pool):,} pictures", nearest)
     mean = brains.train.averages().mean(axis=0, keepdims=True)
     average = control(mean, ["mean brain"]).pictures.repeat(len(brains.numbers), axis=0)
     rows["mean_brain"] = Row("Mean brain", best_of, average)
@@ -136,6 +142,18 @@ def best_training_pictures(
     side = model.candidates.shape[-2]
     rgb = [decode(file, f"training picture {n}") for file, n in zip(files, places, strict=True)]
     return as_bytes(sized(as_unit(np.stack(rgb)), side))
+
+
+def nearest_of_pool(pool: Pool, reconstructor: Reconstructor, brains: Brains) -> Drawn:
+    """Return each brain's nearest picture of a pool, without copies of the test pictures."""
+    wanted = reconstructor.predictor.embed(brains.averages())
+    seen = brains.test.pictures(range(len(brains.test)))
+    files = retrieve(pool, wanted, excluded=pool.copies_of(seen))
+    side = reconstructor.generator.side
+    sized_each = [
+        sized(as_unit(decode(file, "a picture of the pool"))[None], side) for file in files
+    ]
+    return as_bytes(np.concatenate(sized_each))
 
 
 def _token_blocks(train: Dataset) -> Iterator[tuple[int, Float32[np.ndarray, "block features"]]]:

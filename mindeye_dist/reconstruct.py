@@ -185,7 +185,8 @@ class Reconstructor:
             brains, numbers = [brain for brain, _ in some], [number for _, number in some]
             tokens, names = sample(brains, numbers), [keys[brain] for brain in brains]
             _check_finite(tokens, "tokens", names)
-            seeds = self._seeds("generator", keys, brains, numbers)
+            places = [""] * len(keys) if self.config.shared_noise else keys
+            seeds = self._seeds("generator", places, brains, numbers)
             init = None if lowlevel is None else lowlevel[brains]
             drawn = self.generator(tokens, seeds, init, self.config.strength)
             _check_finite(drawn, f"picture by {self.generator.name}", names)

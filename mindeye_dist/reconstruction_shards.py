@@ -68,6 +68,7 @@ class MadeWith:
     candidates: int
     strength: float
     seed: int
+    shared_noise: bool
 
 
 @dataclass(frozen=True, kw_only=True)

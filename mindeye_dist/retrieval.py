@@ -16,6 +16,9 @@ from mindeye_dist.randomness import numpy_generator
 NORMAL_95 = 1.959964
 """Standard errors to either side of a mean within which 95 % of a normal distribution lie."""
 
+PUBLISHED_POOL = 300
+"""Pictures of a pool of the published protocol."""
+
 
 def similarity(
     brains: Float[np.ndarray, "brains features"],
@@ -47,7 +50,7 @@ def scores(
 def retrieval_in_draws(
     brains: Float[np.ndarray, "brains features"],
     images: Float[np.ndarray, "images features"],
-    pool: int = 300,
+    pool: int = PUBLISHED_POOL,
     draws: int = 30,
     *,
     seed: int,
