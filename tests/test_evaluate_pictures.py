@@ -1,0 +1,144 @@
+"""Pictures beside their controls: what each row is, against independent loops on tiny parts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mindeye_dist.data.pictures import decode
+from mindeye_dist.evaluate import evaluate
+from mindeye_dist.evaluate_pictures import Judges, PictureSettings, evaluate_pictures
+from mindeye_dist.inference import Predictor
+from mindeye_dist.models.networks import FeatureNetwork
+from mindeye_dist.picture_rows import Brains, as_unit, derangement, picture_rows, sized
+from mindeye_dist.report import write_report
+from tests.test_evaluate_lowlevel import data_of
+from tests.test_reconstruct import CONFIG, checkpoints, reconstructor  # noqa: F401
+
+SETTINGS = PictureSettings(pictures=6, control_candidates=2)
+
+
+def means(images):
+    """Return a network's stand-in: colours of a 4 x 4 grid."""
+    return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+
+
+NETWORK = FeatureNetwork(key="lite0_two_way", label="tiny", score="two_way", features=means)
+JUDGES = Judges(networks=[NETWORK], gaps={}, encoder=None, factors={}, captions={})
+
+
+@pytest.fixture(scope="module")
+def parts(checkpoints, tiny_shards):  # noqa: F811
+    """Return a reconstructor and the data that it is evaluated on."""
+    data = data_of(Predictor(checkpoints["highlevel"]), tiny_shards)
+    return reconstructor(checkpoints), data
+
+
+@pytest.fixture(scope="module")
+def rows(parts):
+    own, data = parts
+    brains = Brains(train=data.splits["train"], test=data.splits["test"], numbers=[0, 2, 3, 7, 8])
+    model = own(brains.averages(), brains.keys)
+    return own, brains, model, picture_rows(own, brains, model, 2, seed=0)
+
+
+def test_rows_in_reading_order(rows):
+    assert list(rows[-1]) == [
+        "model",
+        "true_tokens",
+        "fewer",
+        "other_seed",
+        "no_choice",
+        "no_lowlevel",
+        "lowlevel_only",
+        "single_trial",
+        "best_training_picture",
+        "mean_brain",
+        "shuffled",
+    ]
+    assert {row.pictures.shape for row in rows[-1].values()} == {(5, 16, 16, 3)}
+
+
+def test_fewer_candidates_and_other_seeds_are_the_models_own(rows):
+    """Oracle: a loop over the model's candidates and scores."""
+    _, _, model, made = rows
+    for name, first in (("fewer", 0), ("other_seed", 2)):
+        for brain in range(5):
+            best = (
+                first if model.scores[brain, first] >= model.scores[brain, first + 1] else first + 1
+            )
+            np.testing.assert_array_equal(made[name].pictures[brain], model.candidates[brain, best])
+    np.testing.assert_array_equal(made["no_choice"].pictures, model.candidates[:, 0])
+
+
+def test_the_best_training_picture_is_the_nearest_of_all(rows):
+    """Oracle: every training target by itself."""
+    own, brains, _, made = rows
+    wanted = own.predictor.embed(brains.averages()).astype(np.float64)
+    targets = brains.train.all_targets("clip_tokens").reshape(len(brains.train), -1)
+    for brain in range(5):
+        cosines = [wanted[brain] @ t / np.linalg.norm(t) for t in targets.astype(np.float64)]
+        file = brains.train.pictures([int(np.argmax(cosines))])[0]
+        expected = sized(as_unit(decode(file, "")[None]), 16)[0]
+        got = as_unit(made["best_training_picture"].pictures[brain])
+        np.testing.assert_allclose(got, expected, atol=1 / 255)
+
+
+def test_controls_change_one_thing(rows):
+    own, brains, model, made = rows
+    few = replace(CONFIG, candidates=2)
+    control = type(own)(own.predictor, own.generator, own.encoder, few, own.lowlevel)
+    first = np.stack([r[0] for r in brains.test.voxels(brains.numbers)]).astype(np.float32)
+    np.testing.assert_array_equal(
+        made["single_trial"].pictures, control(first, brains.keys).pictures
+    )
+    without = type(own)(own.predictor, own.generator, own.encoder, few)
+    np.testing.assert_array_equal(
+        made["no_lowlevel"].pictures, without(brains.averages(), brains.keys).pictures
+    )
+    mean = brains.train.averages().mean(axis=0, keepdims=True)
+    average = control(mean, ["mean brain"]).pictures[0]
+    for picture in made["mean_brain"].pictures:
+        np.testing.assert_array_equal(picture, average)
+    tokens = brains.test.all_targets("clip_tokens")[brains.numbers]
+    np.testing.assert_array_equal(
+        made["true_tokens"].pictures, control.from_tokens(tokens, brains.keys).pictures
+    )
+    np.testing.assert_array_equal(made["lowlevel_only"].pictures, model.lowlevel)
+
+
+@pytest.mark.parametrize("count", [2, 3, 50])
+def test_shuffled_brains_leave_nobody_in_place(count):
+    order = derangement(count, 0)
+    assert sorted(order) == list(range(count))
+    assert all(order != np.arange(count))
+
+
+def test_one_picture_cannot_be_shuffled():
+    with pytest.raises(ValueError, match="got 1 picture, expected at least 2"):
+        derangement(1, 0)
+
+
+def test_the_page_has_every_row_and_names_every_gap(parts, tmp_path):
+    own, data = parts
+    made = evaluate_pictures(own, data, JUDGES, SETTINGS)
+    assert len(made.examples) == made.report["pool"] == 6
+    assert made.report["of"] == 9
+    scores = made.report["rows"]["model"]["scores"]
+    assert list(scores) == ["pixcorr", "ssim", "lite0_two_way"]
+    assert made.report["metrics"]["alexnet2"]["gap"].startswith("weights not given")
+    told = {example.number: example.score for example in made.examples}
+    assert np.mean(list(told.values())) == pytest.approx(scores["lite0_two_way"]["mean"])
+    evaluation = replace(evaluate(own.predictor, data), reconstructed=made)
+    page = write_report(tmp_path, evaluation, [], {}).read_text()
+    for row in made.report["rows"].values():
+        assert row["label"] in page
+    assert "weights not given" in page
+
+
+def test_without_a_network_pictures_are_sorted_by_the_projector(parts):
+    own, data = parts
+    made = evaluate_pictures(own, data, replace(JUDGES, networks=[]), SETTINGS)
+    assert made.report["sorted_by"] == "similarity to the projector's output"
+    assert [e.score for e in made.examples] == [float(e.scores.max()) for e in made.examples]
