@@ -110,11 +110,20 @@ def clusters(generator, count, num_clusters=40):
 
 @pytest.mark.parametrize(
     ("kind", "flat_up_to", "least"),
-    [("clustered", 10_000, 1.0), ("clustered", 100, 0.95), ("random", 10_000, 0.95)],
-    ids=["clustered-flat", "clustered-ivf", "random-flat"],
+    [
+        ("clustered", 10_000, 1.0),
+        ("clustered", 100, 0.95),
+        ("random", 10_000, 1.0),
+        ("random", 100, 0.5),
+    ],
+    ids=["clustered-flat", "clustered-ivf", "random-flat", "random-ivf"],
 )
 def test_recall_of_a_tenth_as_candidates(tmp_path, kind, flat_up_to, least):
-    """Oracle: exact search. Seen: 1.0, 1.0 and 1.0 of the five best, 800 pictures."""
+    """Oracle: exact search. Seen, of the five best of 800: all, all, all and 0.63.
+
+    The components span all features here, so only lists lose any: those of tokens without structure
+    are no guide, which is the worst there is.
+    """
     generator = np.random.default_rng(0)
     tokens, brains = clusters(generator, 800)
     if kind == "random":
@@ -127,7 +136,10 @@ def test_recall_of_a_tenth_as_candidates(tmp_path, kind, flat_up_to, least):
 
 
 def test_more_features_than_components(tmp_path, monkeypatch):
-    """The second stage ranks what a coarse first one lets through; without it recall is worse."""
+    """The second stage ranks what a coarse first one lets through: seen 0.51 without it, all with.
+
+    On tokens without structure, 24 of 108 components are no guide (0.68, not asserted).
+    """
     monkeypatch.setattr("mindeye_dist.data.pool_index.NUM_COMPONENTS", 24)
     tokens, brains = clusters(np.random.default_rng(0), 800)
     pool = planted(tmp_path, tokens)
