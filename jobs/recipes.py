@@ -30,8 +30,6 @@ def demo() -> ExperimentConfig:
             projector=ProjectorConfig(hidden=256),
             prior=PriorConfig(depth=2, heads=4, head_dim=32, feedforward_factor=2),
         ),
-        # The published 30 is for CLIP's tokens; these have about ten times their squared error.
-        loss=LossConfig(prior_weight=3.0),
         optimizer=OptimizerConfig(max_lr=1e-3),
         training=TrainingConfig(epochs=12, global_batch_size=100, validate_every_epochs=2),
         checkpoint=CheckpointConfig(every_steps=150),

@@ -20,7 +20,7 @@ import tyro
 from jobs.command import clear_errors, place, watched
 from mindeye_dist.config import DataConfig, SimulationConfig
 from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
-from mindeye_dist.data.scenes import render_scene
+from mindeye_dist.data.scenes import GENERATOR_SERIES, render_scene
 from mindeye_dist.data.shards import (
     FORMAT,
     MANIFEST,
@@ -49,6 +49,7 @@ from mindeye_dist.models.frozen import (
 )
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.shapes import Kind
+from mindeye_dist.strict import check
 
 LICENCE = (
     "Simulated brains: no human data. Pictures under their own licence; rendered scenes are MIT."
@@ -88,6 +89,14 @@ class Simulate:
     overwrite: bool = False
     """Write even where there is a manifest already."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.images) or self.seed != GENERATOR_SERIES,
+            "seed",
+            self.seed,
+            "another: these scenes are the generator's, which would have seen the test pictures",
+        )
 
     @property
     def counts(self) -> dict[str, int]:

@@ -8,6 +8,7 @@ process, one device; killed and started again it goes on.
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +25,7 @@ from jobs.encoders import EncoderOptions, codec_from, target_encoder
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, square_jpeg
-from mindeye_dist.data.scenes import render_scene
+from mindeye_dist.data.scenes import GENERATOR_SERIES, render_scene
 from mindeye_dist.data.shards import checksum, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.generator_training import GeneratorTrainer, GeneratorTraining, PicturesInMemory
@@ -38,8 +39,6 @@ from mindeye_dist.models.small_generator import (
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import check
 
-SCENES_SEED = 1_000_003
-"""Series of scenes that generators learn: jobs/simulate.py shows subjects other ones."""
 CHUNK = 500
 """Pictures that are prepared at once; a killed run loses no more."""
 ENCODED_AT_ONCE = 8
@@ -62,7 +61,8 @@ class TrainGenerator:
     targets: str = DataConfig.targets
     """Set of clip_tokens in the manifest of --data-url."""
     images: str = ""
-    """Folder or tar of JPEG or PNG pictures to learn, every one of them."""
+    """Folder or tar of JPEG or PNG pictures to learn, every one of them: leave out yourself what
+    a brain is to be tested on, or take --data-url, which does."""
     image_side: int = 160
     """Width of the square that is cut out of a picture of --images and encoded (pixels)."""
     encoder: Annotated[EncoderOptions, tyro.conf.arg(name="encoder")] = field(
@@ -92,6 +92,7 @@ class Source:
 
     Attributes:
         about: what it is, in words.
+        digest: of which pictures they are.
         count: of the pictures.
         read: gives the files of a range of them.
         tokens: gives the tokens of a range, from those files.
@@ -99,6 +100,7 @@ class Source:
     """
 
     about: str
+    digest: str
     count: int
     read: Callable[[range], list[bytes]]
     tokens: Callable[[range, list[bytes]], np.ndarray]
@@ -131,32 +133,57 @@ def train_generator(options: TrainGenerator) -> Path:
         )
     )
     source = open_source(options)
-    pictures = prepared(folder, source, codec)
     torch.manual_seed(options.training.seed)
     network = PictureTransformer(options.network, codec.shape, token_shape(source.targets))
-    trainer = GeneratorTrainer(network.to(options.device), pictures, options.training, folder)
+    check(
+        source.count >= options.training.batch_size,
+        "training.batch_size",
+        options.training.batch_size,
+        f"at most the {source.count} {source.about}",
+    )
+    what = f"{source.digest} {source.targets.digest} {codec.digest}"
+    pictures = prepared(folder, source, codec, what)
+    identity = f"{options.network} {source.count} {what}"
+    trainer = GeneratorTrainer(
+        network.to(options.device), pictures, options.training, folder, about=identity
+    )
     trainer.load()
-    about = {
-        "pictures": f"{source.count} {source.about}",
-        "training": asdict(options.training),
-        "by": "jobs/train_generator.py",
-    }
     made = folder / "generator.safetensors"
     losses: list[float] = []
     remaining = trainer.total_steps - trainer.step
     for row in watched(trainer.run(), "training the generator, step", remaining):
         losses.append(row["loss"])
         step = int(row["step"])
-        if step % options.training.save_every_steps and step != trainer.total_steps:
-            continue
-        mean = np.mean(losses[-options.training.save_every_steps :])
-        print(f"step {step} of {trainer.total_steps}, loss {mean:.4f}", file=sys.stderr)
-        generator = SmallGenerator(
-            trainer.average, options.network, codec, source.targets, about=about
-        )
-        generator.save(made)
-        write_sheet(folder / "samples.png", source, codec, generator)
+        if step % options.training.save_every_steps == 0:
+            mean = np.mean(losses[-options.training.save_every_steps :])
+            print(f"step {step} of {trainer.total_steps}, loss {mean:.4f}", file=sys.stderr)
+            write_generator(made, trainer, options, codec, source)
+    write_generator(made, trainer, options, codec, source)
     return made
+
+
+def write_generator(
+    made: Path,
+    trainer: GeneratorTrainer,
+    options: TrainGenerator,
+    codec: LatentCodec,
+    source: Source,
+) -> None:
+    """Write the generator as far as it is trained, and a sheet of what it draws."""
+    about = {
+        "pictures": f"{source.count} {source.about}",
+        "pictures_digest": source.digest,
+        "training": asdict(options.training),
+        "step": trainer.step,
+        "by": "jobs/train_generator.py",
+    }
+    # A copy, since a generator takes its network to its own device for good.
+    average = deepcopy(trainer.average)
+    generator = SmallGenerator(
+        average, options.network, codec, source.targets, about=about, device=options.device
+    )
+    generator.save(made)
+    write_sheet(made.with_name("samples.png"), source, codec, generator)
 
 
 def open_source(options: TrainGenerator) -> Source:
@@ -178,7 +205,7 @@ def open_source(options: TrainGenerator) -> Source:
 
     targets = TargetShape(encoder.shape, encoder.name, encoder.digest)
     if options.images:
-        files = PictureFiles(Path(options.images))
+        files = PictureFiles(Path(place(options.images)))
 
         def read(numbers: range) -> list[bytes]:
             names = [files.names[n] for n in numbers]
@@ -188,14 +215,22 @@ def open_source(options: TrainGenerator) -> Source:
                 for name in names
             ]
 
-        return Source(f"pictures of {options.images}", len(files.names), read, tokens, targets)
-    about = f"rendered scenes of series {SCENES_SEED}"
-    return Source(about, options.scenes, rendered, tokens, targets)
+        digests = (checksum(files.read(name)) for name in files.names)
+        return Source(
+            f"pictures of {options.images}",
+            digest_of(f"{options.image_side} {' '.join(digests)}"),
+            len(files.names),
+            read,
+            tokens,
+            targets,
+        )
+    about = f"rendered scenes of series {GENERATOR_SERIES}"
+    return Source(about, about, options.scenes, rendered, tokens, targets)
 
 
 def rendered(numbers: range) -> list[bytes]:
     """Return scenes as JPEG, as subjects see them."""
-    return [encode_jpeg(render_scene(n, SCENES_SEED).picture) for n in numbers]
+    return [encode_jpeg(render_scene(n, GENERATOR_SERIES).picture) for n in numbers]
 
 
 def shards_source(options: TrainGenerator) -> Source:
@@ -208,6 +243,7 @@ def shards_source(options: TrainGenerator) -> Source:
     manifest = read_manifest(store)
     subjects = options.subjects or tuple(manifest.subjects)
     held_out: set[str] = set()
+    learned: list[str] = []
     for name in manifest.subjects:
         test = Dataset(store, manifest, DataConfig(subject=name), "test")
         held_out |= {checksum(data) for data in test.pictures(range(len(test)))}
@@ -218,6 +254,7 @@ def shards_source(options: TrainGenerator) -> Source:
         for n, data in enumerate(train.pictures(range(len(train)))):
             if checksum(data) not in held_out:
                 held_out.add(checksum(data))  # once each
+                learned.append(checksum(data))
                 found.append((train, n))
     if not found:
         raise DataError(f"{store.locate('')}: no training pictures of {', '.join(subjects)}")
@@ -234,7 +271,13 @@ def shards_source(options: TrainGenerator) -> Source:
             [found[n][0].targets("clip_tokens", [(found[n][1], 0)])[0] for n in numbers]
         )
 
-    return Source(f"training pictures of {options.data_url}", len(found), read, tokens, targets)
+    about = f"training pictures of {options.data_url}"
+    return Source(about, digest_of(" ".join(learned)), len(found), read, tokens, targets)
+
+
+def digest_of(text: str) -> str:
+    """Return a short digest."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def as_tensor(files: Sequence[bytes]) -> Float[Tensor, "pictures 3 height width"]:
@@ -243,10 +286,9 @@ def as_tensor(files: Sequence[bytes]) -> Float[Tensor, "pictures 3 height width"
     return torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
 
 
-def prepared(folder: Path, source: Source, codec: LatentCodec) -> PicturesInMemory:
+def prepared(folder: Path, source: Source, codec: LatentCodec, what: str) -> PicturesInMemory:
     """Return latents and tokens of all pictures, from the folder as far as they are there."""
-    what = f"{source.about} {source.targets.digest} {codec.digest}"
-    kept = folder / f"pictures-{hashlib.sha256(what.encode()).hexdigest()[:12]}"
+    kept = folder / f"pictures-{digest_of(what)}"
     kept.mkdir(exist_ok=True)
     latents = np.empty((source.count, *codec.shape), np.float16)
     tokens = np.empty((source.count, *source.targets.shape), np.float16)

@@ -67,6 +67,7 @@ class GeneratorTrainer:
         pictures: to learn.
         settings: of the training.
         folder: where the state is kept.
+        about: what network and pictures are, in words; a state goes on only where they are equal.
     """
 
     def __init__(
@@ -75,8 +76,11 @@ class GeneratorTrainer:
         pictures: PicturesInMemory,
         settings: GeneratorTraining,
         folder: Path,
+        *,
+        about: str,
     ) -> None:
         self.network, self.pictures, self.settings = network, pictures, settings
+        self._identity = f"{settings} {about}"
         self.device = network.positions.device
         if len(pictures.latents) < settings.batch_size:
             raise ValueError(
@@ -156,7 +160,7 @@ class GeneratorTrainer:
             tensors |= {f"{k}.{name}": state[k] for k in MOMENTS}
         partial = self._folder / f"{STATE}.partial"
         data = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        partial.write_bytes(save(data, {"step": str(self.step), "settings": str(self.settings)}))
+        partial.write_bytes(save(data, {"step": str(self.step), "of": self._identity}))
         partial.replace(self._folder / STATE)
 
     def load(self) -> None:
@@ -172,17 +176,18 @@ class GeneratorTrainer:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            if about["settings"] != str(self.settings):
-                raise ValueError(f"{path}: is of a training with other settings")
+            if about["of"] != self._identity:
+                raise ValueError(
+                    f"{path}: is of another training ({about['of']}), expected {self._identity}; "
+                    "another --run-dir starts anew"
+                )
             self.network.load_state_dict(_part(tensors, "network."))
             self.average.load_state_dict(_part(tensors, "average."))
             self.step = int(about["step"])
             for name, parameter in self.network.named_parameters():
                 self.optimizer.state[parameter] = {
                     "step": torch.tensor(float(self.step)),
-                    **{
-                        k: tensors[f"{k}.{name}"].to(self.device) for k in ("exp_avg", "exp_avg_sq")
-                    },
+                    **{k: tensors[f"{k}.{name}"].to(self.device) for k in MOMENTS},
                 }
         except (SafetensorError, RuntimeError, KeyError) as error:
             raise ValueError(f"{path}: is no state of this training: {error}") from error

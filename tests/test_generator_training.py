@@ -28,7 +28,7 @@ def trainer(folder, settings=SETTINGS):
     torch.manual_seed(1)
     folder.mkdir(exist_ok=True)
     network = PictureTransformer(CONFIG, (3, 8, 8), (2, 4))
-    return GeneratorTrainer(network, pictures(), settings, folder)
+    return GeneratorTrainer(network, pictures(), settings, folder, about="sixteen greys")
 
 
 def test_an_interrupted_training_ends_as_the_undisturbed_one(tmp_path):
@@ -56,7 +56,7 @@ def test_states_of_other_trainings_and_too_few_pictures_are_named(tmp_path):
     first = trainer(tmp_path / "run")
     next(iter(first.run()))
     first.save()
-    with pytest.raises(ValueError, match="is of a training with other settings"):
+    with pytest.raises(ValueError, match="is of another training"):
         trainer(tmp_path / "run", replace(SETTINGS, max_lr=1e-3)).load()
     (tmp_path / "run/state.safetensors").write_bytes(b"cut short")
     with pytest.raises(ValueError, match="is no state of this training"):

