@@ -129,18 +129,18 @@ def judge(
         options, predictor, run_dir, lambda own: lowlevel_parts(options, own, store, manifest)
     )
     reconstructor = open_reconstructor(options, predictor, store, beside)
+    judges = open_judges(options.networks, store, options.device) if reconstructor else None
+    pool = Pool(Path(place(options.pool)), data.targets) if options.pool else None
     evaluation = evaluate(predictor, data, **chosen)
     if beside is not None:
         lowlevel = evaluate_lowlevel(beside.predictor, beside.codec, beside.data, **chosen)
         evaluation = replace(evaluation, lowlevel=lowlevel)
-    if reconstructor is not None:
+    if reconstructor is not None and judges is not None:
         settings = PictureSettings(
             pictures=options.pictures,
             control_candidates=options.control_candidates,
             seed=options.seed,
         )
-        judges = open_judges(options.networks, store, options.device)
-        pool = Pool(Path(options.pool), data.targets) if options.pool else None
         drawn = evaluate_pictures(reconstructor, data, judges, settings, pool)
         evaluation = replace(evaluation, reconstructed=drawn)
     return evaluation
@@ -160,13 +160,20 @@ def open_reconstructor(
         return Reconstructor(
             predictor,
             open_generator(replace(options.draw, device=options.device)),
-            encoder_of(predictor, store, options.device),
+            encoder_of(
+                predictor,
+                store,
+                options.device,
+                weights=options.encoder_weights,
+                antialias=options.encoder_antialias,
+            ),
             options.reconstruction,
             lowlevel,
             watch=lambda batches: watched(batches, "drawing pictures, batch"),
         )
     except KNOWN_ERRORS as error:
-        if options.draw != GeneratorOptions():
+        asked = (options.draw, options.networks, options.reconstruction, options.pool)
+        if asked != (GeneratorOptions(), NetworkOptions(), ReconstructionConfig(), ""):
             raise
         print(f"left out the pictures: {error}; --draw names a generator", file=sys.stderr)
         return None

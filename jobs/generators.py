@@ -4,12 +4,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from jobs.command import place
 from mindeye_dist.models.codecs import LatentCodec, open_codec
 from mindeye_dist.models.generator import Generator
 from mindeye_dist.models.latent_diffusion import Precision, Sampling
 from mindeye_dist.models.small_generator import SCENES_GENERATOR, SmallGenerator, codec_of
 from mindeye_dist.models.unclip import DEFAULT, StableUnCLIP
 from mindeye_dist.models.versatile import PUBLISHED, VersatileDiffusion
+from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,16 @@ class GeneratorOptions:
     device: str = "cpu"
     """Where to draw: cpu or cuda."""
 
+    def __post_init__(self) -> None:
+        of = self.generator
+        fitting = {
+            "mended": of == "versatile-diffusion" or not self.mended,
+            "codec": of == "small" or not self.codec,
+            "dtype": of != "small" or self.dtype == "fp32",
+        }
+        for name, fits in fitting.items():
+            check(fits, f"draw.{name}", getattr(self, name), f"nothing: {of} has no such option")
+
 
 def open_generator(options: GeneratorOptions) -> Generator:
     """Return a generator by its name.
@@ -50,7 +62,9 @@ def open_generator(options: GeneratorOptions) -> Generator:
     if options.generator == "small":
         return _small(options)
     if not options.weights:
-        raise ValueError(f"--weights: got none, {options.generator} needs a folder or hub name")
+        raise ValueError(
+            f"--draw.weights: got none, {options.generator} needs a folder or hub name"
+        )
     kind = VersatileDiffusion if options.generator == "versatile-diffusion" else StableUnCLIP
     default = PUBLISHED if kind is VersatileDiffusion and not options.mended else DEFAULT
     if kind is VersatileDiffusion:
@@ -64,7 +78,7 @@ def open_generator(options: GeneratorOptions) -> Generator:
 
 
 def _small(options: GeneratorOptions) -> SmallGenerator:
-    path = Path(options.weights) if options.weights else SCENES_GENERATOR
+    path = Path(place(options.weights)) if options.weights else SCENES_GENERATOR
     if path.is_dir():
         path = path / "generator.safetensors"
     return SmallGenerator.load(

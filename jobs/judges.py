@@ -1,13 +1,13 @@
 """What reconstructions are judged by: networks by name, and what is known of the pictures."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from mindeye_dist.data.store import Store
 from mindeye_dist.evaluate_pictures import Judges
 from mindeye_dist.models.frozen import EfficientNetLite0, efficientnet_lite0_weights
-from mindeye_dist.models.networks import FeatureNetwork, open_lite0, open_network
+from mindeye_dist.models.networks import HUB, FeatureNetwork, open_lite0, open_network
 
 PICTURES = "truth/pictures.jsonl"
 """What jobs/simulate.py writes about its pictures, beside the shards."""
@@ -32,6 +32,8 @@ class NetworkOptions:
     clip: str = ""
     efficientnet_b1: str = ""
     swav: str = ""
+    antialias: bool = False
+    """Filter when pictures are made smaller; the published scores are not filtered."""
 
 
 def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
@@ -39,18 +41,29 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
 
     Raises:
         DataError: what is known cannot be read.
-        ValueError: weights cannot be had or are another network's.
+        ValueError: weights are not there or are another network's; what the hub does not give is a
+            gap.
     """
     networks: list[FeatureNetwork] = []
-    for name, weights in asdict(options).items():
-        networks += [open_network(key, weights, device) for key in METRICS_OF[name] if weights]
-    gaps = {}
+    gaps: dict[str, str] = {}
     encoder = None
+    for name, keys in METRICS_OF.items():
+        weights = getattr(options, name)
+        try:
+            networks += [
+                open_network(key, weights, device, antialias=options.antialias)
+                for key in keys
+                if weights
+            ]
+        except ValueError as error:
+            if weights != HUB:
+                raise
+            gaps |= dict.fromkeys(keys, str(error))
     try:
         networks += open_lite0(device=device)
         encoder = EfficientNetLite0(efficientnet_lite0_weights(), device=device)
     except ImportError as error:
-        gaps = dict.fromkeys(("lite0_two_way", "lite0_distance"), str(error))
+        gaps |= dict.fromkeys(("lite0_two_way", "lite0_distance"), str(error))
     known = about_pictures(store)
     return Judges(
         networks=networks,
@@ -58,6 +71,7 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
         encoder=encoder,
         factors={key: row["factors"] for key, row in known.items() if "factors" in row},
         captions={key: row["caption"] for key, row in known.items() if "caption" in row},
+        antialias=options.antialias,
     )
 
 

@@ -57,10 +57,6 @@ class Reconstruct(RunOptions):
     """Pictures of the split, the first ones; 0 takes all."""
     repeats: Literal["average", "first"] = "average"
     """The mean of each picture's repeats, or a single trial."""
-    encoder_weights: str = ""
-    """CLIP's, where candidates are encoded by it: as --weights of jobs/embed.py."""
-    encoder_antialias: bool = False
-    """CLIP's preprocessing: as --antialias of jobs/embed.py."""
     pictures_per_shard: int = 8
     """What a killed run loses of a worker's work, at most."""
     workers: int = 1

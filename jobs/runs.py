@@ -40,6 +40,10 @@ class RunOptions:
     """Where in --codec the VAE is (`vae` in a whole pipeline)."""
     data_url: str = ""
     """Where the shards are, if not where the checkpoint's config says."""
+    encoder_weights: str = ""
+    """CLIP's, where candidates are encoded by it: as --weights of jobs/embed.py."""
+    encoder_antialias: bool = False
+    """CLIP's preprocessing: as --antialias of jobs/embed.py."""
     device: Literal["cpu", "cuda"] = "cpu"
 
 

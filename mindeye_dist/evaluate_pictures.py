@@ -18,15 +18,17 @@ from mindeye_dist.data.store import DataError
 from mindeye_dist.evaluate import EvaluationData
 from mindeye_dist.models.frozen import EfficientNetLite0
 from mindeye_dist.models.networks import FeatureNetwork
-from mindeye_dist.picture_rows import Brains, Row, as_unit, picture_rows, sized
+from mindeye_dist.picture_rows import Brains, Drawn, Row, as_unit, picture_rows, sized
 from mindeye_dist.picture_scores import METRICS, PictureJudge
 from mindeye_dist.pool import Pool
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.reconstruct import Reconstructor
 from mindeye_dist.report_pictures import PictureExample, Reconstructed
-from mindeye_dist.scene_factors import FACTORS, factor_scores, fit_factor_reader
+from mindeye_dist.scene_factors import FACTORS, FactorReader, factor_scores, fit_factor_reader
 
 SORTED_BY = "lite0_two_way"
+SHOWN_SIDE = 128
+"""Largest width of a picture on the page (pixels)."""
 READER_PICTURES = 1500
 """Training pictures that the judge of scenes learns from."""
 
@@ -56,6 +58,7 @@ class Judges:
         encoder: reads the factors of scenes; without it they are not read.
         factors: the truth about rendered scenes, by sample key; empty for other pictures.
         captions: by sample key, where there are any.
+        antialias: filter when pictures are made smaller; the published scores are not filtered.
     """
 
     networks: Sequence[FeatureNetwork]
@@ -63,6 +66,7 @@ class Judges:
     encoder: EfficientNetLite0 | None
     factors: Mapping[str, Mapping[str, str]]
     captions: Mapping[str, str]
+    antialias: bool = False
 
 
 def evaluate_pictures(
@@ -86,17 +90,23 @@ def evaluate_pictures(
     brains = Brains(train=train, test=test, numbers=numbers)
     files = test.pictures(numbers)
     seen = as_unit(pixels(files, numbers, "test"))
+    if len(numbers) < 2:
+        raise ValueError(f"got {len(numbers)} test pictures, expected at least 2 to compare")
+    reader = _factor_reader(brains, judges, reconstructor.generator.side)
     model = reconstructor(brains.averages(), brains.keys)
     few = settings.control_candidates
     rows = picture_rows(reconstructor, brains, model, few, settings.seed, pool)
-    judge = PictureJudge(seen, judges.networks, gaps=judges.gaps)
+    judge = PictureJudge(seen, judges.networks, gaps=judges.gaps, antialias=judges.antialias)
     scores = {
-        name: judge.scores(sized(as_unit(row.pictures), seen.shape[-1]), settings.seed)
-        for name, row in rows.items()
+        name: judge.scores(as_unit(row.pictures), settings.seed) for name, row in rows.items()
     }
     report = _about(reconstructor, settings, len(numbers), len(test))
     report |= _score_table(rows, scores)
-    report["factors"], truths = _factors(brains, rows, seen, judges, reconstructor, settings.seed)
+    truths: list[dict[str, tuple[str, str]]] = []
+    report["factors"] = {}
+    if reader is not None:
+        known = [judges.factors[key] for key in brains.keys]
+        report["factors"], truths = _factors(reader, known, rows, seen, settings.seed)
     told = scores["model"][SORTED_BY].get("each")
     if told is None:
         report["sorted_by"] = "similarity to the projector's output"
@@ -105,8 +115,8 @@ def evaluate_pictures(
         PictureExample(
             number=number,
             seen=files[place],
-            lowlevel=None if model.lowlevel is None else as_unit(model.lowlevel[place]),
-            candidates=as_unit(model.candidates[place]),
+            lowlevel=None if model.lowlevel is None else _shown(model.lowlevel[place][None])[0],
+            candidates=_shown(model.candidates[place]),
             scores=model.scores[place],
             chosen=int(model.chosen[place]),
             score=float(told[place]),
@@ -136,6 +146,11 @@ def pixels(
     return np.stack(rgb)
 
 
+def _shown(drawn: Drawn) -> Float32[np.ndarray, "pictures 3 side side"]:
+    """Return pictures as the page has them: small, or 100 x 16 of 512 pixels would be 5 GB."""
+    return sized(as_unit(drawn), min(SHOWN_SIDE, drawn.shape[1]))
+
+
 def _about(
     reconstructor: Reconstructor, settings: PictureSettings, count: int, available: int
 ) -> dict[str, Any]:
@@ -145,11 +160,12 @@ def _about(
             "name": generator.name,
             "digest": generator.digest,
             "side": generator.side,
-            "note": "",
+            "note": str(getattr(generator, "about", {}).get("pictures", "")),
         },
         "candidates": config.candidates,
-        "strength": config.strength if reconstructor.lowlevel else 1.0,
+        "strength": config.strength if reconstructor.lowlevel else None,
         "seeds": [config.seed],
+        "shared_noise": config.shared_noise,
         "control_candidates": min(settings.control_candidates, config.candidates),
         "pool": count,
         "of": available,
@@ -187,29 +203,33 @@ def _score_table(
     }
 
 
-def _factors(
-    brains: Brains,
-    rows: Mapping[str, Row],
-    seen: Float32[np.ndarray, "pictures 3 side side"],
-    judges: Judges,
-    reconstructor: Reconstructor,
-    seed: int,
-) -> tuple[dict[str, Any], list[dict[str, tuple[str, str]]]]:
-    """Return the table of factors, and true and read factors of the model's pictures.
+def _factor_reader(brains: Brains, judges: Judges, side: int) -> FactorReader | None:
+    """Return what reads the factors of scenes; None where they are not known.
 
-    Nothing where they are not known.
+    Raises:
+        DataError: there are too few scenes to learn from.
     """
-    if judges.encoder is None or not judges.factors:
-        return {}, []
     train = brains.train
     numbers = list(range(min(READER_PICTURES, len(train))))
-    reader = fit_factor_reader(
-        judges.encoder,
-        as_unit(pixels(train.pictures(numbers), numbers, "training")),
-        [judges.factors[train.samples[n].key] for n in numbers],
-        side=reconstructor.generator.side,
-    )
-    truth = [judges.factors[key] for key in brains.keys]
+    keys = [train.samples[n].key for n in numbers]
+    if judges.encoder is None or not {*keys, *brains.keys} <= judges.factors.keys():
+        return None
+    pictures = as_unit(pixels(train.pictures(numbers), numbers, "training"))
+    try:
+        factors = [judges.factors[key] for key in keys]
+        return fit_factor_reader(judges.encoder, pictures, factors, side=side)
+    except ValueError as error:
+        raise DataError(f"reading factors off {len(numbers)} training scenes: {error}") from error
+
+
+def _factors(
+    reader: FactorReader,
+    truth: Sequence[Mapping[str, str]],
+    rows: Mapping[str, Row],
+    seen: Float32[np.ndarray, "pictures 3 side side"],
+    seed: int,
+) -> tuple[dict[str, Any], list[dict[str, tuple[str, str]]]]:
+    """Return the table of factors, and true and read factors of the model's pictures."""
     read = {name: reader(as_unit(row.pictures)) for name, row in rows.items()}
     chance = {"kind": 1 / len(DRAWINGS), "color": 1 / len(COLORS), "place": 1 / len(PLACES)}
     table = {

@@ -76,8 +76,10 @@ def picture_rows(
     rows = {"model": Row("This model", f"best of {count}", model.pictures)}
     control = with_candidates(reconstructor, few)
     true = brains.test.targets("clip_tokens", [(n, 0) for n in brains.numbers])
-    upper = control.from_tokens(np.stack(true).astype(np.float32), brains.keys)
-    rows["true_tokens"] = Row("True tokens", f"upper bound, {best_of}", upper.pictures)
+    tokens = np.stack(true).astype(np.float32)
+    lowlevel = None if model.lowlevel is None else torch.from_numpy(as_unit(model.lowlevel))
+    upper = reconstructor.from_tokens(tokens, brains.keys, lowlevel)
+    rows["true_tokens"] = Row("True tokens", f"upper bound, best of {count}", upper.pictures)
     if few < count:
         rows["fewer"] = Row(f"Model, {best_of}", "", _best(model, slice(few)))
     if 2 * few <= count:
@@ -140,8 +142,7 @@ def best_training_pictures(
         best = np.maximum(best, closeness)
     files = brains.train.pictures(places.tolist())
     side = model.candidates.shape[-2]
-    rgb = [decode(file, f"training picture {n}") for file, n in zip(files, places, strict=True)]
-    return as_bytes(sized(as_unit(np.stack(rgb)), side))
+    return _all_sized(files, side, "training picture")
 
 
 def nearest_of_pool(pool: Pool, reconstructor: Reconstructor, brains: Brains) -> Drawn:
@@ -150,10 +151,13 @@ def nearest_of_pool(pool: Pool, reconstructor: Reconstructor, brains: Brains) ->
     seen = brains.test.pictures(range(len(brains.test)))
     files = retrieve(pool, wanted, excluded=pool.copies_of(seen))
     side = reconstructor.generator.side
-    sized_each = [
-        sized(as_unit(decode(file, "a picture of the pool"))[None], side) for file in files
-    ]
-    return as_bytes(np.concatenate(sized_each))
+    return _all_sized(files, side, "picture of the pool")
+
+
+def _all_sized(files: Sequence[bytes], side: int, what: str) -> Drawn:
+    """Return picture files of any size scaled to `side` x `side`."""
+    images = [sized(as_unit(decode(file, what))[None], side) for file in files]
+    return as_bytes(np.concatenate(images))
 
 
 def _token_blocks(train: Dataset) -> Iterator[tuple[int, Float32[np.ndarray, "block features"]]]:

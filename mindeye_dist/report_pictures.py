@@ -182,8 +182,9 @@ def score_words(report: dict[str, Any]) -> list[str]:
     measured = [key for key in metrics if key in rows["model"]["scores"]]
     if not measured:
         return ["No score could be made: see the gaps under the table."]
-    # The last two-way metric is the one with the most to do with what is in a picture.
-    key = next((key for key in reversed(measured) if metrics[key]["chance"]), measured[0])
+    # Lite0 last: candidates may have been chosen by it, and the demo's tokens are its own.
+    judged = [key for key in measured if metrics[key]["chance"]]
+    key = next((k for k in reversed(judged) if not k.startswith("lite0")), (judged or measured)[-1])
     metric, sentences = metrics[key], []
     mine = rows["model"]["scores"][key]
     other = {name: row["scores"][key] for name, row in rows.items() if key in row["scores"]}
