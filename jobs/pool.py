@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -21,7 +21,7 @@ from tyro.conf import subcommand
 
 from jobs.command import clear_errors, place, watched
 from jobs.encoders import EncoderOptions, target_encoder
-from jobs.runs import best, given, open_data
+from jobs.runs import CheckpointOptions, chosen_checkpoint, data_store, open_data
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset, picture_member
 from mindeye_dist.data.pictures import PictureFiles, decode
@@ -67,19 +67,13 @@ class Build:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(CheckpointOptions):
     """Find the pictures of a pool that are nearest to what each test brain says."""
 
     pool: str
     """Folder of the pool."""
     out: str
     """Folder for matches.jsonl, a line a brain, and sheet.png."""
-    run_dir: str = "runs/demo"
-    """Run whose checkpoint of best validation is taken."""
-    checkpoint: str = ""
-    """Folder of one checkpoint, instead of the run's best."""
-    data_url: str = ""
-    """Where the shards are, if not where the checkpoint's config says."""
     k: int = 5
     """Pictures for each brain."""
     candidates: int = 300
@@ -92,7 +86,6 @@ class Search:
     """Brains on the sheet."""
     seed: int = 0
     """Which brains are on the sheet."""
-    device: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
         for name, value in (("k", self.k), ("num_examples", self.num_examples)):
@@ -176,12 +169,12 @@ def search(options: Search) -> Path:
         DataError: pool or shards are damaged, or not by the encoder of the checkpoint.
         ValueError: it is a low-level checkpoint, or more is asked for than there is.
     """
-    path = given(options.checkpoint) if options.checkpoint else best(options.run_dir)
+    path, _ = chosen_checkpoint(options)
     predictor = Predictor(path, options.device)
     if predictor.config.pipeline == "lowlevel":
         raise ValueError(f"search: {path} is of the lowlevel pipeline, which has no embeddings")
     pool = Pool(Path(options.pool), predictor.shapes.targets["clip_tokens"])
-    store = Store(place(options.data_url) if options.data_url else predictor.config.data.url)
+    store = data_store(options, predictor)
     data = open_data(predictor, store, read_manifest(store), options.device)
     check_data(predictor, data)
     test = data.splits["test"]
