@@ -2,7 +2,8 @@
 
 `python jobs/pool.py build --images FOLDER_OR_TAR --out pools/photos --encoder clip-vit-l-14` once,
 then `python jobs/pool.py search --pool pools/photos --run-dir RUN --out FOLDER` for any run on the
-same clip_tokens. Pictures that the brain saw are no answer unless `--include-seen` says so.
+same clip_tokens. Pictures that the brain saw are no answer unless `--include-seen` says so;
+copies, also resized or recompressed, are recognised, other crops are not.
 """
 
 import io
@@ -56,7 +57,7 @@ class Build:
     """Which pictures of --data-url."""
     max_side: int = 0
     """Pictures are cut square, and made smaller to this width (pixels): 0 for that of --data-url's,
-    so that copies of these are recognised, or 256 without it."""
+    or 256 without it."""
     overwrite: bool = False
     """Replace a pool that is there."""
     model: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
@@ -81,7 +82,7 @@ class Search(CheckpointOptions):
     nprobe: int = 16
     """Lists of a large pool's index that are looked through."""
     include_seen: bool = False
-    """Let pictures be found that are pictures of the test split."""
+    """Let pictures be found that are copies of those of the test split."""
     num_examples: int = 12
     """Brains on the sheet."""
     seed: int = 0

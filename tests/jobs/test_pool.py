@@ -134,7 +134,7 @@ def test_one_leaked_picture(scenes, run, tiny_shards, tmp_path, capsys):
 
 
 def test_pictures_are_stored_as_wide_as_those_of_the_shards(scenes, tiny_shards, run, tmp_path):
-    """So that the square of a file that was also shown has the same bytes in both."""
+    """Oracle: the width of the shards' pictures."""
     build("--images", scenes, "--data-url", tiny_shards, "--out", tmp_path / "pool")
     targets = Predictor(runs.best(str(run))).shapes.targets["clip_tokens"]
     stored = Pool(tmp_path / "pool", targets).pictures([0, 3])
