@@ -4,13 +4,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from mindeye_dist.data.shards import ABOUT_PICTURES
 from mindeye_dist.data.store import Store
 from mindeye_dist.evaluate_pictures import Judges
 from mindeye_dist.models.frozen import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.models.networks import HUB, FeatureNetwork, open_lite0, open_network
 
-PICTURES = "truth/pictures.jsonl"
-"""What jobs/simulate.py writes about its pictures, beside the shards."""
 METRICS_OF = {
     "alexnet": ("alexnet2", "alexnet5"),
     "inception": ("inception",),
@@ -77,7 +76,7 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
 
 def about_pictures(store: Store) -> dict[str, dict[str, Any]]:
     """Return what is known of simulated subjects' pictures, by sample key; nothing of others."""
-    if not store.exists(PICTURES):
+    if not store.exists(ABOUT_PICTURES):
         return {}
-    rows = (json.loads(line) for line in store.read(PICTURES).decode().splitlines())
+    rows = (json.loads(line) for line in store.read(ABOUT_PICTURES).decode().splitlines())
     return {row["key"]: row for row in rows}

@@ -2,7 +2,8 @@
 
 `python jobs/pool.py build --images FOLDER_OR_TAR --out pools/photos --encoder clip-vit-l-14` once,
 then `python jobs/pool.py search --pool pools/photos --run-dir RUN --out FOLDER` for any run on the
-same clip_tokens. Pictures that the brain saw are no answer unless `--include-seen` says so.
+same clip_tokens. Pictures that the brain saw are no answer unless `--include-seen` says so;
+copies, also resized or recompressed, are recognised, other crops are not.
 """
 
 import io
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -21,7 +22,7 @@ from tyro.conf import subcommand
 
 from jobs.command import clear_errors, place, watched
 from jobs.encoders import EncoderOptions, target_encoder
-from jobs.runs import best, given, open_data
+from jobs.runs import CheckpointOptions, chosen_checkpoint, data_store, open_data
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset, picture_member
 from mindeye_dist.data.pictures import PictureFiles, decode
@@ -56,7 +57,7 @@ class Build:
     """Which pictures of --data-url."""
     max_side: int = 0
     """Pictures are cut square, and made smaller to this width (pixels): 0 for that of --data-url's,
-    so that copies of these are recognised, or 256 without it."""
+    or 256 without it."""
     overwrite: bool = False
     """Replace a pool that is there."""
     model: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
@@ -67,19 +68,13 @@ class Build:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class Search(CheckpointOptions):
     """Find the pictures of a pool that are nearest to what each test brain says."""
 
     pool: str
     """Folder of the pool."""
     out: str
     """Folder for matches.jsonl, a line a brain, and sheet.png."""
-    run_dir: str = "runs/demo"
-    """Run whose checkpoint of best validation is taken."""
-    checkpoint: str = ""
-    """Folder of one checkpoint, instead of the run's best."""
-    data_url: str = ""
-    """Where the shards are, if not where the checkpoint's config says."""
     k: int = 5
     """Pictures for each brain."""
     candidates: int = 300
@@ -87,12 +82,11 @@ class Search:
     nprobe: int = 16
     """Lists of a large pool's index that are looked through."""
     include_seen: bool = False
-    """Let pictures be found that are pictures of the test split."""
+    """Let pictures be found that are copies of those of the test split."""
     num_examples: int = 12
     """Brains on the sheet."""
     seed: int = 0
     """Which brains are on the sheet."""
-    device: Literal["cpu", "cuda"] = "cpu"
 
     def __post_init__(self) -> None:
         for name, value in (("k", self.k), ("num_examples", self.num_examples)):
@@ -176,12 +170,12 @@ def search(options: Search) -> Path:
         DataError: pool or shards are damaged, or not by the encoder of the checkpoint.
         ValueError: it is a low-level checkpoint, or more is asked for than there is.
     """
-    path = given(options.checkpoint) if options.checkpoint else best(options.run_dir)
+    path, _ = chosen_checkpoint(options)
     predictor = Predictor(path, options.device)
     if predictor.config.pipeline == "lowlevel":
         raise ValueError(f"search: {path} is of the lowlevel pipeline, which has no embeddings")
     pool = Pool(Path(options.pool), predictor.shapes.targets["clip_tokens"])
-    store = Store(place(options.data_url) if options.data_url else predictor.config.data.url)
+    store = data_store(options, predictor)
     data = open_data(predictor, store, read_manifest(store), options.device)
     check_data(predictor, data)
     test = data.splits["test"]

@@ -28,7 +28,8 @@ def demo() -> ExperimentConfig:
         model=ModelConfig(
             backbone=BackboneConfig(hidden=512, input_dropout=0.3),
             projector=ProjectorConfig(hidden=256),
-            prior=PriorConfig(depth=2, heads=4, head_dim=32, feedforward_factor=2),
+            # 40 steps are drawn 2.5 times as fast as the published 100.
+            prior=PriorConfig(depth=2, heads=4, head_dim=32, feedforward_factor=2, timesteps=40),
         ),
         optimizer=OptimizerConfig(max_lr=1e-3),
         training=TrainingConfig(epochs=12, global_batch_size=100, validate_every_epochs=2),

@@ -24,13 +24,22 @@ Opened = TypeVar("Opened")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Which checkpoints, their codec and data, and where they compute."""
+class CheckpointOptions:
+    """Which checkpoint, its data, and where it computes."""
 
     run_dir: str = "runs/demo"
     """Run whose checkpoint of the best validation is taken."""
     checkpoint: str = ""
     """Folder of one checkpoint, instead of the run's best."""
+    data_url: str = ""
+    """Where the shards are, if not where the checkpoint's config says."""
+    device: Literal["cpu", "cuda"] = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(CheckpointOptions):
+    """The same, the low-level run beside it, and what made its latents."""
+
     lowlevel_run_dir: str = ""
     """Run of the low-level pipeline; by default RUN_DIR-lowlevel, where it fits."""
     codec: str = ""
@@ -38,16 +47,13 @@ class RunOptions:
     with TAEF2."""
     codec_subfolder: str = ""
     """Where in --codec the VAE is (`vae` in a whole pipeline)."""
-    data_url: str = ""
-    """Where the shards are, if not where the checkpoint's config says."""
     encoder_weights: str = ""
     """CLIP's, where candidates are encoded by it: as --weights of jobs/embed.py."""
     encoder_antialias: bool = False
     """CLIP's preprocessing: as --antialias of jobs/embed.py."""
-    device: Literal["cpu", "cuda"] = "cpu"
 
 
-def chosen_checkpoint(options: RunOptions) -> tuple[Path, Path | None]:
+def chosen_checkpoint(options: CheckpointOptions) -> tuple[Path, Path | None]:
     """Return the folder of the checkpoint that is meant, and of its run where it is of one.
 
     Raises:
@@ -74,7 +80,7 @@ def best(run_dir: str) -> Path:
     return found
 
 
-def data_store(options: RunOptions, predictor: Predictor) -> Store:
+def data_store(options: CheckpointOptions, predictor: Predictor) -> Store:
     """Return where the shards are: as the options say, or else the checkpoint."""
     return Store(place(options.data_url) if options.data_url else predictor.config.data.url)
 

@@ -22,6 +22,7 @@ from mindeye_dist.config import DataConfig, SimulationConfig
 from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
 from mindeye_dist.data.scenes import GENERATOR_SERIES, render_scene
 from mindeye_dist.data.shards import (
+    ABOUT_PICTURES,
     FORMAT,
     MANIFEST,
     Manifest,
@@ -305,7 +306,7 @@ def write_about(store: Store, pictures: Sequence[Picture], options: Simulate) ->
         {"key": f"sample{n:09d}", "split": split, **picture.about}
         for n, (split, picture) in enumerate(zip(names, pictures, strict=True))
     ]
-    store.write("truth/pictures.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    store.write(ABOUT_PICTURES, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 def write_file(store: Store, path: str, save: Callable[[Path], None]) -> str:

@@ -29,7 +29,7 @@ from mindeye_dist.scene_factors import FACTORS, FactorReader, factor_scores, fit
 SORTED_BY = "lite0_two_way"
 SHOWN_SIDE = 128
 """Largest width of a picture on the page (pixels)."""
-READER_PICTURES = 1500
+READER_PICTURES = 1000
 """Training pictures that the judge of scenes learns from."""
 
 

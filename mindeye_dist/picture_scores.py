@@ -82,18 +82,6 @@ def published_size(
     return resize(torch.from_numpy(pictures), side, antialias=antialias).clamp(0, 1).numpy()
 
 
-def score_pictures(
-    seen: np.ndarray,
-    recon: np.ndarray,
-    networks: Sequence[FeatureNetwork],
-    seed: int,
-    *,
-    gaps: Mapping[str, str] = MappingProxyType({}),
-) -> dict[str, dict[str, Any]]:
-    """Return all scores of one set of reconstructions: see `PictureJudge`."""
-    return PictureJudge(seen, networks, gaps=gaps).scores(recon, seed)
-
-
 class PictureJudge:
     """Scores many sets of reconstructions of the same pictures, whose features are made once.
 

@@ -5,25 +5,23 @@ section 4.1), which is gone. A first stage compares a few components of the toke
 index, approximately; what it lets through is ranked again by all tokens.
 """
 
-import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from mindeye_dist.data.pictures import THUMBNAIL_SIDE, copies_among, decode, thumbnail
 from mindeye_dist.data.pool_files import (
     CHECKSUMS,
     COMPONENTS,
-    DIGESTS,
     INDEX,
     JPEG,
-    SHA256_BYTES,
     SOURCE,
+    THUMBNAILS,
     TOKENS,
     mapped,
     open_about,
-    pixel_digest,
     tokens_checksum,
 )
 from mindeye_dist.data.pool_index import (
@@ -55,7 +53,8 @@ class Pool:
         count, features = self.about.count, int(np.prod(self.about.shape))
         self._tokens = mapped(folder / TOKENS, (count, *self.about.shape), "float16")
         self._checksums = mapped(folder / CHECKSUMS, (count,), "uint64")
-        self._digests = mapped(folder / DIGESTS, (count, 2, SHA256_BYTES), "uint8")
+        side = THUMBNAIL_SIDE
+        self._thumbnails = mapped(folder / THUMBNAILS, (count, side, side, 3), "uint8")
         dim = self.about.num_components
         self._components = mapped(folder / COMPONENTS, (dim, features), "float32")
         self._index = read_search_index(folder / INDEX, count, dim)
@@ -122,18 +121,22 @@ class Pool:
         return [text.decode() for text in read_members(self._store, members)]
 
     def copies_of(self, pictures: Sequence[bytes]) -> list[int]:
-        """Return numbers of the pool's copies of pictures: the same file, or the same pixels.
+        """Return numbers of the pool's copies of pictures, also resized or recompressed ones.
+
+        Other crops are not recognised.
 
         Raises:
             DataError: one of the pictures cannot be read.
         """
-        files = {hashlib.sha256(data).digest() for data in pictures}
-        pixels = {pixel_digest(data, f"picture {n}") for n, data in enumerate(pictures)}
-        return [
-            number
-            for number, (file, seen) in enumerate(self._digests)
-            if file.tobytes() in files or seen.tobytes() in pixels
-        ]
+        if not pictures:
+            return []
+        decoded = (decode(data, f"picture {n}") for n, data in enumerate(pictures))
+        shown = np.stack([thumbnail(rgb) for rgb in decoded])
+        # A block's comparisons fit in BLOCK_BYTES, beside the block itself.
+        rows = max(1, BLOCK_BYTES // (4 * len(shown)))
+        blocks = range(0, len(self), rows)
+        copies = [copies_among(self._thumbnails[i : i + rows], shown) for i in blocks]
+        return [int(number) for number in np.flatnonzero(np.concatenate(copies))]
 
     def _unit_brains(
         self, embeddings: Float[np.ndarray, "brains features"]

@@ -6,7 +6,6 @@ was not trained for, and learns from true pictures of the training split; its ac
 pictures of the test split is the ceiling. It sees pictures as small as reconstructions are.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,6 @@ from jaxtyping import Float, Float32, Int
 from torch.nn import functional
 
 from mindeye_dist.data.scenes import PLACES
-from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.metrics import bootstrap_interval
 from mindeye_dist.models.frozen import EfficientNetLite0, fit_projection
 from mindeye_dist.randomness import numpy_generator
@@ -39,21 +37,6 @@ HELD_OUT = 5
 
 Pictures = Float[np.ndarray, "pictures 3 height width"]
 Rows = Float[np.ndarray, "pictures features"]
-
-
-def true_factors(store: Store, keys: Sequence[str]) -> list[dict[str, str]]:
-    """Return the factors of samples, as `jobs/simulate.py` wrote them beside its shards.
-
-    Raises:
-        DataError: the file is not there or has no factors of a sample.
-    """
-    path = "truth/pictures.jsonl"
-    rows = (json.loads(line) for line in store.read(path).decode().splitlines())
-    known = {row["key"]: row.get("factors") for row in rows}
-    for key in keys:
-        if not known.get(key):
-            raise DataError(f"{store.locate(path)}: no factors of {key}, expected a rendered scene")
-    return [known[key] for key in keys]
 
 
 def shrunk(pictures: Pictures, side: int) -> Float32[np.ndarray, "pictures 3 {side} {side}"]:

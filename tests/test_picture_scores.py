@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional
 from mindeye_dist import picture_scores
 from mindeye_dist.image_metrics import correlation, pixcorr, ssim, two_way
 from mindeye_dist.models.networks import FeatureNetwork
-from mindeye_dist.picture_scores import METRICS, PictureJudge, published_size, score_pictures
+from mindeye_dist.picture_scores import METRICS, PictureJudge, published_size
 
 
 def pictures(count, side=20, seed=0):
@@ -56,7 +56,7 @@ def test_scores_are_those_of_image_metrics():
     """Oracle: the functions on all pictures at once, resized by torchvision."""
     seen = pictures(8)
     recon = 0.5 * seen + 0.5 * pictures(8, seed=1)
-    result = score_pictures(seen, recon, networks(Thumbnails()), 0)
+    result = PictureJudge(seen, networks(Thumbnails())).scores(recon, 0)
     small = [
         functional.resize(torch.from_numpy(p), [256, 256], antialias=False) for p in (seen, recon)
     ]
@@ -77,7 +77,7 @@ def test_scores_are_those_of_image_metrics():
 
 def test_a_perfect_reconstruction_scores_1_1_1_0():
     seen = pictures(7)
-    result = score_pictures(seen, seen, networks(Thumbnails()), 0)
+    result = PictureJudge(seen, networks(Thumbnails())).scores(seen, 0)
     for key, perfect in {"pixcorr": 1, "ssim": 1, "alexnet2": 1, "swav": 0}.items():
         assert METRICS[key].perfect == perfect
         assert result[key]["mean"] == pytest.approx(perfect, abs=1e-6)
@@ -101,7 +101,7 @@ def test_pictures_of_one_colour_are_counted_and_named(color):
     recon = seen.copy()
     recon[[1, 4]] = np.array(color, np.float32)[:, None, None]
     seen[5] = 0.3
-    result = score_pictures(seen, recon, [], 0)
+    result = PictureJudge(seen, []).scores(recon, 0)
     assert result["pixcorr"]["undefined"] == 3
     assert result["pixcorr"]["undefined_pictures"] == [1, 4, 5]
     assert result["pixcorr"]["mean"] == pytest.approx(3 / 6)
@@ -113,7 +113,7 @@ def test_constant_features_are_counted_and_tell_nothing():
     seen = pictures(6)
     recon = seen.copy()
     recon[[0, 3]] = 0.7
-    result = score_pictures(seen, recon, networks(Thumbnails()), 0)
+    result = PictureJudge(seen, networks(Thumbnails())).scores(recon, 0)
     for key, mean in {"alexnet2": 4 / 6, "swav": 2 / 6}.items():
         assert result[key]["mean"] == pytest.approx(mean, abs=1e-6)
         assert result[key]["undefined_pictures"] == [0, 3]
@@ -121,7 +121,7 @@ def test_constant_features_are_counted_and_tell_nothing():
 
 def test_what_was_not_given_is_a_named_gap():
     seen, why = pictures(3), {"clip": "weights 'hub' cannot be had"}
-    result = score_pictures(seen, seen, networks(Thumbnails()), 0, gaps=why)
+    result = PictureJudge(seen, networks(Thumbnails()), gaps=why).scores(seen, 0)
     assert list(result) == list(METRICS)
     assert result["clip"] == {"gap": why["clip"]}
     assert result["alexnet5"] == {"gap": "weights not given: --networks.alexnet PATH"}

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mindeye_dist.data.embedding import TargetEncoder
-from mindeye_dist.data.pictures import decode, encode_jpeg
+from mindeye_dist.data.pictures import encode_jpeg
 from mindeye_dist.data.pool_files import build_pool
 from mindeye_dist.data.scenes import render_scene
 from mindeye_dist.data.store import DataError
@@ -223,27 +223,33 @@ def test_lists_that_hold_too_few(tmp_path):
 # -- pictures that were seen -----------------------------------------------------------------------
 
 
-def test_copies_are_known_by_bytes_and_by_pixels(built, pictures):
-    """The same pixels as PNG are a copy; another picture and a pixel's change are none."""
-    pool = Pool(built, TARGETS)
-    rgb = decode(pictures[8][1], "picture")
-    as_png, changed = io.BytesIO(), io.BytesIO()
-    Image.fromarray(rgb).save(as_png, "PNG")
-    rgb[0, 0, 0] ^= 1
-    Image.fromarray(rgb).save(changed, "PNG")
-    other = encode_jpeg(render_scene(0, 1, 40).picture)
-    assert pool.copies_of([pictures[3][1], other]) == [3]
-    assert pool.copies_of([as_png.getvalue()]) == [8]
-    assert pool.copies_of([changed.getvalue(), other]) == []
+def remade(data, width, quality=75):
+    """Return a picture, `width` pixels wide, as another program may have saved it."""
+    buffer = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as picture:
+        height = round(width * picture.height / picture.width)
+        resized = picture.resize((width, height), Image.Resampling.BICUBIC)
+        resized.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
 
 
-def test_a_copy_is_known_by_the_file_it_was_made_from(tmp_path):
-    """A wide picture is stored as its square; the file itself is still recognised."""
-    wide = encode_jpeg(render_scene(0, 0, 64).picture[:40])
-    build_pool(tmp_path, [("wide", wide)], encoder(), max_side=32)
+@pytest.mark.parametrize("width", [64, 120, 160, 400])
+def test_copies_are_known_at_any_size_and_quality(tmp_path, width):
+    """Of scenes 160 wide, some of them not square; the pool stores 48 pixels; others are none."""
+    scenes = [encode_jpeg(render_scene(i, 0, 160).picture[: 160 - i]) for i in range(30)]
+    build_pool(tmp_path, ((str(i), data) for i, data in enumerate(scenes)), encoder(), max_side=48)
     pool = Pool(tmp_path, TARGETS)
-    assert decode(pool.pictures([0])[0], "stored").shape == (32, 32, 3)
-    assert pool.copies_of([wide]) == [0]
+    others = [encode_jpeg(render_scene(i, 1, 160).picture) for i in range(30)]
+    for number in (0, 8, 29):
+        assert pool.copies_of([remade(scenes[number], width, 60), *others]) == [number]
+    assert pool.copies_of(others) == []
+    assert pool.copies_of([]) == []
+
+
+def test_copies_do_not_depend_on_blocks(built, pictures, monkeypatch):
+    monkeypatch.setattr("mindeye_dist.pool.BLOCK_BYTES", 100)
+    shown = [pictures[n][1] for n in (3, 77, 119)]
+    assert Pool(built, TARGETS).copies_of(shown) == [3, 77, 119]
 
 
 # -- broken pools ----------------------------------------------------------------------------------
@@ -276,7 +282,9 @@ def test_a_pool_by_another_encoder(built, shape, digest):
         Pool(built, TargetShape(shape, "other", digest))
 
 
-@pytest.mark.parametrize("name", ["index.faiss", "components.npy", "digests.npy", "checksums.npy"])
+@pytest.mark.parametrize(
+    "name", ["index.faiss", "components.npy", "thumbnails.npy", "checksums.npy"]
+)
 def test_a_changed_file(copied, name):
     data = bytearray((copied / name).read_bytes())
     data[-1] ^= 1

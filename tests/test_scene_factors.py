@@ -1,13 +1,10 @@
 """Scene factors: scikit-learn's ridge, colours counted pixel by pixel, scenes of known truth."""
 
-import json
-
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
 from mindeye_dist.data.scenes import render_scene
-from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.models.frozen import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.scene_factors import (
     COLOR_LEVELS,
@@ -18,7 +15,6 @@ from mindeye_dist.scene_factors import (
     fit_factor_reader,
     fit_linear_reader,
     shrunk,
-    true_factors,
 )
 
 TRUTH = {"kind": "cat", "color": "red", "place": "top"}
@@ -127,17 +123,6 @@ def test_scores_count_each_factor_and_all_together():
         "all": 0.25,
     }
     assert scores["all"]["ci"] == [0.0, 0.75]
-
-
-def test_truths_are_those_beside_the_shards(tmp_path):
-    rows = [{"key": "a", "factors": TRUTH}, {"key": "b", "source": "photo.jpg"}]
-    (tmp_path / "truth").mkdir()
-    (tmp_path / "truth/pictures.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    store = Store(str(tmp_path))
-    assert true_factors(store, ["a", "a"]) == [TRUTH, TRUTH]
-    for key in "bc":
-        with pytest.raises(DataError, match=f"no factors of {key}, expected a rendered scene"):
-            true_factors(store, ["a", key])
 
 
 def test_what_does_not_pair_is_named():

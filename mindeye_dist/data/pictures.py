@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from mindeye_dist.data.store import DataError
@@ -16,6 +16,12 @@ MAX_PIXELS = 2**26
 _PILLOW_SIZE_ALARMS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 SMALL_SIDE = 32
 JPEG_QUALITY = 92
+THUMBNAIL_SIDE = 16
+COPY_TOLERANCE = 8.0
+"""Root of the mean squared difference of two thumbnails (of 255) up to which one is a copy.
+
+Seen: 6.3 for photos made 64 pixels wide at JPEG quality 50, 2.5 for 120 pixels; 19 is the least of
+300 different scenes, 22 of 300 photos."""
 
 
 class PictureFiles:
@@ -88,6 +94,26 @@ def square_jpeg(data: bytes, side: int, where: str) -> bytes:
     top, left = (height - edge) // 2, (width - edge) // 2
     picture = Image.fromarray(rgb[top : top + edge, left : left + edge])
     return encode_jpeg(np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS)))
+
+
+def thumbnail(rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "16 16 3"]:
+    """Return a picture's central square, averaged down, by which copies are recognised."""
+    height, width = rgb.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    square = Image.fromarray(rgb[top : top + edge, left : left + edge])
+    # Not a box: where its cells do not divide the picture evenly, they move by half a pixel.
+    return np.asarray(square.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR))
+
+
+def copies_among(
+    thumbnails: UInt8[np.ndarray, "held 16 16 3"], shown: UInt8[np.ndarray, "shown 16 16 3"]
+) -> Bool[np.ndarray, " held"]:
+    """Return which of the held pictures are copies of one that was shown, by `COPY_TOLERANCE`."""
+    held = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
+    seen = shown.reshape(len(shown), -1).astype(np.float32)
+    squares = (held**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * held @ seen.T
+    return np.any(squares <= COPY_TOLERANCE**2 * held.shape[1], axis=1)
 
 
 def encode_jpeg(rgb: UInt8[np.ndarray, "height width 3"]) -> bytes:

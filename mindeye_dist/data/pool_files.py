@@ -19,7 +19,7 @@ import xxhash
 from jaxtyping import Float
 
 from mindeye_dist.data.embedding import BATCH, TargetEncoder, Views, encode_views
-from mindeye_dist.data.pictures import decode, square_jpeg
+from mindeye_dist.data.pictures import decode, square_jpeg, thumbnail
 from mindeye_dist.data.pool_index import fit_components, write_search_index
 from mindeye_dist.data.shards import NOT_NPY, Shard
 from mindeye_dist.data.store import DataError, Store
@@ -27,15 +27,14 @@ from mindeye_dist.data.writer import write_shards
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import from_dict
 
-FORMAT = "mindeye-dist-pool/1"
+FORMAT = "mindeye-dist-pool/2"
 ABOUT, INDEX, TOKENS = "pool.json", "index.faiss", "tokens.npy"
-COMPONENTS, CHECKSUMS, DIGESTS = "components.npy", "checksums.npy", "digests.npy"
-FILES = (INDEX, COMPONENTS, TOKENS, CHECKSUMS, DIGESTS)
+COMPONENTS, CHECKSUMS, THUMBNAILS = "components.npy", "checksums.npy", "thumbnails.npy"
+FILES = (INDEX, COMPONENTS, TOKENS, CHECKSUMS, THUMBNAILS)
 FLAT_UP_TO = 10_000
 """Pictures up to which the first stage compares a brain with all of them."""
 MAX_SIDE = 256
 SOURCE, JPEG = "source.txt", "jpg"
-SHA256_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,18 +149,17 @@ def _write_pictures(
         if not shards:
             raise DataError(f"{folder}: got no pictures for the pool")
         rows.write_header()
-    digests = np.frombuffer(b"".join(rows.digests), np.uint8).reshape(-1, 2, SHA256_BYTES)
     np.save(folder / CHECKSUMS, np.array(rows.checksums, np.uint64), allow_pickle=False)
-    np.save(folder / DIGESTS, digests, allow_pickle=False)
+    np.save(folder / THUMBNAILS, np.array(rows.thumbnails), allow_pickle=False)
     return shards
 
 
 class _Rows:
-    """Tokens as they are written, with checksums and digests of their pictures."""
+    """Tokens as they are written, with checksums, and thumbnails of their pictures."""
 
     def __init__(self, file: BinaryIO, encoder: TargetEncoder, max_side: int) -> None:
         self.checksums: list[int] = []
-        self.digests: list[bytes] = []
+        self.thumbnails: list[np.ndarray] = []
         self._file, self._encoder, self._max_side = file, encoder, max_side
         self.write_header()
 
@@ -182,25 +180,19 @@ class _Rows:
             jpegs = [_stored(data, self._max_side, name) for name, data in chunk]
             requests = [(i, 0) for i in range(len(chunk))]
             tokens = encode_views(self._encoder, Views(), jpegs, names, requests)
-            for (name, data), jpeg, rows in zip(chunk, jpegs, tokens, strict=True):
+            for name, jpeg, rows in zip(names, jpegs, tokens, strict=True):
                 if not np.any(rows):
                     raise DataError(f"{name}: its tokens by {self._encoder.name} are all zero")
                 key = f"picture{len(self.checksums):09d}"
                 rows = np.ascontiguousarray(rows, dtype="<f2")
                 self._file.write(rows.tobytes())
                 self.checksums.append(tokens_checksum(rows))
-                self.digests += [hashlib.sha256(data).digest(), pixel_digest(jpeg, name)]
+                self.thumbnails.append(thumbnail(decode(jpeg, name)))
                 yield key, {JPEG: jpeg, SOURCE: name.encode()}
 
 
 def _stored(data: bytes, max_side: int, name: str) -> bytes:
     return square_jpeg(data, min(max_side, *decode(data, name).shape[:2]), name)
-
-
-def pixel_digest(data: bytes, name: str) -> bytes:
-    """Return the sha256 of a picture's size and RGB values, of whatever file they are."""
-    rgb = decode(data, name)
-    return hashlib.sha256(f"{rgb.shape}".encode() + rgb.tobytes()).digest()
 
 
 def tokens_checksum(rows: Float[np.ndarray, "..."]) -> int:

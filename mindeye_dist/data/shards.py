@@ -31,6 +31,8 @@ FORMAT = "mindeye-dist-shards/2"
 VOXELS = "nsdgeneral.npy"
 DISTINCT = "num_uniques.npy"
 PICTURES = ("jpg", "png")
+ABOUT_PICTURES = "truth/pictures.jsonl"
+"""What simulation writes about its pictures, beside the shards: a JSON line each."""
 END_OF_TAR = 1024
 # A .npy header is a Python literal: where it is damaged, numpy lets errors of its parser through.
 NOT_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)

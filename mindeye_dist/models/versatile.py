@@ -36,14 +36,14 @@ class VersatileDiffusion:
     Args:
         source: folder of the pipeline in the layout of `save_pretrained`, or its name on the
             Hugging Face hub. Only safetensors are read; `shi-labs/versatile-diffusion` has none:
-            `convert` makes them.
+            `jobs/import_versatile.py` makes them.
         sampling: how pictures are drawn.
         device: where to compute.
         dtype: of the networks.
 
     Raises:
-        ValueError: a part is missing, its weights do not fit its config, or it is of the
-            dual-guided pipeline.
+        ValueError: a part is missing, it has no safetensors, its weights do not fit its config,
+            or it is of the dual-guided pipeline.
     """
 
     name = "versatile-diffusion"
@@ -57,6 +57,13 @@ class VersatileDiffusion:
         device: torch.device | str = "cpu",
         dtype: Precision = "fp32",
     ) -> None:
+        for part in ("image_unet", "vae"):
+            folder = Path(source, part)
+            if folder.is_dir() and not any(folder.glob("*.safetensors")):
+                raise ValueError(
+                    f"{folder}: has no safetensors; `python jobs/import_versatile.py {source} "
+                    "--out FOLDER` makes them of .bin weights"
+                )
         self._model = LatentDiffusion(source, "image_unet", sampling, device=device, dtype=dtype)
         config = self._model.unet_config
         if config.dual_cross_attention:

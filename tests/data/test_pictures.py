@@ -1,14 +1,24 @@
 """Pictures in and out, against Pillow's own conversion."""
 
+import os
 import tarfile
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mindeye_dist.data import pictures
-from mindeye_dist.data.pictures import PictureFiles, decode, small, square_jpeg
+from mindeye_dist.data.pictures import (
+    PictureFiles,
+    copies_among,
+    decode,
+    small,
+    square_jpeg,
+    thumbnail,
+)
+from mindeye_dist.data.scenes import render_scene
 from mindeye_dist.data.store import DataError
 
 
@@ -83,3 +93,50 @@ def test_folder_and_tar_give_the_same_files(tmp_path):
             assert files.read(name) == packed.read(f"./{name}")
     with pytest.raises(DataError, match="nowhere"):
         PictureFiles(tmp_path / "nowhere")
+
+
+def jpeg_of(picture, quality):
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return decode(buffer.getvalue(), "copy")
+
+
+def check_copies(scenes):
+    """Assert that each picture's copies are known, and that no picture is one of another."""
+    held = np.stack([thumbnail(scene) for scene in scenes])
+    for number in range(len(scenes)):
+        others = np.delete(held, number, axis=0)
+        assert not copies_among(others, held[number : number + 1]).any(), number
+    for number in range(0, len(scenes), 30):
+        picture = Image.fromarray(scenes[number])
+        for scale in (0.5, 0.75, 1.0, 2.5):
+            size = (round(picture.width * scale), round(picture.height * scale))
+            for how in (Image.Resampling.LANCZOS, Image.Resampling.BILINEAR):
+                copy = thumbnail(jpeg_of(picture.resize(size, how), 60))
+                assert np.flatnonzero(copies_among(held, copy[None])).tolist() == [number]
+
+
+def test_copies_of_scenes_are_known_and_no_others():
+    """300 rendered scenes 160 pixels wide, of another height each."""
+    check_copies([render_scene(i, 0, 160).picture[: 160 - i % 20] for i in range(300)])
+
+
+def test_copies_of_photos_are_known_and_no_others():
+    """300 photos of as many places in the tar; the whole of it has the same photo twice."""
+    photos = os.environ.get("MINDEYE_PHOTOS", "")
+    if not photos:
+        pytest.skip("MINDEYE_PHOTOS is not set: a tar of photos")
+    with PictureFiles(Path(photos)) as files:
+        chosen = np.linspace(0, len(files.names) - 1, 300).astype(int)
+        check_copies([decode(files.read(files.names[n]), files.names[n]) for n in chosen])
+
+
+@pytest.mark.parametrize("shape", [(160, 160), (80, 112), (33, 16)])
+def test_a_thumbnail_is_of_the_central_square(shape):
+    """Oracle: the thumbnail of the square that was cut first; a ramp's averages by hand."""
+    rgb = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    edge, (top, left) = min(shape), ((side - min(shape)) // 2 for side in shape)
+    square = rgb[top : top + edge, left : left + edge].copy()
+    np.testing.assert_array_equal(thumbnail(rgb), thumbnail(square))
+    ramp = np.broadcast_to(np.arange(160, dtype=np.uint8)[None, :, None], (160, 160, 3)).copy()
+    np.testing.assert_allclose(thumbnail(ramp)[8, 1:-1, 0], np.arange(1, 15) * 10 + 4.5, atol=0.6)

@@ -217,7 +217,7 @@ def test_a_lowlevel_run_that_cannot_be_evaluated(
     """Found, it is left out in one line; named, it is an error before anything is computed."""
     spoil(config, shards)
     capsys.readouterr()
-    evaluate.main(["--run-dir", str(run)])
+    evaluate.main(["--run-dir", str(run), "--pictures", "0"])
     report, _ = report_in(run)
     assert "retrieval" in report
     assert "lowlevel" not in report

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jobs import pool as job
+from jobs import runs
 from jobs.worker import worker
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import encode_jpeg
@@ -83,7 +84,7 @@ def test_from_files_to_matches(scenes, run, tiny_shards, tmp_path, capsys):
     options = ["--pool", tmp_path / "pool", "--run-dir", run, "--out", tmp_path / "out"]
     search(*options, "--k", 3, "--num-examples", 4)
     assert "pool: 12 pictures, 0 of them of the test split" in capsys.readouterr().out
-    predictor = Predictor(job.best(str(run)))
+    predictor = Predictor(runs.best(str(run)))
     store = Store(str(tiny_shards))
     test = Dataset(store, read_manifest(store), predictor.config.data, "test")
     tokens = np.load(tmp_path / "pool/tokens.npy").reshape(12, -1).astype(float)
@@ -118,7 +119,7 @@ def test_pictures_that_were_seen_are_held_back(run, tiny_shards, tmp_path, capsy
 def test_one_leaked_picture(scenes, run, tiny_shards, tmp_path, capsys):
     """Among other pictures, the one that was seen is never an answer."""
     store = Store(str(tiny_shards))
-    data = Predictor(job.best(str(run))).config.data
+    data = Predictor(runs.best(str(run))).config.data
     leaked = Dataset(store, read_manifest(store), data, "test").pictures([4])[0]
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -133,9 +134,9 @@ def test_one_leaked_picture(scenes, run, tiny_shards, tmp_path, capsys):
 
 
 def test_pictures_are_stored_as_wide_as_those_of_the_shards(scenes, tiny_shards, run, tmp_path):
-    """So that the square of a file that was also shown has the same bytes in both."""
+    """Oracle: the width of the shards' pictures."""
     build("--images", scenes, "--data-url", tiny_shards, "--out", tmp_path / "pool")
-    targets = Predictor(job.best(str(run))).shapes.targets["clip_tokens"]
+    targets = Predictor(runs.best(str(run))).shapes.targets["clip_tokens"]
     stored = Pool(tmp_path / "pool", targets).pictures([0, 3])
     assert [Image.open(io.BytesIO(data)).size for data in stored] == [(16, 16), (16, 16)]
 

@@ -339,10 +339,13 @@ def test_workers_and_batches_change_nothing(lab, tmp_path):
     """64 brains with batch 1 and 16, one and two workers. Oracle: this process, batch 16."""
     alone, one, two = (tmp_path / name for name in ("alone", "one", "two"))
     sixteen = ReconstructionConfig(candidates=2, batch_size=16)
-    reconstruct.reconstruct(options(lab, alone, limit=64, reconstruction=sixteen))
+    # Batches do not cross shards: one of 16 pictures is two batches of 16 candidates.
+    large = {"limit": 64, "pictures_per_shard": 16, "reconstruction": sixteen}
+    reconstruct.reconstruct(options(lab, alone, **large))
     variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     for out, count, batch in ((one, 1, 16), (two, 2, 1)):
-        own = flags(lab, out, "--limit", "64", "--workers", count, "--batch-size", batch)
+        own = flags(lab, out, "--limit", "64", "--pictures-per-shard", "16")
+        own += ["--workers", count, "--batch-size", batch]
         done = subprocess.run(
             [sys.executable, "jobs/reconstruct.py", *map(str, own)],
             cwd=ROOT,

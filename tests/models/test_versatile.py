@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mindeye_dist.models.generator import Generator, noise_like
-from mindeye_dist.models.versatile import PUBLISHED, VersatileDiffusion, convert
+from mindeye_dist.models.versatile import PUBLISHED, VersatileDiffusion
 from mindeye_dist.randomness import torch_generator
 from tests import tiny_pipelines as tiny
 
@@ -193,38 +193,6 @@ def test_every_option_changes_pictures_and_digest(folder, change):
     assert other.digest != published.digest
     drawn, changed = (g(tokens(), SEEDS, pictures(), 0.5) for g in (published, other))
     assert (drawn - changed).abs().max() > 1e-3
-
-
-def as_in_2022(key):
-    """Return the key that the autoencoder's attention had when Versatile Diffusion was saved."""
-    for new, old in (
-        ("to_q", "query"),
-        ("to_k", "key"),
-        ("to_v", "value"),
-        ("to_out.0", "proj_attn"),
-    ):
-        key = key.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
-    return key
-
-
-def test_published_pickles_become_safetensors(folder, tmp_path):
-    """Oracle: the same pipeline saved as safetensors in the first place."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-
-    pickled = tiny.save_versatile(tmp_path / "pickled")
-    for kind, part in ((UNet2DConditionModel, "image_unet"), (AutoencoderKL, "vae")):
-        network = kind.from_pretrained(pickled / part)
-        (pickled / part / "diffusion_pytorch_model.safetensors").unlink()
-        network.save_pretrained(pickled / part, safe_serialization=False)
-    path = pickled / "vae/diffusion_pytorch_model.bin"
-    tensors = torch.load(path, weights_only=True)
-    torch.save({as_in_2022(key): value for key, value in tensors.items()}, path)
-    with pytest.raises(ValueError, match=r"image_unet: no UNet2DConditionModel could be loaded"):
-        VersatileDiffusion(pickled)
-    convert(pickled, tmp_path / "converted")
-    converted, original = VersatileDiffusion(tmp_path / "converted"), VersatileDiffusion(folder)
-    assert torch.equal(converted(tokens(), SEEDS), original(tokens(), SEEDS))
-    assert converted.digest == original.digest
 
 
 def test_the_dual_guided_unet_is_refused(folder, tmp_path):
