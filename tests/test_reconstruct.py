@@ -209,3 +209,19 @@ def test_parts_that_do_not_fit_are_refused(checkpoints, tmp_path, write_subject)
     other = checkpoints | {"lowlevel": Checkpoints(config.run_dir, 1).newest()}
     with pytest.raises(DataError, match="of subj01 with 25 voxels, .* of subj01 with 24 voxels"):
         reconstructor(other)
+
+
+def test_shared_noise_is_the_same_for_every_picture(checkpoints, voxels):
+    """As published: seeds of the generator do not know the picture, those of the prior do."""
+    seeds = []
+
+    class Recorder(TinyGenerator):
+        def __call__(self, tokens, given, init=None, strength=1.0):
+            seeds.extend(given)
+            return super().__call__(tokens, given, init, strength)
+
+    for shared in (True, False):
+        config = replace(CONFIG, candidates=2, shared_noise=shared)
+        reconstructor(checkpoints, config, generator=Recorder())(voxels, KEYS)
+    assert len(set(seeds[:14])) == 2
+    assert len(set(seeds[14:])) == 14
