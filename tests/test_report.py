@@ -647,3 +647,16 @@ def test_report_without_pictures_says_nothing_of_them(folder):
     parsed = Page((folder / "report.html").read_text())
     assert not parsed.says("Reconstructions")
     assert not any("made" in attrs.get("class", "").split() for attrs in parsed.named("li"))
+
+
+def test_published_draws_stand_beside_pictures(tmp_path):
+    """Both parts of the page at once: retrieval in draws, and reconstructions."""
+    score = {"top1": 0.4321, "top1_ci": [0.4, 0.4567]}
+    drawn = {"pool": 300, "draws": 30, "chance": 1 / 300, **dict.fromkeys(DIRECTIONS, score)}
+    given = evaluation()
+    report = given.report | {"retrieval_in_draws": {"model": drawn, "shuffled": drawn}}
+    both = replace(given, report=report, reconstructed=reconstructed())
+    text = " ".join(Page(write_report(tmp_path, both, [], TRAIN).read_text()).text)
+    assert "43.2" in text
+    assert "mean of 30 seeded random draws" in text
+    assert "How to read this" in text
