@@ -101,9 +101,11 @@ def test_controls_change_one_thing(rows):
     average = control(mean, ["mean brain"]).pictures[0]
     for picture in made["mean_brain"].pictures:
         np.testing.assert_array_equal(picture, average)
+    # The upper bound has as many candidates as the model, over the same low-level pictures.
     tokens = brains.test.all_targets("clip_tokens")[brains.numbers]
+    lowlevel = torch.from_numpy(as_unit(model.lowlevel))
     np.testing.assert_array_equal(
-        made["true_tokens"].pictures, control.from_tokens(tokens, brains.keys).pictures
+        made["true_tokens"].pictures, own.from_tokens(tokens, brains.keys, lowlevel).pictures
     )
     np.testing.assert_array_equal(made["lowlevel_only"].pictures, model.lowlevel)
 
