@@ -97,7 +97,7 @@ def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
     """SIGKILL while it trains; oracle: the bytes of an undisturbed training's generator."""
     flags = ["--data-url", str(shards), "--targets", "tiny-clip_tokens", "--side", "8"]
     flags += ["--network.patch", "4", "--network.width", "16", "--network.depth", "1"]
-    flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "400"]
+    flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "60"]
     flags += ["--training.batch-size", "2", "--training.save-every-steps", "20"]
     command = [sys.executable, "jobs/train_generator.py", *flags, "--run-dir"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -120,11 +120,11 @@ def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
 
 
 def test_what_does_not_fit_is_named(shards, tmp_path):
-    with pytest.raises(ValueError, match="images: got here, expected none beside --data-url"):
+    with pytest.raises(ValueError, match="images: got 'here', expected none beside --data-url"):
         options(tmp_path, data_url=str(shards), images="here")
     with pytest.raises(DataError, match="neither a folder nor a tar"):
         train_generator(options(tmp_path, images=str(tmp_path / "nowhere")))
-    with pytest.raises(ValueError, match=r"--encoder.encoder: got pixels, which makes latents"):
+    with pytest.raises(ValueError, match=r"--encoder.encoder: got pixels, which makes"):
         train_generator(options(tmp_path, encoder=EncoderOptions(encoder="pixels")))
     with pytest.raises(ValueError, match="expected multiples of 4"):
         train_generator(options(tmp_path, side=6, data_url=str(shards), targets="tiny-clip_tokens"))
