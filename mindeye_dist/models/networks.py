@@ -210,14 +210,15 @@ def _download(key: str) -> dict[str, Tensor]:
         "efficientnet_b1": models.EfficientNet_B1_Weights.IMAGENET1K_V2.url,
         "swav": SWAV_URL,
     }[key]
+    if url == SWAV_URL:
+        # torchvision's file names end in their digest, SwAV's does not.
+        raise ValueError(
+            f"{key}: weights {HUB!r} cannot be had from {url}: no digest to verify them by is "
+            "published; a file of them may be given instead"
+        )
     try:
         return torch.hub.load_state_dict_from_url(
-            url,
-            map_location="cpu",
-            progress=False,
-            # torchvision's file names end in their digest, SwAV's does not.
-            check_hash=url != SWAV_URL,
-            weights_only=True,
+            url, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
     except (OSError, RuntimeError) as error:
         raise ValueError(
