@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 
 demo: setup  ## simulated subject, training on Ray, report with pictures: runs/demo/report.html
 	$(BIN)/python jobs/train.py --with-lowlevel --overwrite
-	$(BIN)/python jobs/evaluate.py --pictures 40 --reconstruction.candidates 8 --reconstruction.strength 0.7
+	$(BIN)/python jobs/evaluate.py --pictures 40 --reconstruction.candidates 8
 
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray or deepspeed or s3 or not ray'

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.command import clear_errors
-from jobs.simulate import Simulate, encode, load_pictures
+from jobs.simulate import COMPONENTS, Simulate, encode, load_pictures
 from mindeye_dist.baseline import fit_ridge
 from mindeye_dist.config import SimulationConfig
 from mindeye_dist.data.pictures import decode, small
@@ -109,19 +109,23 @@ def load(options: Calibrate, console: Console) -> Pictures:
     """Return the encoded pictures, from the cache if it holds enough of them.
 
     Raises:
-        ValueError: the cache holds another number of pictures.
+        ValueError: the cache holds other pictures.
     """
     total = options.train_pictures + options.val_pictures + options.test_pictures
     cache = Path(options.features_cache) if options.features_cache else None
+    tokens = "the demo's tokens" if options.preset == "demo" else f"{COMPONENTS} components"
+    about = f"{total} pictures of {options.images or 'rendered scenes'} by {tokens}"
     if cache and cache.exists():
         with np.load(cache, allow_pickle=False) as file:
             pictures = Pictures(clip_tokens=file["clip_tokens"], small=file["small"])
-        if len(pictures.small) != total:
-            raise ValueError(f"{cache}: holds {len(pictures.small)} pictures, expected {total}")
+            held = str(file["of"]) if "of" in file else "something else"
+        if held != about:
+            raise ValueError(f"{cache}: holds {held}, expected {about}")
         return pictures
     console.log(f"making and encoding {total} pictures")
     source = Simulate(
         images=options.images,
+        dim=0 if options.preset == "demo" else COMPONENTS,
         train_pictures=options.train_pictures,
         val_pictures=options.val_pictures,
         test_pictures=options.test_pictures,
@@ -131,7 +135,7 @@ def load(options: Calibrate, console: Console) -> Pictures:
     shrunk = [small(decode(picture.jpeg, f"picture {i}")) for i, picture in enumerate(stored)]
     pictures = Pictures(clip_tokens=clip_tokens, small=np.stack(shrunk))
     if cache:
-        np.savez(cache, **vars(pictures))
+        np.savez(cache, of=about, **vars(pictures))
     return pictures
 
 

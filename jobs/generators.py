@@ -5,13 +5,18 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.command import place
-from mindeye_dist.models.codecs import LatentCodec, open_codec
+from mindeye_dist.models.autoencoder import SmallAutoencoder
+from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.models.generator import Generator
 from mindeye_dist.models.latent_diffusion import Precision, Sampling
+from mindeye_dist.models.named_codecs import open_codec
 from mindeye_dist.models.small_generator import SCENES_GENERATOR, SmallGenerator, codec_of
 from mindeye_dist.models.unclip import DEFAULT, StableUnCLIP
 from mindeye_dist.models.versatile import PUBLISHED, VersatileDiffusion
 from mindeye_dist.strict import check
+
+GENERATOR_FILE, AUTOENCODER_FILE = "generator.safetensors", "autoencoder.safetensors"
+"""What jobs/train_generator.py leaves in its folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,8 @@ class GeneratorOptions:
     """small: its file, or the folder of its training; the one for rendered scenes, which comes with
     the project, if it is empty. Others: a folder or a name on the hub."""
     codec: str = ""
-    """small: weights of the codec whose latents it makes, where that has any: a folder, or a VAE's
-    name on the hub."""
+    """small: weights of the codec whose latents it makes, where that has any: a folder, a VAE's
+    name on the hub, or an autoencoder's file; one that was trained with it is found beside it."""
     codec_subfolder: str = ""
     """small: where in --codec the VAE is (`vae` in a whole pipeline)."""
     steps: int = 0
@@ -80,7 +85,7 @@ def open_generator(options: GeneratorOptions) -> Generator:
 def _small(options: GeneratorOptions) -> SmallGenerator:
     path = Path(place(options.weights)) if options.weights else SCENES_GENERATOR
     if path.is_dir():
-        path = path / "generator.safetensors"
+        path = path / GENERATOR_FILE
     return SmallGenerator.load(
         path,
         codec=_codec(path, options),
@@ -92,4 +97,7 @@ def _small(options: GeneratorOptions) -> SmallGenerator:
 
 def _codec(path: Path, options: GeneratorOptions) -> LatentCodec:
     name, shape = codec_of(path)
-    return open_codec(name, options.codec, shape, options.device, subfolder=options.codec_subfolder)
+    source, beside = options.codec, path.with_name(AUTOENCODER_FILE)
+    if not source and name == SmallAutoencoder.name and beside.exists():
+        source = str(beside)
+    return open_codec(name, source, shape, options.device, subfolder=options.codec_subfolder)

@@ -29,11 +29,12 @@ def demo() -> ExperimentConfig:
             backbone=BackboneConfig(hidden=512, input_dropout=0.3),
             projector=ProjectorConfig(hidden=256),
             # 40 steps are drawn 2.5 times as fast as the published 100.
-            prior=PriorConfig(depth=2, heads=4, head_dim=32, feedforward_factor=2, timesteps=40),
+            prior=PriorConfig(depth=1, heads=8, head_dim=32, feedforward_factor=2, timesteps=40),
         ),
-        optimizer=OptimizerConfig(max_lr=1e-3),
-        training=TrainingConfig(epochs=12, global_batch_size=100, validate_every_epochs=2),
-        checkpoint=CheckpointConfig(every_steps=150),
+        # Many small steps: the prior is slow to find in the condition what it can use.
+        optimizer=OptimizerConfig(max_lr=2e-3),
+        training=TrainingConfig(epochs=12, global_batch_size=32, validate_every_epochs=2),
+        checkpoint=CheckpointConfig(every_steps=300),
         compute=ComputeConfig(num_workers=2, backend="deepspeed", zero_stage=2),
     )
 

@@ -16,7 +16,8 @@ from mindeye_dist.data.shards import Manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.evaluate import EvaluationData
 from mindeye_dist.inference import Predictor, check_codec, check_pipeline
-from mindeye_dist.models.codecs import LatentCodec, open_codec
+from mindeye_dist.models.codecs import LatentCodec
+from mindeye_dist.models.named_codecs import open_codec
 from mindeye_dist.shapes import TargetShape
 
 SPLITS = ("train", "val", "test")

@@ -57,8 +57,8 @@ LICENCE = (
 )
 # The names that the demo's recipes look for.
 TOKENS, TEACHER, LATENTS = DataConfig.targets, DataConfig.teacher, DataConfig.latents
-SCENES_DIM = 64
-"""Width of the tokens of the projection that comes with the project."""
+COMPONENTS = 64
+"""Principal components that are kept of other pictures' channels."""
 ENCODED_AT_ONCE = 8
 """Few enough for a CPU's cache: 32 at once take 1.7 times as long a picture."""
 
@@ -81,8 +81,10 @@ class Simulate:
     test_pictures: int = 500
     side: int = 160
     """Width and height of the stored pictures (pixels)."""
-    dim: int = SCENES_DIM
-    """Width of a clip_token: principal components kept of the encoder's channels."""
+    dim: int = 0
+    """Width of a clip_token: principal components kept of the encoder's channels. 0 takes the fixed
+    projection of rendered scenes, which the project's generator draws from; 64 components of other
+    pictures, and for a --preset, which was calibrated so."""
     latent_side: int = 28
     """Width of the low-level pipeline's blurry pictures (pixels), four times the encoder's map."""
     seed: int = 0
@@ -195,9 +197,8 @@ def encode(
 ) -> tuple[list[TargetSet], ProjectedEncoder]:
     """Return clip_tokens, the teacher's map and latents, and the encoder.
 
-    The encoder's components are fitted on the train pictures; rendered scenes have fixed ones,
-    which the project's generator draws from. Its map, without the summary token,
-    is the low-level pipeline's teacher, small pictures are its latents.
+    The encoder's components are fitted on the train pictures, or fixed (`Simulate.dim`). Its map,
+    without the summary token, is the low-level pipeline's teacher, small pictures are its latents.
     """
     base, codec = EfficientNetLite0(efficientnet_lite0_weights()), PixelCodec(options.latent_side)
     raw = np.empty((len(pictures), base.num_tokens, base.dim), np.float16)
@@ -210,8 +211,8 @@ def encode(
         latents[start : start + len(chunk)] = codec.encode(images).numpy()
     batches = [torch.from_numpy(part) for part in np.array_split(raw, -(-len(raw) // 256))]
     train = torch.from_numpy(raw[: options.train_pictures]).split(256)
-    if options.images or options.dim != SCENES_DIM:
-        projection = fit_projection((part.float() for part in train), options.dim)
+    if options.images or options.preset or options.dim:
+        projection = fit_projection((part.float() for part in train), options.dim or COMPONENTS)
         encoder = ProjectedEncoder(base, projection)
     else:
         encoder = ProjectedEncoder.load(SCENES_ENCODER, base)

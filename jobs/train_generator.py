@@ -1,110 +1,89 @@
 """Train the project's own generator: pictures, clip_tokens -> RUN_DIR/generator.safetensors.
 
-With no argument it makes the one for rendered scenes that comes with the project. `--data-url`
-takes the training pictures of shards and their stored tokens, `--images` any folder or tar. One
-process, one device; killed and started again it goes on.
+With no argument it makes the one for rendered scenes that comes with the project, and the
+autoencoder whose latents it draws, RUN_DIR/autoencoder.safetensors. `--data-url` takes the training
+pictures of shards and their stored tokens, `--images` any folder or tar. One process, one device;
+killed and started again it goes on.
 """
 
-import hashlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import tyro
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
 from jobs.command import clear_errors, place, watched
-from jobs.encoders import EncoderOptions, codec_from, target_encoder
-from mindeye_dist.config import DataConfig
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, square_jpeg
-from mindeye_dist.data.scenes import GENERATOR_SERIES, render_scene
-from mindeye_dist.data.shards import checksum, read_manifest
-from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.generator_training import GeneratorTrainer, GeneratorTraining, PicturesInMemory
-from mindeye_dist.models.codecs import LatentCodec, resize
+from jobs.encoders import EncoderOptions, codec_from
+from jobs.generator_pictures import (
+    PicturesInMemory,
+    Source,
+    SourceOptions,
+    as_tensor,
+    encoded,
+    identity,
+    moments,
+    open_source,
+    prepared,
+)
+from jobs.generators import AUTOENCODER_FILE, GENERATOR_FILE
+from mindeye_dist.models.autoencoder import (
+    Autoencoder,
+    AutoencoderConfig,
+    SmallAutoencoder,
+    latent_shape,
+    reconstruction_loss,
+)
+from mindeye_dist.models.codecs import LatentCodec, PixelCodec, resize
 from mindeye_dist.models.small_generator import (
     GeneratorConfig,
+    Imperfection,
     PictureTransformer,
     SmallGenerator,
+    generator_loss,
+    sampler,
     token_shape,
 )
-from mindeye_dist.shapes import TargetShape
-from mindeye_dist.strict import check
+from mindeye_dist.picture_training import PictureTrainer, PictureTraining
 
-CHUNK = 500
-"""Pictures that are prepared at once; a killed run loses no more."""
-ENCODED_AT_ONCE = 8
 SHOWN = 12
 """Pictures of the sheet that shows how far the training is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainGenerator:
+class TrainGenerator(SourceOptions):
     """Train a small latent diffusion generator on pictures and their clip_tokens."""
 
     run_dir: str = "runs/generator"
     """Folder for the prepared pictures, the state, a sheet of samples and the result."""
-    scenes: int = 24_000
-    """Rendered scenes to learn, where neither --data-url nor --images is given."""
-    data_url: str = ""
-    """Shards whose training pictures and stored clip_tokens are learned; never their test split."""
-    subjects: tuple[str, ...] = ()
-    """Subjects of --data-url whose pictures are taken; all of them by default."""
-    targets: str = DataConfig.targets
-    """Set of clip_tokens in the manifest of --data-url."""
-    images: str = ""
-    """Folder or tar of JPEG or PNG pictures to learn, every one of them: leave out yourself what
-    a brain is to be tested on, or take --data-url, which does."""
-    image_side: int = 160
-    """Width of the square that is cut out of a picture of --images and encoded (pixels)."""
-    encoder: Annotated[EncoderOptions, tyro.conf.arg(name="encoder")] = field(
-        default_factory=lambda: EncoderOptions(encoder="efficientnet-lite0")
-    )
-    """What makes clip_tokens of --images and scenes; efficientnet-lite0 takes the projection that
-    comes with the project."""
-    codec: Literal["pixels", "taef2", "autoencoder-kl"] = "pixels"
-    """Whose latents are drawn."""
+    codec: Literal["small-autoencoder", "pixels", "taef2", "autoencoder-kl"] = "small-autoencoder"
+    """Whose latents are drawn. A small-autoencoder is trained first, on the same pictures. Pixels
+    want a --network.patch: each square of patch x patch latents is a token of the network."""
     codec_weights: str = ""
-    """taef2: a folder. autoencoder-kl: a folder or hub name."""
+    """taef2: a folder. autoencoder-kl: a folder or hub name. small-autoencoder: a file of one that
+    is trained already."""
     codec_subfolder: str = ""
     """autoencoder-kl: where in --codec-weights it is (`vae` in a whole pipeline)."""
     side: int = 64
     """Width of the pictures that are drawn (pixels)."""
     network: GeneratorConfig = field(default_factory=GeneratorConfig)
-    training: GeneratorTraining = field(default_factory=GeneratorTraining)
-    device: Literal["cpu", "cuda"] = "cpu"
-
-    def __post_init__(self) -> None:
-        check(not (self.data_url and self.images), "images", self.images, "none beside --data-url")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Pictures to learn, and where their tokens come from.
-
-    Attributes:
-        about: what it is, in words.
-        digest: of which pictures they are.
-        count: of the pictures.
-        read: gives the files of a range of them.
-        tokens: gives the tokens of a range, from those files.
-        targets: shape of the tokens, and their encoder.
-    """
-
-    about: str
-    digest: str
-    count: int
-    read: Callable[[range], list[bytes]]
-    tokens: Callable[[range, list[bytes]], np.ndarray]
-    targets: TargetShape
+    training: PictureTraining = field(default_factory=PictureTraining)
+    imperfection: Imperfection = field(default_factory=Imperfection)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    autoencoder_training: PictureTraining = field(
+        default_factory=lambda: PictureTraining(
+            epochs=2, batch_size=32, max_lr=2e-3, warmup_steps=100, weight_decay=0.0
+        )
+    )
+    autoencoder_noise: float = 0.1
+    """Standard deviation of the noise that its latents bear, which lie in -1..1."""
 
 
 def main(arguments: list[str]) -> None:
@@ -123,7 +102,34 @@ def train_generator(options: TrainGenerator) -> Path:
     """
     folder = Path(options.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    codec = codec_from(
+    source = open_source(options)
+    codec = given_codec(options)
+    shape = codec.shape if codec else latent_shape(options.autoencoder, options.side)
+    torch.manual_seed(options.training.seed)
+    # Before anything that takes long, since it says whether the options fit each other.
+    network = PictureTransformer(options.network, shape, token_shape(source.targets))
+    if codec is None or isinstance(codec, SmallAutoencoder):
+        pixels = PixelCodec(codec.side if codec else options.side)
+        pictures = prepared(folder, source, pixels)
+        codec = codec or train_autoencoder(options, folder, source, pictures)
+        codec.save(folder / AUTOENCODER_FILE)
+        pictures = replace(pictures, latents=encoded(codec, pictures.latents))
+    else:
+        pictures = prepared(folder, source, codec)
+    trainer = generator_trainer(options, folder, source, codec, pictures, network)
+    made = folder / GENERATOR_FILE
+    for _ in trained(trainer):
+        write_generator(made, trainer, options, codec, source)
+    return made
+
+
+def given_codec(options: TrainGenerator) -> LatentCodec | None:
+    """Return the codec that the options name, none where an autoencoder is to be trained."""
+    if options.codec == "small-autoencoder":
+        if not options.codec_weights:
+            return None
+        return SmallAutoencoder.load(Path(place(options.codec_weights)), device=options.device)
+    return codec_from(
         EncoderOptions(
             encoder=options.codec,
             weights=options.codec_weights,
@@ -132,51 +138,118 @@ def train_generator(options: TrainGenerator) -> Path:
             device=options.device,
         )
     )
-    source = open_source(options)
-    torch.manual_seed(options.training.seed)
-    network = PictureTransformer(options.network, codec.shape, token_shape(source.targets))
-    check(
-        source.count >= options.training.batch_size,
-        "training.batch_size",
-        options.training.batch_size,
-        f"at most the {source.count} {source.about}",
-    )
-    what = f"{source.digest} {source.targets.digest} {codec.digest}"
-    pictures = prepared(folder, source, codec, what)
-    identity = f"{options.network} {source.count} {what}"
-    trainer = GeneratorTrainer(
-        network.to(options.device), pictures, options.training, folder, about=identity
+
+
+def generator_trainer(  # noqa: PLR0913 - the parts of a training, each made elsewhere
+    options: TrainGenerator,
+    folder: Path,
+    source: Source,
+    codec: LatentCodec,
+    pictures: PicturesInMemory,
+    network: PictureTransformer,
+) -> PictureTrainer[PictureTransformer]:
+    """Return what trains the generator, from where it was stopped."""
+    mean, deviation = moments(pictures.latents)
+    network.latent_mean.copy_(mean)
+    network.latent_sd.copy_(deviation)
+    alphas_cumprod = sampler().alphas_cumprod.to(options.device)
+
+    def loss(
+        network: PictureTransformer, rows: Int[np.ndarray, " batch"], noise: torch.Generator
+    ) -> Float[Tensor, ""]:
+        latents, tokens = (
+            torch.from_numpy(array[rows]).to(options.device).float()
+            for array in (pictures.latents, pictures.tokens)
+        )
+        latents = (latents - network.latent_mean) / network.latent_sd
+        return generator_loss(network, alphas_cumprod, latents, tokens, options.imperfection, noise)
+
+    trainer = PictureTrainer(
+        network.to(options.device),
+        loss,
+        source.count,
+        options.training,
+        folder,
+        name="the generator",
+        about=f"{options.network} {options.imperfection} {identity(source, codec)}",
     )
     trainer.load()
-    made = folder / "generator.safetensors"
+    return trainer
+
+
+def train_autoencoder(
+    options: TrainGenerator, folder: Path, source: Source, pictures: PicturesInMemory
+) -> SmallAutoencoder:
+    """Return an autoencoder that was trained on the pictures."""
+    settings = options.autoencoder_training
+    torch.manual_seed(settings.seed)
+
+    def loss(
+        network: Autoencoder, rows: Int[np.ndarray, " batch"], noise: torch.Generator
+    ) -> Float[Tensor, ""]:
+        images = torch.from_numpy(pictures.latents[rows]).to(options.device).float()
+        return reconstruction_loss(network, images, options.autoencoder_noise, noise)
+
+    own = folder / "autoencoder"
+    own.mkdir(exist_ok=True)
+    constants = f"{options.autoencoder} {options.autoencoder_noise} {options.side}"
+    trainer = PictureTrainer(
+        Autoencoder(options.autoencoder).to(options.device),
+        loss,
+        source.count,
+        settings,
+        own,
+        name="the autoencoder",
+        about=f"{constants} {source.digest}",
+    )
+    trainer.load()
+    for _ in trained(trainer):
+        pass  # its state is kept by the trainer; half trained it is of no use
+    return SmallAutoencoder(
+        deepcopy(trainer.average),
+        options.autoencoder,
+        options.side,
+        about=known_of(source, trainer) | {"noise": options.autoencoder_noise},
+        device=options.device,
+    )
+
+
+def trained(trainer: PictureTrainer[Any]) -> Iterator[int]:
+    """Train to the end, and yield the step now and then, and at the end."""
+    every, what = trainer.settings.save_every_steps, trainer.name
     losses: list[float] = []
     remaining = trainer.total_steps - trainer.step
-    for row in watched(trainer.run(), "training the generator, step", remaining):
+    for row in watched(trainer.run(), f"training {what}, step", remaining):
         losses.append(row["loss"])
         step = int(row["step"])
-        if step % options.training.save_every_steps == 0:
-            mean = np.mean(losses[-options.training.save_every_steps :])
-            print(f"step {step} of {trainer.total_steps}, loss {mean:.4f}", file=sys.stderr)
-            write_generator(made, trainer, options, codec, source)
-    write_generator(made, trainer, options, codec, source)
-    return made
+        if step % every == 0:
+            mean = np.mean(losses[-every:])
+            print(f"{what}: step {step} of {trainer.total_steps}, loss {mean:.4f}", file=sys.stderr)
+            yield step
+    if trainer.total_steps % every or not remaining:
+        yield trainer.total_steps
+
+
+def known_of(source: Source, trainer: PictureTrainer[Any]) -> dict[str, Any]:
+    """Return what a file says of how it came to be."""
+    return {
+        "pictures": f"{source.count} {source.about}",
+        "pictures_digest": source.digest,
+        "training": asdict(trainer.settings),
+        "step": trainer.step,
+        "by": "jobs/train_generator.py",
+    }
 
 
 def write_generator(
     made: Path,
-    trainer: GeneratorTrainer,
+    trainer: PictureTrainer[PictureTransformer],
     options: TrainGenerator,
     codec: LatentCodec,
     source: Source,
 ) -> None:
     """Write the generator as far as it is trained, and a sheet of what it draws."""
-    about = {
-        "pictures": f"{source.count} {source.about}",
-        "pictures_digest": source.digest,
-        "training": asdict(options.training),
-        "step": trainer.step,
-        "by": "jobs/train_generator.py",
-    }
+    about = known_of(source, trainer) | {"imperfection": asdict(options.imperfection)}
     # A copy, since a generator takes its network to its own device for good.
     average = deepcopy(trainer.average)
     generator = SmallGenerator(
@@ -184,141 +257,6 @@ def write_generator(
     )
     generator.save(made)
     write_sheet(made.with_name("samples.png"), source, codec, generator)
-
-
-def open_source(options: TrainGenerator) -> Source:
-    """Return the pictures that the options name, and their tokens."""
-    if options.data_url:
-        return shards_source(options)
-    encoder = target_encoder(replace(options.encoder, device=options.device), None)
-    if encoder.kind != "clip_tokens":
-        raise ValueError(
-            f"--encoder.encoder: got {options.encoder.encoder}, which makes no clip_tokens"
-        )
-
-    def tokens(_: range, files: list[bytes]) -> np.ndarray:
-        parts = [
-            encoder.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
-            for start in range(0, len(files), ENCODED_AT_ONCE)
-        ]
-        return np.concatenate(parts)
-
-    targets = TargetShape(encoder.shape, encoder.name, encoder.digest)
-    if options.images:
-        files = PictureFiles(Path(place(options.images)))
-
-        def read(numbers: range) -> list[bytes]:
-            names = [files.names[n] for n in numbers]
-            where = options.images
-            return [
-                square_jpeg(files.read(name), options.image_side, f"{where}: {name}")
-                for name in names
-            ]
-
-        digests = (checksum(files.read(name)) for name in files.names)
-        return Source(
-            f"pictures of {options.images}",
-            digest_of(f"{options.image_side} {' '.join(digests)}"),
-            len(files.names),
-            read,
-            tokens,
-            targets,
-        )
-    about = f"rendered scenes of series {GENERATOR_SERIES}"
-    return Source(about, about, options.scenes, rendered, tokens, targets)
-
-
-def rendered(numbers: range) -> list[bytes]:
-    """Return scenes as JPEG, as subjects see them."""
-    return [encode_jpeg(render_scene(n, GENERATOR_SERIES).picture) for n in numbers]
-
-
-def shards_source(options: TrainGenerator) -> Source:
-    """Return the training pictures of shards, once each, without any that is in a test split.
-
-    Raises:
-        DataError: nothing is left, or the subjects' tokens are by different encoders.
-    """
-    store = Store(place(options.data_url))
-    manifest = read_manifest(store)
-    subjects = options.subjects or tuple(manifest.subjects)
-    held_out: set[str] = set()
-    learned: list[str] = []
-    for name in manifest.subjects:
-        test = Dataset(store, manifest, DataConfig(subject=name), "test")
-        held_out |= {checksum(data) for data in test.pictures(range(len(test)))}
-    sets = {"clip_tokens": options.targets}
-    found: list[tuple[Dataset, int]] = []
-    for name in subjects:
-        train = Dataset(store, manifest, DataConfig(subject=name), "train", sets)
-        for n, data in enumerate(train.pictures(range(len(train)))):
-            if checksum(data) not in held_out:
-                held_out.add(checksum(data))  # once each
-                learned.append(checksum(data))
-                found.append((train, n))
-    if not found:
-        raise DataError(f"{store.locate('')}: no training pictures of {', '.join(subjects)}")
-    stored = [manifest.subject(s).target_set("clip_tokens", options.targets) for s in subjects]
-    if len({s.digest for s in stored}) > 1:
-        raise DataError(f"{options.targets!r}: is by another encoder from subject to subject")
-    targets = TargetShape(stored[0].shape, stored[0].encoder, stored[0].digest)
-
-    def read(numbers: range) -> list[bytes]:
-        return [found[n][0].pictures([found[n][1]])[0] for n in numbers]
-
-    def tokens(numbers: range, _: list[bytes]) -> np.ndarray:
-        return np.stack(
-            [found[n][0].targets("clip_tokens", [(found[n][1], 0)])[0] for n in numbers]
-        )
-
-    about = f"training pictures of {options.data_url}"
-    return Source(about, digest_of(" ".join(learned)), len(found), read, tokens, targets)
-
-
-def digest_of(text: str) -> str:
-    """Return a short digest."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def as_tensor(files: Sequence[bytes]) -> Float[Tensor, "pictures 3 height width"]:
-    """Return picture files of one size as images with values in [0, 1]."""
-    rgb = np.stack([decode(file, "a picture") for file in files])
-    return torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
-
-
-def prepared(folder: Path, source: Source, codec: LatentCodec, what: str) -> PicturesInMemory:
-    """Return latents and tokens of all pictures, from the folder as far as they are there."""
-    kept = folder / f"pictures-{digest_of(what)}"
-    kept.mkdir(exist_ok=True)
-    latents = np.empty((source.count, *codec.shape), np.float16)
-    tokens = np.empty((source.count, *source.targets.shape), np.float16)
-    for start in watched(range(0, source.count, CHUNK), "preparing pictures, chunk"):
-        numbers = range(start, min(start + CHUNK, source.count))
-        part = slice(numbers.start, numbers.stop)
-        latents[part], tokens[part] = chunk(
-            kept / f"{start}-{numbers.stop}.npz", numbers, source, codec
-        )
-    return PicturesInMemory(latents, tokens)
-
-
-def chunk(
-    path: Path, numbers: range, source: Source, codec: LatentCodec
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return latents and tokens of some pictures, and keep them in a file."""
-    if path.exists():
-        with np.load(path, allow_pickle=False) as there:
-            return there["latents"], there["tokens"]
-    files = source.read(numbers)
-    parts = [
-        codec.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
-        for start in range(0, len(files), ENCODED_AT_ONCE)
-    ]
-    latents = np.concatenate(parts).astype(np.float16)
-    tokens = source.tokens(numbers, files).astype(np.float16)
-    partial = path.with_name(f"{path.stem}.partial.npz")
-    np.savez(partial, latents=latents, tokens=tokens)
-    partial.replace(path)
-    return latents, tokens
 
 
 def write_sheet(path: Path, source: Source, codec: LatentCodec, generator: SmallGenerator) -> None:

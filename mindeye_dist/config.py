@@ -345,15 +345,15 @@ class SimulationConfig:
     num_repeats: int = 3
     early_fraction: float = 0.296
     """Share of voxels in V1-hV4, driven by low-level features through receptive fields."""
-    num_components: int = 32
+    num_components: int = 64
     """Principal components of the clip_tokens that higher voxels are tuned to."""
-    num_lowlevel: int = 16
+    num_lowlevel: int = 64
     """Principal components of the low-level grid that early voxels see."""
     tuning_exponent: float = 0.2
     """Component k enters the tuning with standard deviation k**-tuning_exponent."""
     tuning_fwhm: float = 4.0
     """Width along the sheet over which voxels share their tuning (voxels)."""
-    unexplained_fraction: float = 0.5
+    unexplained_fraction: float = 0.2
     """Share of the signal variance that is driven by the picture but not by the features."""
     shared_fraction: float = 0.75
     """Share of that variance along the tuning, where no number of voxels averages it away."""

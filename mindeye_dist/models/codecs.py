@@ -66,7 +66,7 @@ class PixelCodec:
     @torch.no_grad()
     def encode(self, images: Images) -> Latents:
         """Encode images with values in [0, 1] of any size."""
-        _check_finite(images, f"{self.name}: images")
+        check_finite(images, f"{self.name}: images")
         return 2 * functional.adaptive_avg_pool2d(images.float(), self.side) - 1
 
     @torch.no_grad()
@@ -76,8 +76,8 @@ class PixelCodec:
         Raises:
             ValueError: the latents have another shape or are not finite.
         """
-        _check_latents(self, latents)
-        return _unit_range(latents.float())
+        check_latents(self, latents)
+        return unit_range(latents.float())
 
 
 class AutoencoderKLCodec:
@@ -120,7 +120,7 @@ class AutoencoderKLCodec:
     @torch.no_grad()
     def encode(self, images: Images) -> Latents:
         """Encode images with values in [0, 1] of any size."""
-        _check_finite(images, f"{self.name}: images")
+        check_finite(images, f"{self.name}: images")
         pixels = 2 * resize(images.to(self._device), self.side) - 1
         return self._vae.encode(pixels).latent_dist.mode() * self._scale
 
@@ -131,8 +131,8 @@ class AutoencoderKLCodec:
         Raises:
             ValueError: the latents have another shape or are not finite.
         """
-        _check_latents(self, latents)
-        return _unit_range(self._vae.decode(latents.float().to(self._device) / self._scale).sample)
+        check_latents(self, latents)
+        return unit_range(self._vae.decode(latents.float().to(self._device) / self._scale).sample)
 
 
 def latent_shape(vae: Any, side: int) -> tuple[int, int, int]:
@@ -182,7 +182,7 @@ class TAEF2Codec:
     @torch.no_grad()
     def encode(self, images: Images) -> Latents:
         """Encode images with values in [0, 1] of any size."""
-        _check_finite(images, f"{self.name}: images")
+        check_finite(images, f"{self.name}: images")
         return self._encoder(resize(images.to(self._device), self.side))
 
     @torch.no_grad()
@@ -192,7 +192,7 @@ class TAEF2Codec:
         Raises:
             ValueError: the latents have another shape or are not finite.
         """
-        _check_latents(self, latents)
+        check_latents(self, latents)
         return self._decoder(latents.float().to(self._device)).clamp(0, 1)
 
 
@@ -265,57 +265,31 @@ def load_strictly(network: Network, path: Path) -> Network:
     return network
 
 
-def _unit_range(pixels: Images) -> Images:
+def unit_range(pixels: Images) -> Images:
     """Bring pixels from [-1, 1] to [0, 1]."""
     return (pixels / 2 + 0.5).clamp(0, 1)
 
 
-def _check_latents(codec: LatentCodec, latents: Tensor) -> None:
+def check_latents(codec: LatentCodec, latents: Tensor) -> None:
+    """See that latents are a codec's, and finite.
+
+    Raises:
+        ValueError: they are not.
+    """
     if tuple(latents.shape[1:]) != codec.shape:
         expected = "(batch, " + ", ".join(str(size) for size in codec.shape) + ")"
         message = f"{codec.name}: got latents {tuple(latents.shape)}, expected {expected}"
         raise ValueError(message)
-    _check_finite(latents, f"{codec.name}: latents")
+    check_finite(latents, f"{codec.name}: latents")
 
 
-def _check_finite(values: Tensor, what: str) -> None:
+def check_finite(values: Tensor, what: str) -> None:
+    """See that values are finite.
+
+    Raises:
+        ValueError: some are not; the message says of what, and how many.
+    """
     bad = int((~torch.isfinite(values)).sum())
     if bad:
         size = math.prod(values.shape)
         raise ValueError(f"{what}: {bad} of {size} values are not finite")
-
-
-def open_codec(
-    name: str,
-    source: str,
-    shape: tuple[int, ...],
-    device: torch.device | str = "cpu",
-    *,
-    subfolder: str = "",
-) -> LatentCodec:
-    """Return the codec of a name whose latents have a shape.
-
-    Args:
-        name: "pixels", "autoencoder-kl" or "taef2".
-        source: Its weights: a folder, for an AutoencoderKL also a name on the hub.
-        shape: Channels, height and width of the latents.
-        device: Where to compute.
-        subfolder: Where in `source` an AutoencoderKL is.
-
-    Raises:
-        ValueError: There is no such codec, it needs weights that are not given, or its latents have
-            another shape.
-    """
-    if name == PixelCodec.name:
-        codec: LatentCodec = PixelCodec(shape[-1])
-    elif not source:
-        raise ValueError(f"{name}: got no weights, expected a folder or hub name of them")
-    elif name == AutoencoderKLCodec.name:
-        codec = AutoencoderKLCodec(source, subfolder=subfolder, side=8 * shape[-1], device=device)
-    elif name == TAEF2Codec.name:
-        codec = TAEF2Codec(Path(source), 8 * shape[-1], device=device)
-    else:
-        raise ValueError(f"got codec {name!r}, expected pixels, autoencoder-kl or taef2")
-    if codec.shape != shape:
-        raise ValueError(f"{name}: its latents are {codec.shape}, expected {shape}")
-    return codec

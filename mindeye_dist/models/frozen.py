@@ -4,7 +4,8 @@ The targets of every head come from here. An encoder takes images (batch, 3, hei
 [0, 1] and returns tokens (batch, tokens, dim), token 0 being the summary of the whole picture.
 Published MindEye uses CLIP ViT-L/14 (257 tokens of 768). The demo uses EfficientNet-Lite0 (Tan &
 Le 2019, without squeeze-and-excite): 50 tokens of 1280 channels, which `ProjectedEncoder` reduces
-by principal components and scales as Versatile Diffusion does (Xu et al. 2022).
+(by principal components, or as scene_projection.py) and scales as Versatile Diffusion does (Xu et
+al. 2022).
 """
 
 import hashlib
@@ -25,8 +26,8 @@ ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
 """Where the projection of a simulated subject's encoder lies, beside its shards."""
 
 SCENES_ENCODER = Path(__file__).parents[1] / "assets" / "scenes-encoder.safetensors"
-"""The projection of rendered scenes, which comes with the project: fitted to 3,000 of them, and
-fixed, so that the generator that comes with it draws from the same tokens everywhere."""
+"""The projection of rendered scenes, which comes with the project: fixed (jobs/fit_scenes.py), so
+that the generator that comes with it draws from the same tokens everywhere."""
 
 # One row a stage: kernel, stride of the first block, expansion, output channels, number of blocks.
 LITE0_STAGES = (
@@ -202,12 +203,20 @@ def _same_conv(
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """Principal components of an encoder's tokens: of token 0, and of all others together."""
+    """A linear map of an encoder's tokens: one of token 0, and one of all others."""
 
     summary_mean: Float[Tensor, " channels"]
     summary_basis: Float[Tensor, "channels dim"]
     map_mean: Float[Tensor, " channels"]
     map_basis: Float[Tensor, "channels dim"]
+    shares_summary: bool = False
+    """Add token 0 to all others, which in a transformer have seen the whole picture too. The two
+    maps' axes are not common, and a low-level teacher's map has it added too."""
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """Return means and bases by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
 def fit_projection(
@@ -270,9 +279,11 @@ def project(
     tokens: Float[Tensor, "batch tokens channels"], projection: Projection
 ) -> Float[Tensor, "batch tokens dim"]:
     """Reduce raw tokens and divide all of a picture's by the norm of its reduced token 0."""
-    parts = {part: values.to(tokens.device) for part, values in vars(projection).items()}
+    parts = {part: values.to(tokens.device) for part, values in projection.tensors.items()}
     summary = (tokens[:, :1] - parts["summary_mean"]) @ parts["summary_basis"]
     others = (tokens[:, 1:] - parts["map_mean"]) @ parts["map_basis"]
+    if projection.shares_summary:
+        others = others + summary
     norm = summary.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(tokens.dtype).tiny)
     return torch.cat([summary, others], dim=1) / norm
 
@@ -286,9 +297,10 @@ class ProjectedEncoder:
             message = f"the projection is of {channels} channels, {encoder.name} has {encoder.dim}"
             raise ValueError(message)
         self.encoder, self.projection = encoder, projection
-        self.name = f"{encoder.name}-pca{self.dim}"
+        self.name = f"{encoder.name}-projected{self.dim}"
         self.num_tokens = encoder.num_tokens
-        self.digest = digest_of(encoder.digest, vars(projection))
+        constants = f"{encoder.digest}{' shares summary' if projection.shares_summary else ''}"
+        self.digest = digest_of(constants, projection.tensors)
 
     @torch.no_grad()
     def __call__(
@@ -299,10 +311,14 @@ class ProjectedEncoder:
 
     def save(self, path: Path) -> None:
         """Write the projection, and which encoder it is for, to one safetensors file."""
-        metadata = {"encoder": self.encoder.name, "encoder_digest": self.encoder.digest}
+        metadata = {
+            "encoder": self.encoder.name,
+            "encoder_digest": self.encoder.digest,
+            "shares_summary": str(self.projection.shares_summary),
+        }
         partial = path.with_name(path.name + ".partial")
         # Not `save_file`, whose files only their owner may read.
-        partial.write_bytes(save(vars(self.projection), metadata))
+        partial.write_bytes(save(self.projection.tensors, metadata))
         partial.replace(path)
 
     @classmethod
@@ -318,7 +334,7 @@ class ProjectedEncoder:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
             raise ValueError(f"{path} is not a safetensors file: {error}") from error
-        wanted = {field.name for field in fields(Projection)}
+        wanted = {field.name for field in fields(Projection)} - {"shares_summary"}
         if set(tensors) != wanted:
             message = f"{path} is no projection: it holds {sorted(tensors)}, not {sorted(wanted)}"
             raise ValueError(message)
@@ -328,7 +344,8 @@ class ProjectedEncoder:
                 f"{metadata.get('encoder_digest')}, not to {encoder.name} with {encoder.digest}"
             )
             raise ValueError(message)
-        return cls(encoder, Projection(**tensors))
+        shares = metadata.get("shares_summary") == "True"
+        return cls(encoder, Projection(**tensors, shares_summary=shares))
 
 
 class EncoderMap:

@@ -38,11 +38,11 @@ SCENES_GENERATOR = Path(__file__).parents[1] / "assets" / "scenes-generator.safe
 class GeneratorConfig:
     """Size of the network, and how it is sampled."""
 
-    patch: int = 8
+    patch: int = 1
     """Width of the square of latents that is one token of the network."""
-    width: int = 320
-    depth: int = 5
-    heads: int = 5
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
     steps: int = 12
     """Steps of the sampler (UniPC)."""
     guidance: float = 1.0

@@ -1,9 +1,8 @@
 """Pictures/s of a reconstruction: candidates batched against one at a time, run in turn.
 
-The project's own generator at its shipped size (with random weights where its own are not there),
-the demo's networks, EfficientNet-Lite0's tokens. One at a time: the same Reconstructor, a batch of
-one candidate. Prints the ratio and where the batched run spends its time, and adds both to
-runs/bench.json.
+The project's own generator and EfficientNet-Lite0's tokens, the demo's networks with random
+weights. One at a time: the same Reconstructor, a batch of one candidate. Prints the ratio and where
+the batched run spends its time, and adds both to runs/bench.json.
 """
 
 import json
@@ -22,27 +21,21 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.encoders import EncoderOptions, target_encoder
+from jobs.generators import GeneratorOptions, open_generator
 from jobs.recipes import demo, demo_lowlevel
 from mindeye_dist.checkpoint import MODEL, STATE, Place, describe, save_tensors, seal
 from mindeye_dist.config import ExperimentConfig, ReconstructionConfig
-from mindeye_dist.data.embedding import TargetEncoder
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.build import build_model
 from mindeye_dist.models.codecs import PixelCodec
 from mindeye_dist.models.generator import Generator
-from mindeye_dist.models.small_generator import (
-    SCENES_GENERATOR,
-    GeneratorConfig,
-    PictureTransformer,
-    SmallGenerator,
-)
 from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor
 from mindeye_dist.shapes import Shapes, TargetShape
 
 PAIRS = 3
 BRAINS = 4
 NUM_VOXELS = 4000
-LOWLEVEL, SIDE = PixelCodec(28), 64
+LOWLEVEL = PixelCodec(28)
 STAGES = ("prior", "generator", "re-encoding", "low level")
 
 
@@ -76,7 +69,7 @@ def open_reconstructor(folder: Path, batch_size: int) -> Reconstructor:
     """Return the demo's models with random weights, and 16 candidates a picture."""
     encoder = target_encoder(EncoderOptions(encoder="efficientnet-lite0"), None)
     latents = TargetShape(LOWLEVEL.shape, LOWLEVEL.name, LOWLEVEL.digest)
-    teacher = TargetShape((49, 64), "random", "")
+    teacher = TargetShape((encoder.shape[0] - 1, encoder.shape[1]), "random", "")
     tokens = TargetShape(encoder.shape, encoder.name, encoder.digest)
     predictor, low = (
         Predictor(untrained(folder, config, targets), batch_size=batch_size)
@@ -87,7 +80,7 @@ def open_reconstructor(folder: Path, batch_size: int) -> Reconstructor:
     )
     return Reconstructor(
         predictor,
-        open_generator(encoder),
+        open_generator(GeneratorOptions()),
         encoder,
         ReconstructionConfig(batch_size=batch_size),
         LowLevelPipeline(low, LOWLEVEL),
@@ -103,17 +96,6 @@ def untrained(folder: Path, config: ExperimentConfig, targets: dict[str, TargetS
     save_tensors(path / MODEL, build_model(config, shapes).state_dict())
     seal(path, {STATE: asdict(Place()), **describe(config, shapes)})
     return path
-
-
-def open_generator(encoder: TargetEncoder) -> Generator:
-    """Return the project's own generator, with random weights where it is not there."""
-    codec = PixelCodec(SIDE)
-    if SCENES_GENERATOR.exists():
-        return SmallGenerator.load(SCENES_GENERATOR, codec=codec)
-    config = GeneratorConfig()
-    network = PictureTransformer(config, codec.shape, (encoder.shape[0], encoder.shape[1]))
-    targets = TargetShape(encoder.shape, encoder.name, encoder.digest)
-    return SmallGenerator(network, config, codec, targets)
 
 
 class Timed:

@@ -269,7 +269,7 @@ def test_the_simulators_sets_can_be_made_again(shards, tmp_path):
     store = Store(str(shards))
     tokens = target_encoder(EncoderOptions(encoder="efficientnet-lite0"), store)
     teacher = target_encoder(EncoderOptions(encoder="efficientnet-lite0-map"), store)
-    assert (tokens.name, tokens.shape) == ("efficientnet-lite0-pca4", (50, 4))
+    assert (tokens.name, tokens.shape) == ("efficientnet-lite0-projected4", (50, 4))
     assert (teacher.kind, teacher.shape) == ("feature_map", (49, 4))
     own_map = frozen.EncoderMap(projected)
     assert (teacher.name, teacher.digest) == (own_map.name, own_map.digest)

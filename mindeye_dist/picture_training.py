@@ -1,41 +1,42 @@
-"""Training of the project's own generator: latents and clip_tokens of pictures -> its weights.
+"""Training of the project's own autoencoder and generator: pictures in memory -> weights.
 
-One process and one device: the network is small. The order of samples and the noise of a step are
-functions of the seed and the step, so an interrupted run goes on as if nothing had happened.
+One process and one device: the networks are small. The order of pictures and the noise of a step
+are functions of the seed and the step, so on the same kind of device an interrupted run goes on as
+if nothing had happened.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float16
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mindeye_dist.models.small_generator import (
-    Imperfection,
-    PictureTransformer,
-    generator_loss,
-    sampler,
-)
 from mindeye_dist.randomness import numpy_generator, torch_generator
 from mindeye_dist.strict import check
 
+Network = TypeVar("Network", bound=nn.Module)
 STATE = "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of each parameter."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class GeneratorTraining:
-    """How long and how a generator is trained."""
+Loss = Callable[[Network, Int[np.ndarray, " batch"], torch.Generator], Float[Tensor, ""]]
+"""From a network, numbers of pictures, and what draws noise."""
 
-    epochs: int = 4
+
+@dataclass(frozen=True, kw_only=True)
+class PictureTraining:
+    """How long and how a network is trained on pictures."""
+
+    epochs: int = 7
     batch_size: int = 16
     max_lr: float = 7e-4
     warmup_steps: int = 200
@@ -44,58 +45,51 @@ class GeneratorTraining:
     """Of the running average of the weights, which is what is kept."""
     seed: int = 0
     save_every_steps: int = 250
-    imperfection: Imperfection = field(default_factory=Imperfection)
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "save_every_steps"):
-            check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
-@dataclass(frozen=True)
-class PicturesInMemory:
-    """Pictures as a generator learns them."""
-
-    latents: Float16[np.ndarray, "pictures channels rows columns"]
-    tokens: Float16[np.ndarray, "pictures tokens dim"]
-
-
-class GeneratorTrainer:
+class PictureTrainer(Generic[Network]):
     """Weights, their running average and the optimizer's state, on one device.
 
     Args:
         network: on the device to train on, with random weights.
-        pictures: to learn.
+        loss: of the network on some pictures.
+        count: of the pictures.
         settings: of the training.
         folder: where the state is kept.
-        about: what network and pictures are, in words; a state goes on only where they are equal.
+        name: of what is trained, for messages.
+        about: what network, pictures and loss are, in words; a state goes on only where they are
+            equal.
+
+    Raises:
+        ValueError: there are fewer pictures than a batch.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - these are the parts, and it builds none of them
         self,
-        network: PictureTransformer,
-        pictures: PicturesInMemory,
-        settings: GeneratorTraining,
+        network: Network,
+        loss: Loss[Network],
+        count: int,
+        settings: PictureTraining,
         folder: Path,
         *,
+        name: str,
         about: str,
     ) -> None:
-        self.network, self.pictures, self.settings = network, pictures, settings
-        self._identity = f"{settings} {about}"
-        self.device = network.positions.device
-        if len(pictures.latents) < settings.batch_size:
-            raise ValueError(
-                f"got {len(pictures.latents)} pictures, expected at least a batch of "
-                f"{settings.batch_size}"
-            )
-        mean, deviation = _moments(pictures.latents)
-        network.latent_mean.copy_(mean)
-        network.latent_sd.copy_(deviation)
+        self.network, self.loss, self.count, self.settings = network, loss, count, settings
+        self.name = name
+        self.device = next(network.parameters()).device
+        self._identity = f"{settings} of {count} pictures on {self.device.type}: {about}"
+        size = settings.batch_size
+        check(size <= count, f"{name}: batch_size", size, f"at most the {count} pictures")
         self.average = deepcopy(network)
         self.optimizer = torch.optim.AdamW(
             network.parameters(), settings.max_lr, weight_decay=settings.weight_decay
         )
-        self.alphas_cumprod = sampler().alphas_cumprod.to(self.device)
-        self.steps_per_epoch = len(pictures.latents) // settings.batch_size
+        self.steps_per_epoch = count // settings.batch_size
         self.total_steps = settings.epochs * self.steps_per_epoch
         self.step = 0
         self._folder = folder
@@ -105,34 +99,23 @@ class GeneratorTrainer:
         while self.step < self.total_steps:
             loss = self._train_step()
             if not math.isfinite(loss):
-                raise ValueError(f"step {self.step}: the generator's loss is {loss}")
+                raise ValueError(
+                    f"{self.name}: step {self.step}: the loss is {loss}, expected a finite one"
+                )
             self.step += 1
             if self.step % self.settings.save_every_steps == 0 or self.step == self.total_steps:
                 self.save()
             yield {"step": self.step, "loss": loss}
 
     def _train_step(self) -> float:
-        settings = self.settings
+        settings, network = self.settings, self.network
         epoch, place = divmod(self.step, self.steps_per_epoch)
-        order = numpy_generator(settings.seed, "order", epoch).permutation(
-            len(self.pictures.latents)
-        )
+        order = numpy_generator(settings.seed, "order", epoch).permutation(self.count)
         rows = np.sort(order[place * settings.batch_size :][: settings.batch_size])
-        latents, tokens = (
-            torch.from_numpy(array[rows]).to(self.device).float()
-            for array in (self.pictures.latents, self.pictures.tokens)
-        )
-        network = self.network
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        loss = generator_loss(
-            network,
-            self.alphas_cumprod,
-            (latents - network.latent_mean) / network.latent_sd,
-            tokens,
-            settings.imperfection,
-            torch_generator(self.device, settings.seed, "noise", self.step),
-        )
+        noise = torch_generator(self.device, settings.seed, "noise", self.step)
+        loss = self.loss(network, rows, noise)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -195,13 +178,3 @@ class GeneratorTrainer:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _moments(
-    latents: Float16[np.ndarray, "pictures channels rows columns"],
-) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel, over at most 2,000 pictures."""
-    some = torch.from_numpy(latents[:: max(1, len(latents) // 2000)]).float()
-    axes = (0, 2, 3)
-    mean, deviation = some.mean(axes, keepdim=True)[0], some.std(axes, keepdim=True)[0]
-    return mean, deviation.clamp_min(1e-3)

@@ -1,0 +1,169 @@
+"""The projection of rendered scenes: an encoder's channels -> what the captions speak of.
+
+CLIP was trained on captions, so its tokens tell kinds and colours; of an encoder that was trained
+to tell classes apart, the leading principal components tell them less well. Here the directions are
+kept that a ridge regression of the labels (kind, colour, size, ground) uses: canonical correlation
+of channels and labels (Hotelling 1936; as linear discriminants Hastie et al. 1995), each
+of unit variance, so that a contrast counts alike however well it is told. Fitted once to scenes
+whose truth is known, and fixed: the tokens, and so the demo's voxels, know these labels.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from mindeye_dist.data.scene_objects import DRAWINGS
+from mindeye_dist.data.scenes import COLORS, GROUNDS, PLACES, SIZES
+from mindeye_dist.models.frozen import CROP, RESIZE, Projection
+
+NAMES: dict[str, Sequence[str]] = {
+    "kind": list(DRAWINGS),
+    "color": list(COLORS),
+    "size": list(SIZES),
+    "ground": list(GROUNDS),
+}
+PENALTY = 0.03
+"""Of the ridge, as a share of the channels' mean variance."""
+LEAST = 1e-6
+"""Least variance of a direction, as a share of the largest."""
+REACH = 1 / 3
+"""Standard deviation of an object's presence around its place, in the object's own width."""
+
+Factors = Mapping[str, str]
+
+
+def fit_scene_projection(
+    batches: Iterable[tuple[Float[Tensor, "_ tokens channels"], Sequence[Factors]]],
+) -> Projection:
+    """Fit the discriminants of scenes' factors to batches of their tokens, each seen once.
+
+    Token 0 is fitted to the kind, colour, size and ground of its scene; the others, a square map,
+    to the ground and, as far as the object is where they look, to its kind and colour. Over these
+    scenes every discriminant has mean 0 and variance 1; there are as many as contrasts between the
+    labels. The others share token 0, as tokens of CLIP's transformer do.
+
+    Raises:
+        ValueError: there are too few scenes or channels, a scene lacks a factor, or the tokens are
+            no square map and one before it.
+    """
+    summary, others = _Regression(), _Regression()
+    for tokens, factors in batches:
+        side = math.isqrt(tokens.shape[1] - 1)
+        if side**2 != tokens.shape[1] - 1:
+            raise ValueError(f"got {tokens.shape[1]} tokens, expected one and a square map")
+        summary.add(tokens[:, 0], scene_labels(factors))
+        others.add(
+            rearrange(tokens[:, 1:], "scene place channel -> (scene place) channel"),
+            rearrange(map_labels(factors, side), "scene place label -> (scene place) label"),
+        )
+    # The map has no size, but whether an object is there: as many contrasts, for two sizes.
+    dim = sum(len(names) - 1 for names in NAMES.values())
+    summary_mean, summary_basis = summary.discriminants(dim)
+    map_mean, map_basis = others.discriminants(dim)
+    return Projection(
+        summary_mean=summary_mean,
+        summary_basis=summary_basis,
+        map_mean=map_mean,
+        map_basis=map_basis,
+        shares_summary=True,
+    )
+
+
+def scene_labels(factors: Sequence[Factors]) -> Float[Tensor, "scenes labels"]:
+    """Return 1 for the kind, colour, size and ground of each scene, 0 for all others.
+
+    Raises:
+        ValueError: a scene lacks a factor.
+    """
+    return torch.cat([_one_hot(factors, name) for name in NAMES], dim=1)
+
+
+def map_labels(factors: Sequence[Factors], side: int) -> Float[Tensor, "scenes places labels"]:
+    """Return what is seen at each place of an encoder's `side` x `side` map, row by row.
+
+    That is the object's kind and colour, as far as it is there, and the ground.
+
+    Raises:
+        ValueError: a scene lacks a factor.
+    """
+    # The encoder looks at the middle of the picture only.
+    grid = 0.5 + ((torch.arange(side) + 0.5) / side - 0.5) * CROP / RESIZE
+    centres = torch.tensor([PLACES[name] for name in _values(factors, "place")])
+    reach = REACH * torch.tensor([SIZES[name] for name in _values(factors, "size")])[:, None]
+    across, down = (torch.exp(-(((grid - c[:, None]) / reach) ** 2) / 2) for c in centres.T)
+    there = rearrange(
+        down[:, :, None] * across[:, None], "scene row column -> scene (row column) 1"
+    )
+    seen = torch.cat([_one_hot(factors, "kind"), _one_hot(factors, "color")], dim=1)[:, None]
+    ground = _one_hot(factors, "ground")[:, None].expand(-1, there.shape[1], -1)
+    return torch.cat([there * seen, ground], dim=2)
+
+
+def _one_hot(factors: Sequence[Factors], name: str) -> Float[Tensor, "scenes labels"]:
+    names = list(NAMES[name])
+    numbers = torch.tensor([names.index(value) for value in _values(factors, name)])
+    return one_hot(numbers, len(names)).float()
+
+
+def _values(factors: Sequence[Factors], name: str) -> list[str]:
+    for number, truth in enumerate(factors):
+        if name not in truth:
+            raise ValueError(f"scene {number}: its truth {dict(truth)} lacks {name}")
+    return [truth[name] for truth in factors]
+
+
+class _Regression:
+    """Running moments of channels and labels, and the discriminants that they give."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        # A scalar: it broadcasts to the shape of what is added first.
+        self.products: Any = torch.zeros((), dtype=torch.float64)
+
+    def add(
+        self, channels: Float[Tensor, "count channels"], labels: Float[Tensor, "count labels"]
+    ) -> None:
+        ones = torch.ones(len(labels), 1)
+        both = torch.cat([ones, channels.detach().cpu().float(), labels], dim=1)
+        self.count += len(labels)
+        self.labels = labels.shape[1]
+        self.products = self.products + (both.T @ both).double()
+
+    def discriminants(
+        self, dim: int
+    ) -> tuple[Float[Tensor, " channels"], Float[Tensor, "channels dim"]]:
+        """Return the channels' mean, and the basis of the `dim` leading discriminants."""
+        if self.count <= dim:
+            raise ValueError(f"{dim} discriminants asked of {self.count} vectors")
+        moments = self.products / self.count
+        mean = moments[0, 1:]
+        covariance = moments[1:, 1:] - torch.outer(mean, mean)
+        channels = len(covariance) - self.labels
+        of_channels, across = covariance[:channels, :channels], covariance[:channels, channels:]
+        whitening = _whitening(covariance[channels:, channels:], dim)
+        ridge = PENALTY * of_channels.diagonal().mean() * torch.eye(channels, dtype=torch.float64)
+        weights = torch.linalg.solve(of_channels + ridge, across @ whitening)
+        values, rotation = torch.linalg.eigh(weights.T @ of_channels @ weights)
+        if not values[0] > LEAST * values[-1]:
+            found = int((values > LEAST * values[-1]).sum())
+            raise ValueError(
+                f"{dim} discriminants asked of {channels} channels, which tell {found} apart"
+            )
+        basis = (weights @ rotation / values.sqrt()).flip(1)
+        largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
+        return mean[:channels].float(), (basis * largest.sign()).float().contiguous()
+
+
+def _whitening(covariance: Float[Tensor, "labels labels"], dim: int) -> Float[Tensor, "labels dim"]:
+    values, vectors = torch.linalg.eigh(covariance)
+    if not values[-dim] > LEAST * values[-1]:
+        raise ValueError(
+            f"the scenes' labels vary in fewer than {dim} directions: expected more scenes"
+        )
+    return vectors[:, -dim:] / values[-dim:].sqrt()

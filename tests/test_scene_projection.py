@@ -1,0 +1,131 @@
+"""The projection of rendered scenes: discriminants of known factors."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from mindeye_dist.data.scenes import PLACES
+from mindeye_dist.models.frozen import project
+from mindeye_dist.scene_projection import (
+    NAMES,
+    fit_scene_projection,
+    map_labels,
+    scene_labels,
+)
+
+DIM, CHANNELS, SIDE = 54, 90, 3
+
+
+def random_factors(count, seed=0):
+    draw = np.random.default_rng(seed)
+    tables = {**NAMES, "place": list(PLACES)}
+    return [
+        {name: names[draw.integers(len(names))] for name, names in tables.items()}
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Return factors, and channels that are a linear picture of the labels with some noise."""
+    factors = random_factors(3000)
+    draw = torch.Generator().manual_seed(0)
+    labels = map_labels(factors, SIDE)
+    mixing = torch.randn(labels.shape[2], CHANNELS, generator=draw)
+    tokens = labels @ mixing
+    summary_mixing = torch.randn(scene_labels(factors).shape[1], CHANNELS, generator=draw)
+    summary = scene_labels(factors) @ summary_mixing
+    tokens = torch.cat([summary[:, None], tokens], dim=1)
+    return factors, tokens + 0.3 * torch.randn(tokens.shape, generator=draw)
+
+
+def batches(scenes, size=100):
+    factors, tokens = scenes
+    starts = range(0, len(factors), size)
+    return [(tokens[start : start + size], factors[start : start + size]) for start in starts]
+
+
+def test_there_are_as_many_discriminants_as_contrasts_each_of_mean_0_and_variance_1(scenes):
+    """Oracle: NumPy's covariance."""
+    projection = fit_scene_projection(batches(scenes))
+    raw = scenes[1].numpy()
+    summary = (raw[:, 0] - projection.summary_mean.numpy()) @ projection.summary_basis.numpy()
+    places = raw[:, 1:].reshape(-1, CHANNELS)
+    others = (places - projection.map_mean.numpy()) @ projection.map_basis.numpy()
+    for values in (summary, others):
+        assert values.shape[1] == DIM
+        np.testing.assert_allclose(values.mean(0), 0, atol=1e-3)
+        np.testing.assert_allclose(np.cov(values.T, bias=True), np.eye(DIM), atol=1e-3)
+
+
+def test_kinds_are_read_off_as_well_as_by_scikit_learn(scenes):
+    """Oracle: LinearDiscriminantAnalysis on the raw channels; unseen scenes."""
+    factors, tokens = scenes
+    projection = fit_scene_projection(batches((factors[:2000], tokens[:2000])))
+    kinds = np.array([f["kind"] for f in factors])
+    raw, reduced = tokens[:, 0].numpy(), project(tokens, projection)[:, 0].numpy()
+    right = {}
+    for name, values in (("raw", raw), ("reduced", reduced)):
+        reader = LinearDiscriminantAnalysis().fit(values[:2000], kinds[:2000])
+        right[name] = reader.score(values[2000:], kinds[2000:])
+    assert right["raw"] > 0.9
+    assert right["reduced"] > right["raw"] - 0.03
+
+
+@pytest.mark.parametrize(
+    ("place", "where"), [("upper right", (1, 5)), ("lower left", (5, 1)), ("top", (1, 3))]
+)
+def test_the_map_says_what_is_where(place, where):
+    """Oracle: by hand. 0.28 of the picture is 0.25 of the middle that the encoder sees."""
+    factors = random_factors(1)[0] | {"place": place, "size": "small", "kind": "cat"}
+    labels = map_labels([factors], 7)[0].reshape(7, 7, -1)
+    cat = labels[..., list(NAMES["kind"]).index("cat")]
+    assert divmod(int(cat.argmax()), 7) == where
+    assert cat[where] > 0.9
+    assert cat[6 - where[0], 6 - where[1]] < 0.1
+    ground = labels[..., -len(NAMES["ground"]) :]
+    assert (ground.sum(dim=2) == 1).all()
+    assert (labels[..., : len(NAMES["kind"])].sum(dim=2) == cat).all()
+
+
+def test_the_map_s_discriminants_tell_the_kind_where_it_is(scenes):
+    """Oracle: scikit-learn's discriminants of the raw channels at the object's place."""
+    factors, tokens = scenes
+    places = list(PLACES)
+    here = torch.tensor([places.index(f["place"]) for f in factors])
+    raw = tokens[torch.arange(len(tokens)), 1 + here]
+    projection = fit_scene_projection(batches((factors[:2000], tokens[:2000])))
+    reduced = (raw - projection.map_mean) @ projection.map_basis
+    kinds = np.array([f["kind"] for f in factors])
+    right = [
+        LinearDiscriminantAnalysis()
+        .fit(values[:2000], kinds[:2000])
+        .score(values[2000:], kinds[2000:])
+        for values in (raw.numpy(), reduced.numpy())
+    ]
+    assert right[0] > 0.9
+    assert right[1] > right[0] - 0.05
+
+
+def test_the_picture_s_batches_do_not_matter(scenes):
+    """Oracle: all scenes at once."""
+    one, many = (fit_scene_projection(batches(scenes, size)) for size in (3000, 7))
+    for name, values in vars(one).items():
+        torch.testing.assert_close(vars(many)[name], values, rtol=1e-3, atol=1e-4)
+
+
+def test_too_few_scenes_and_lacking_factors_are_refused(scenes):
+    factors, tokens = scenes
+    with pytest.raises(ValueError, match="54 discriminants asked of 20 vectors"):
+        fit_scene_projection(batches((factors[:20], tokens[:20])))
+    same = [factors[0]] * 100
+    with pytest.raises(ValueError, match="expected more scenes"):
+        fit_scene_projection(batches((same, tokens[:100])))
+    with pytest.raises(ValueError, match="54 discriminants asked of 40 channels"):
+        fit_scene_projection(batches((factors, tokens[..., :40])))
+    with pytest.raises(ValueError, match="got 9 tokens, expected one and a square map"):
+        fit_scene_projection(batches((factors, tokens[:, :9])))
+    lacking = [{k: v for k, v in f.items() if k != "size"} for f in factors[:100]]
+    with pytest.raises(ValueError, match="scene 0: its truth .* lacks size"):
+        fit_scene_projection(batches((lacking, tokens[:100])))
