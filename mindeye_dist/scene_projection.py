@@ -10,7 +10,6 @@ whose truth is known, and fixed: the tokens, and so the demo's voxels, know thes
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from einops import rearrange
@@ -20,7 +19,7 @@ from torch.nn.functional import one_hot
 
 from mindeye_dist.data.scene_objects import DRAWINGS
 from mindeye_dist.data.scenes import COLORS, GROUNDS, PLACES, SIZES
-from mindeye_dist.models.frozen import CROP, RESIZE, Projection
+from mindeye_dist.models.frozen import CROP, RESIZE, Moments, Projection, signed
 
 NAMES: dict[str, Sequence[str]] = {
     "kind": list(DRAWINGS),
@@ -122,28 +121,21 @@ class _Regression:
     """Running moments of channels and labels, and the discriminants that they give."""
 
     def __init__(self) -> None:
-        self.count = 0
-        # A scalar: it broadcasts to the shape of what is added first.
-        self.products: Any = torch.zeros((), dtype=torch.float64)
+        self.moments = Moments()
 
     def add(
         self, channels: Float[Tensor, "count channels"], labels: Float[Tensor, "count labels"]
     ) -> None:
-        ones = torch.ones(len(labels), 1)
-        both = torch.cat([ones, channels.detach().cpu().float(), labels], dim=1)
-        self.count += len(labels)
         self.labels = labels.shape[1]
-        self.products = self.products + (both.T @ both).double()
+        self.moments.add(torch.cat([channels.detach().cpu().float(), labels], dim=1))
 
     def discriminants(
         self, dim: int
     ) -> tuple[Float[Tensor, " channels"], Float[Tensor, "channels dim"]]:
         """Return the channels' mean, and the basis of the `dim` leading discriminants."""
-        if self.count <= dim:
-            raise ValueError(f"{dim} discriminants asked of {self.count} vectors")
-        moments = self.products / self.count
-        mean = moments[0, 1:]
-        covariance = moments[1:, 1:] - torch.outer(mean, mean)
+        if self.moments.count <= dim:
+            raise ValueError(f"{dim} discriminants asked of {self.moments.count} vectors")
+        mean, covariance = self.moments.mean_and_covariance()
         channels = len(covariance) - self.labels
         of_channels, across = covariance[:channels, :channels], covariance[:channels, channels:]
         whitening = _whitening(covariance[channels:, channels:], dim)
@@ -156,8 +148,7 @@ class _Regression:
                 f"{dim} discriminants asked of {channels} channels, which tell {found} apart"
             )
         basis = (weights @ rotation / values.sqrt()).flip(1)
-        largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
-        return mean[:channels].float(), (basis * largest.sign()).float().contiguous()
+        return mean[:channels].float(), signed(basis)
 
 
 def _whitening(covariance: Float[Tensor, "labels labels"], dim: int) -> Float[Tensor, "labels dim"]:

@@ -230,7 +230,7 @@ def fit_projection(
     Raises:
         ValueError: If there are not more pictures, or not as many channels, as components.
     """
-    summary, others = _Moments(), _Moments()
+    summary, others = Moments(), Moments()
     for tokens in token_batches:
         summary.add(tokens[:, 0])
         others.add(rearrange(tokens[:, 1:], "picture token channel -> (picture token) channel"))
@@ -244,7 +244,7 @@ def fit_projection(
     )
 
 
-class _Moments:
+class Moments:
     """Running first and second moments of vectors."""
 
     def __init__(self) -> None:
@@ -254,11 +254,19 @@ class _Moments:
         self.sum_of_products = torch.zeros((), dtype=torch.float64)
 
     def add(self, vectors: Float[Tensor, "count channels"]) -> None:
+        """Take over some vectors."""
         x = vectors.detach().cpu().float()
         self.count += len(x)
         self.sum = self.sum + x.double().sum(dim=0)
         # Products of a batch in float32, which is four times as fast; their sum is in float64.
         self.sum_of_products = self.sum_of_products + (x.T @ x).double()
+
+    def mean_and_covariance(
+        self,
+    ) -> tuple[Float[Tensor, " channels"], Float[Tensor, "channels channels"]]:
+        """Return both, in float64, of all vectors so far."""
+        mean = self.sum / self.count
+        return mean, self.sum_of_products / self.count - torch.outer(mean, mean)
 
     def principal_components(
         self, dim: int
@@ -268,11 +276,15 @@ class _Moments:
         if not 1 <= dim <= min(channels, self.count - 1):
             message = f"{dim} components asked of {self.count} vectors of {channels} channels"
             raise ValueError(message)
-        mean = self.sum / self.count
-        covariance = self.sum_of_products / self.count - torch.outer(mean, mean)
+        mean, covariance = self.mean_and_covariance()
         basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :dim]
-        largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
-        return mean.float(), (basis * largest.sign()).float().contiguous()
+        return mean.float(), signed(basis)
+
+
+def signed(basis: Float[Tensor, "channels dim"]) -> Float[Tensor, "channels dim"]:
+    """Return directions, in float32, with signs that make the largest entry of each positive."""
+    largest = basis.gather(0, basis.abs().argmax(dim=0, keepdim=True))
+    return (basis * largest.sign()).float().contiguous()
 
 
 def project(
