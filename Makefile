@@ -8,15 +8,16 @@ export RAY_USAGE_STATS_ENABLED := 0
 
 setup: $(VENV)/.ready
 
+# Not compiled: that would take a minute, most of it for modules that are never imported.
 $(VENV)/.ready: pyproject.toml requirements.lock
 	@echo 'making $(VENV): three to six minutes and 7 GB'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[jobs,demo,test]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[jobs,demo,test]'
 	touch $@
 
 demo: setup  ## simulated subject, training on Ray, report with pictures: runs/demo/report.html
 	$(BIN)/python jobs/train.py --with-lowlevel --overwrite
-	$(BIN)/python jobs/evaluate.py --pictures 40 --reconstruction.candidates 8
+	$(BIN)/python jobs/evaluate.py --pictures 60 --reconstruction.candidates 8 --control-candidates 2
 
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray or deepspeed or s3 or not ray'

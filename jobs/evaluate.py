@@ -172,8 +172,8 @@ def open_reconstructor(
             watch=lambda batches: watched(batches, "drawing pictures, batch"),
         )
     except KNOWN_ERRORS as error:
-        asked = (options.draw, options.networks, options.reconstruction, options.pool)
-        if asked != (GeneratorOptions(), NetworkOptions(), ReconstructionConfig(), ""):
+        asked = ("draw", "networks", "reconstruction", "pool", "pictures", "control_candidates")
+        if any(getattr(options, name) != getattr(Evaluate(), name) for name in asked):
             raise
         print(f"left out the pictures: {error}; --draw names a generator", file=sys.stderr)
         return None

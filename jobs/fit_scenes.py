@@ -32,7 +32,7 @@ class FitScenes:
 
     out: str = "runs/scenes-encoder.safetensors"
     """File to write."""
-    scenes: int = 3000
+    scenes: int = 16_000
     """Scenes of the generator's series to fit to, from its first; no subject sees these."""
 
 

@@ -1,10 +1,13 @@
 """Pictures to learn, for the project's own generator: where they come from, held in memory."""
 
 import hashlib
+import sys
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -27,6 +30,10 @@ from mindeye_dist.strict import check
 
 CHUNK = 500
 """Pictures that are prepared at once; a killed run loses no more."""
+DAMAGE = (ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError)
+"""What reading a damaged chunk raises; one that cannot be read at all is another matter."""
+LOOKED_AT = 8
+"""Rendered scenes by whose bytes a series is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +132,9 @@ def open_source(options: SourceOptions) -> Source:
             targets,
         )
     about = f"rendered scenes of series {GENERATOR_SERIES}"
-    return Source(about, about, options.scenes, rendered, tokens, targets)
+    # Some of them stand for all: scenes that are drawn in another way are other pictures.
+    looks = digest_of(" ".join([about, *map(checksum, rendered(range(LOOKED_AT)))]))
+    return Source(about, looks, options.scenes, rendered, tokens, targets)
 
 
 def rendered(numbers: range) -> list[bytes]:
@@ -206,8 +215,17 @@ def chunk(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return latents and tokens of some pictures, and keep them in a file."""
     if path.exists():
-        with np.load(path, allow_pickle=False) as there:
-            return there["latents"], there["tokens"]
+        try:
+            with np.load(path, allow_pickle=False) as there:
+                latents, tokens = there["latents"], there["tokens"]
+            for name, part, shape in (
+                ("latents", latents, codec.shape),
+                ("tokens", tokens, source.targets.shape),
+            ):
+                check(part.shape == (len(numbers), *shape), name, part.shape, str(shape))
+            return latents, tokens
+        except DAMAGE as error:
+            print(f"{path}: is made again, it is damaged: {error}", file=sys.stderr)
     files = source.read(numbers)
     parts = [
         codec.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()

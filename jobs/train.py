@@ -26,6 +26,7 @@ from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.distributed import rank
 from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
+from mindeye_dist.models.frozen import ENCODER_FILE, SCENES_ENCODER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +108,18 @@ def check_data(config: ExperimentConfig) -> None:
 
 def simulate_demo(url: str) -> None:
     """Make the demo's subject where there is none, but not in each of torchrun's processes."""
-    if "RANK" not in os.environ and not Store(url).exists(MANIFEST):
+    if "RANK" in os.environ:
+        return
+    store = Store(url)
+    if not store.exists(MANIFEST):
         print(f"no data at {url}: simulating a subject first", file=sys.stderr)
         simulate(Simulate(out=url))
+    elif store.exists(ENCODER_FILE) and store.read(ENCODER_FILE) != SCENES_ENCODER.read_bytes():
+        print(
+            f"{url}: has other tokens than this version's demo, so that the generator that comes "
+            "with it will not draw them; delete the folder to simulate it anew",
+            file=sys.stderr,
+        )
 
 
 def check_run_dir(config: ExperimentConfig, options: Train) -> None:

@@ -52,6 +52,7 @@ from mindeye_dist.models.small_generator import (
     token_shape,
 )
 from mindeye_dist.picture_training import PictureTrainer, PictureTraining
+from mindeye_dist.strict import check
 
 SHOWN = 12
 """Pictures of the sheet that shows how far the training is."""
@@ -64,8 +65,9 @@ class TrainGenerator(SourceOptions):
     run_dir: str = "runs/generator"
     """Folder for the prepared pictures, the state, a sheet of samples and the result."""
     codec: Literal["small-autoencoder", "pixels", "taef2", "autoencoder-kl"] = "small-autoencoder"
-    """Whose latents are drawn. A small-autoencoder is trained first, on the same pictures. Pixels
-    want a --network.patch: each square of patch x patch latents is a token of the network."""
+    """Whose latents are drawn. A small-autoencoder is trained first, on the same pictures. Each
+    square of patch x patch latents is a token of the network: taef2 and autoencoder-kl, whose
+    latents are few, want --network.patch 1, pixels a larger one."""
     codec_weights: str = ""
     """taef2: a folder. autoencoder-kl: a folder or hub name. small-autoencoder: a file of one that
     is trained already."""
@@ -79,10 +81,10 @@ class TrainGenerator(SourceOptions):
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     autoencoder_training: PictureTraining = field(
         default_factory=lambda: PictureTraining(
-            epochs=2, batch_size=32, max_lr=2e-3, warmup_steps=100, weight_decay=0.0
+            epochs=3, batch_size=32, max_lr=2e-3, warmup_steps=100, weight_decay=0.0
         )
     )
-    autoencoder_noise: float = 0.1
+    autoencoder_noise: float = 0.05
     """Standard deviation of the noise that its latents bear, which lie in -1..1."""
 
 
@@ -100,10 +102,13 @@ def train_generator(options: TrainGenerator) -> Path:
         DataError: pictures cannot be read.
         ValueError: options do not fit each other.
     """
+    check(options.side >= 1, "side", options.side, "at least 1")
     folder = Path(options.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     source = open_source(options)
     codec = given_codec(options)
+    if codec is not None:
+        check(codec.side == options.side, "side", options.side, f"{codec.name}'s {codec.side}")
     shape = codec.shape if codec else latent_shape(options.autoencoder, options.side)
     torch.manual_seed(options.training.seed)
     # Before anything that takes long, since it says whether the options fit each other.

@@ -232,9 +232,12 @@ def _factors(
     """Return the table of factors, and true and read factors of the model's pictures."""
     read = {name: reader(as_unit(row.pictures)) for name, row in rows.items()}
     chance = {"kind": 1 / len(DRAWINGS), "color": 1 / len(COLORS), "place": 1 / len(PLACES)}
+    shares = {name: factor_scores(labels, truth, seed) for name, labels in read.items()}
+    # Not one shuffle, as for the scores: every one.
+    shares["shuffled"] = factor_scores(read["model"], truth, seed, shuffled=True)
     table = {
         "chance": chance | {"all": float(np.prod(list(chance.values())))},
-        "rows": {name: factor_scores(labels, truth, seed) for name, labels in read.items()},
+        "rows": shares,
         "ceiling": factor_scores(reader(seen), truth, seed),
     }
     both = [

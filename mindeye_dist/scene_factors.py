@@ -280,11 +280,16 @@ def color_histograms(
 
 
 def factor_scores(
-    read: Mapping[str, Sequence[str]], truth: Sequence[Mapping[str, str]], seed: int = 0
+    read: Mapping[str, Sequence[str]],
+    truth: Sequence[Mapping[str, str]],
+    seed: int = 0,
+    *,
+    shuffled: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return the share of pictures whose kind, color, place, and all three, are right.
 
-    Each with its mean and 95 % bootstrap interval over pictures.
+    Each with its mean and 95 % bootstrap interval over pictures. Shuffled, each reading is held
+    against the truths of all other pictures: the mean of every way to deal them out.
 
     Raises:
         ValueError: there are not as many readings as truths, or a truth lacks a factor.
@@ -294,17 +299,17 @@ def factor_scores(
     for factor in FACTORS:
         if len(read[factor]) != len(truth) or not len(truth):
             raise ValueError(f"{factor}: got {len(read[factor])} readings for {len(truth)} truths")
-        right[factor] = np.array(read[factor]) == np.array(wanted[factor])
+        right[factor] = np.array(read[factor])[:, None] == np.array(wanted[factor])
+    if shuffled and len(truth) < 2:
+        raise ValueError(f"shuffled: got {len(truth)} picture, expected at least 2")
     right["all"] = np.logical_and.reduce(list(right.values()))
-    return {
-        factor: {
-            "mean": float(hits.mean()),
-            "ci": list(
-                bootstrap_interval(hits.astype(float), numpy_generator(seed, "bootstrap", factor))
-            ),
-        }
-        for factor, hits in right.items()
-    }
+    scores = {}
+    for factor, hits in right.items():
+        own = hits.diagonal().astype(float)
+        each = (hits.sum(axis=1) - own) / (len(own) - 1) if shuffled else own
+        interval = bootstrap_interval(each, numpy_generator(seed, "bootstrap", factor))
+        scores[factor] = {"mean": float(each.mean()), "ci": list(interval)}
+    return scores
 
 
 def _by_factor(factors: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:

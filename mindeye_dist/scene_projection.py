@@ -3,9 +3,10 @@
 CLIP was trained on captions, so its tokens tell kinds and colours; of an encoder that was trained
 to tell classes apart, the leading principal components tell them less well. Here the directions are
 kept that a ridge regression of the labels (kind, colour, size, ground) uses: canonical correlation
-of channels and labels (Hotelling 1936; as linear discriminants Hastie et al. 1995), each
-of unit variance, so that a contrast counts alike however well it is told. Fitted once to scenes
-whose truth is known, and fixed: the tokens, and so the demo's voxels, know these labels.
+of channels and labels (Hotelling 1936; as linear discriminants Hastie et al. 1995), each of unit
+variance, so that a contrast counts alike however well it is told. Where the object is, one more
+direction of the map's channels tells. Fitted once to scenes whose truth is known, and fixed: the
+tokens, and so the demo's voxels, know these labels.
 """
 
 import math
@@ -15,6 +16,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.functional import one_hot
 
 from mindeye_dist.data.scene_objects import DRAWINGS
@@ -31,6 +33,9 @@ PENALTY = 0.03
 """Of the ridge, as a share of the channels' mean variance."""
 LEAST = 1e-6
 """Least variance of a direction, as a share of the largest."""
+PRESENCE = 0.5
+"""Variance of the object's presence, as a share of that of all contrasts together: where a thing is
+should count, though it is one number among as many as there are contrasts."""
 REACH = 1 / 3
 """Standard deviation of an object's presence around its place, in the object's own width."""
 
@@ -42,10 +47,10 @@ def fit_scene_projection(
 ) -> Projection:
     """Fit the discriminants of scenes' factors to batches of their tokens, each seen once.
 
-    Token 0 is fitted to the kind, colour, size and ground of its scene; the others, a square map,
-    to the ground and, as far as the object is where they look, to its kind and colour. Over these
-    scenes every discriminant has mean 0 and variance 1; there are as many as contrasts between the
-    labels. The others share token 0, as tokens of CLIP's transformer do.
+    Token 0 is fitted to the kind, colour, size and ground of its scene: as many discriminants as
+    contrasts between these labels, over these scenes each of mean 0 and variance 1. The others, a
+    square map, are fitted to how far the object is where they look: one direction more, which
+    token 0 has not. They share all else with token 0, as tokens of CLIP's transformer do.
 
     Raises:
         ValueError: there are too few scenes or channels, a scene lacks a factor, or the tokens are
@@ -59,17 +64,16 @@ def fit_scene_projection(
         summary.add(tokens[:, 0], scene_labels(factors))
         others.add(
             rearrange(tokens[:, 1:], "scene place channel -> (scene place) channel"),
-            rearrange(map_labels(factors, side), "scene place label -> (scene place) label"),
+            rearrange(presence(factors, side), "scene place -> (scene place) 1"),
         )
-    # The map has no size, but whether an object is there: as many contrasts, for two sizes.
-    dim = sum(len(names) - 1 for names in NAMES.values())
-    summary_mean, summary_basis = summary.discriminants(dim)
-    map_mean, map_basis = others.discriminants(dim)
+    contrasts = sum(len(names) - 1 for names in NAMES.values())
+    summary_mean, summary_basis = summary.discriminants(contrasts)
+    map_mean, map_basis = others.discriminants(1)
     return Projection(
         summary_mean=summary_mean,
-        summary_basis=summary_basis,
+        summary_basis=functional.pad(summary_basis, (0, 1)),
         map_mean=map_mean,
-        map_basis=map_basis,
+        map_basis=functional.pad(map_basis * math.sqrt(PRESENCE * contrasts), (contrasts, 0)),
         shares_summary=True,
     )
 
@@ -83,10 +87,11 @@ def scene_labels(factors: Sequence[Factors]) -> Float[Tensor, "scenes labels"]:
     return torch.cat([_one_hot(factors, name) for name in NAMES], dim=1)
 
 
-def map_labels(factors: Sequence[Factors], side: int) -> Float[Tensor, "scenes places labels"]:
-    """Return what is seen at each place of an encoder's `side` x `side` map, row by row.
+def presence(factors: Sequence[Factors], side: int) -> Float[Tensor, "scenes places"]:
+    """Return how far the object is at each place of an encoder's `side` x `side` map, row by row.
 
-    That is the object's kind and colour, as far as it is there, and the ground.
+    That is 1 at the centre of its place and less around it, by its size. (A large object at the
+    edge stands up to 0.06 of the picture further in, or it would be cut off.)
 
     Raises:
         ValueError: a scene lacks a factor.
@@ -96,12 +101,7 @@ def map_labels(factors: Sequence[Factors], side: int) -> Float[Tensor, "scenes p
     centres = torch.tensor([PLACES[name] for name in _values(factors, "place")])
     reach = REACH * torch.tensor([SIZES[name] for name in _values(factors, "size")])[:, None]
     across, down = (torch.exp(-(((grid - c[:, None]) / reach) ** 2) / 2) for c in centres.T)
-    there = rearrange(
-        down[:, :, None] * across[:, None], "scene row column -> scene (row column) 1"
-    )
-    seen = torch.cat([_one_hot(factors, "kind"), _one_hot(factors, "color")], dim=1)[:, None]
-    ground = _one_hot(factors, "ground")[:, None].expand(-1, there.shape[1], -1)
-    return torch.cat([there * seen, ground], dim=2)
+    return rearrange(down[:, :, None] * across[:, None], "scene row column -> scene (row column)")
 
 
 def _one_hot(factors: Sequence[Factors], name: str) -> Float[Tensor, "scenes labels"]:

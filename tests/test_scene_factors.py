@@ -1,5 +1,7 @@
 """Scene factors: scikit-learn's ridge, colours counted pixel by pixel, scenes of known truth."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
@@ -42,6 +44,27 @@ def test_real_scenes_are_read_far_above_chance():
     assert factor_scores(shuffled, truth)["all"]["mean"] < 0.1 < scores["all"]["mean"]
     with pytest.raises(ValueError, match=r"pictures \[1\]: got values that are not finite"):
         reader(np.stack([pictures[0], np.full_like(pictures[0], np.nan)]))
+
+
+def test_shuffled_is_the_mean_of_every_shuffle():
+    """Oracle: all permutations that leave nobody in place, one by one."""
+    truth = [
+        {"kind": kind, "color": color, "place": "left"}
+        for kind, color in (("cat", "red"), ("cat", "blue"), ("dog", "red"), ("car", "red"))
+    ]
+    read = {
+        "kind": ["cat", "cat", "cat", "car"],
+        "color": ["red", "red", "blue", "red"],
+        "place": ["left", "left", "left", "top"],
+    }
+    orders = [o for o in permutations(range(4)) if all(i != j for i, j in enumerate(o))]
+    dealt = [factor_scores(read, [truth[place] for place in order]) for order in orders]
+    shuffled = factor_scores(read, truth, shuffled=True)
+    for factor, score in shuffled.items():
+        expected = np.mean([one[factor]["mean"] for one in dealt])
+        np.testing.assert_allclose(score["mean"], expected, atol=1e-12)
+    with pytest.raises(ValueError, match="shuffled: got 1 picture, expected at least 2"):
+        factor_scores({name: labels[:1] for name, labels in read.items()}, truth[:1], shuffled=True)
 
 
 def test_the_linear_reader_is_ridge_regression():

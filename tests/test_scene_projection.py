@@ -4,17 +4,19 @@ import numpy as np
 import pytest
 import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LinearRegression
 
 from mindeye_dist.data.scenes import PLACES
 from mindeye_dist.models.frozen import project
 from mindeye_dist.scene_projection import (
     NAMES,
+    PRESENCE,
     fit_scene_projection,
-    map_labels,
+    presence,
     scene_labels,
 )
 
-DIM, CHANNELS, SIDE = 54, 90, 3
+CONTRASTS, CHANNELS, SIDE = 54, 90, 3
 
 
 def random_factors(count, seed=0):
@@ -31,9 +33,8 @@ def scenes():
     """Return factors, and channels that are a linear picture of the labels with some noise."""
     factors = random_factors(3000)
     draw = torch.Generator().manual_seed(0)
-    labels = map_labels(factors, SIDE)
-    mixing = torch.randn(labels.shape[2], CHANNELS, generator=draw)
-    tokens = labels @ mixing
+    there = presence(factors, SIDE)[..., None]
+    tokens = there * torch.randn(CHANNELS, generator=draw)
     summary_mixing = torch.randn(scene_labels(factors).shape[1], CHANNELS, generator=draw)
     summary = scene_labels(factors) @ summary_mixing
     tokens = torch.cat([summary[:, None], tokens], dim=1)
@@ -46,17 +47,21 @@ def batches(scenes, size=100):
     return [(tokens[start : start + size], factors[start : start + size]) for start in starts]
 
 
-def test_there_are_as_many_discriminants_as_contrasts_each_of_mean_0_and_variance_1(scenes):
+def test_discriminants_have_mean_0_and_variance_1_and_presence_its_share(scenes):
     """Oracle: NumPy's covariance."""
     projection = fit_scene_projection(batches(scenes))
     raw = scenes[1].numpy()
     summary = (raw[:, 0] - projection.summary_mean.numpy()) @ projection.summary_basis.numpy()
     places = raw[:, 1:].reshape(-1, CHANNELS)
     others = (places - projection.map_mean.numpy()) @ projection.map_basis.numpy()
-    for values in (summary, others):
-        assert values.shape[1] == DIM
-        np.testing.assert_allclose(values.mean(0), 0, atol=1e-3)
-        np.testing.assert_allclose(np.cov(values.T, bias=True), np.eye(DIM), atol=1e-3)
+    assert summary.shape[1] == others.shape[1] == CONTRASTS + 1
+    assert not summary[:, CONTRASTS:].any()
+    assert not others[:, :CONTRASTS].any()
+    np.testing.assert_allclose(summary.mean(0), 0, atol=1e-3)
+    covariance = np.cov(summary[:, :CONTRASTS].T, bias=True)
+    np.testing.assert_allclose(covariance, np.eye(CONTRASTS), atol=1e-3)
+    np.testing.assert_allclose(others[:, CONTRASTS].mean(), 0, atol=1e-3)
+    np.testing.assert_allclose(others[:, CONTRASTS].var(), PRESENCE * CONTRASTS, rtol=1e-3)
 
 
 def test_kinds_are_read_off_as_well_as_by_scikit_learn(scenes):
@@ -76,36 +81,27 @@ def test_kinds_are_read_off_as_well_as_by_scikit_learn(scenes):
 @pytest.mark.parametrize(
     ("place", "where"), [("upper right", (1, 5)), ("lower left", (5, 1)), ("top", (1, 3))]
 )
-def test_the_map_says_what_is_where(place, where):
+def test_presence_is_where_the_object_is(place, where):
     """Oracle: by hand. 0.28 of the picture is 0.25 of the middle that the encoder sees."""
-    factors = random_factors(1)[0] | {"place": place, "size": "small", "kind": "cat"}
-    labels = map_labels([factors], 7)[0].reshape(7, 7, -1)
-    cat = labels[..., list(NAMES["kind"]).index("cat")]
-    assert divmod(int(cat.argmax()), 7) == where
-    assert cat[where] > 0.9
-    assert cat[6 - where[0], 6 - where[1]] < 0.1
-    ground = labels[..., -len(NAMES["ground"]) :]
-    assert (ground.sum(dim=2) == 1).all()
-    assert (labels[..., : len(NAMES["kind"])].sum(dim=2) == cat).all()
+    factors = random_factors(1)[0] | {"place": place, "size": "small"}
+    there = presence([factors], 7)[0].reshape(7, 7)
+    assert divmod(int(there.argmax()), 7) == where
+    assert there[where] > 0.9
+    assert there[6 - where[0], 6 - where[1]] < 0.1
 
 
-def test_the_map_s_discriminants_tell_the_kind_where_it_is(scenes):
-    """Oracle: scikit-learn's discriminants of the raw channels at the object's place."""
+def test_the_map_tells_where_the_object_is(scenes):
+    """Oracle: scikit-learn's linear regression on the raw channels; unseen scenes."""
     factors, tokens = scenes
-    places = list(PLACES)
-    here = torch.tensor([places.index(f["place"]) for f in factors])
-    raw = tokens[torch.arange(len(tokens)), 1 + here]
     projection = fit_scene_projection(batches((factors[:2000], tokens[:2000])))
-    reduced = (raw - projection.map_mean) @ projection.map_basis
-    kinds = np.array([f["kind"] for f in factors])
-    right = [
-        LinearDiscriminantAnalysis()
-        .fit(values[:2000], kinds[:2000])
-        .score(values[2000:], kinds[2000:])
-        for values in (raw.numpy(), reduced.numpy())
-    ]
-    assert right[0] > 0.9
-    assert right[1] > right[0] - 0.05
+    truth = presence(factors, SIDE)
+    reduced = project(tokens, projection)[2000:, 1:, CONTRASTS]
+    raw = LinearRegression().fit(tokens[:2000, 1:].flatten(0, 1), truth[:2000].flatten())
+    told = raw.predict(tokens[2000:, 1:].flatten(0, 1).numpy()).reshape(1000, -1)
+    where = truth[2000:].argmax(dim=1).numpy()
+    right = (told.argmax(axis=1) == where).mean()
+    assert right > 0.9
+    assert (reduced.argmax(dim=1).numpy() == where).mean() > right - 0.01
 
 
 def test_the_picture_s_batches_do_not_matter(scenes):

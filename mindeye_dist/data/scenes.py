@@ -45,7 +45,7 @@ PLACES: dict[str, tuple[float, float]] = {
     "lower right": (0.72, 0.72),
 }
 
-SIZES: dict[str, float] = {"small": 0.36, "large": 0.56}
+SIZES: dict[str, float] = {"small": 0.46, "large": 0.62}
 
 COMPANION_FRACTION = 0.5
 COMPANION_SIZE = 0.22

@@ -1,6 +1,6 @@
 """The project's own autoencoder: small pictures <-> few latents, for the project's own generator.
 
-Convolutions alone, an eighth of the width, trained by jobs/train_generator.py. Latents lie in
+Convolutions alone, a quarter of the width, trained by jobs/train_generator.py. Latents lie in
 -1..1 (Rombach et al. 2022, section 3.1, want a bounded scale too), and bear noise while it is
 trained, so that what a generator makes of them need not be exact.
 """
@@ -26,7 +26,7 @@ Latents = Float[Tensor, "batch channels rows columns"]
 SCENES_AUTOENCODER = Path(__file__).parents[1] / "assets" / "scenes-autoencoder.safetensors"
 """The autoencoder of the project's rendered scenes, which comes with it."""
 
-FACTOR = 8
+FACTOR = 4
 """Pixels across a latent."""
 
 
@@ -34,22 +34,23 @@ FACTOR = 8
 class AutoencoderConfig:
     """Size of the autoencoder."""
 
-    channels: int = 16
+    channels: int = 8
     """Of the latents."""
-    widths: tuple[int, ...] = (48, 96, 160)
-    """Of the layers at a half, a quarter and an eighth of the picture's width."""
+    widths: tuple[int, ...] = (48, 96)
+    """Of the layers at a half and a quarter of the picture's width."""
 
     def __post_init__(self) -> None:
-        check(len(self.widths) == 3, "widths", self.widths, "three")
+        check(len(self.widths) == 2, "widths", self.widths, "two")
 
 
 def latent_shape(config: AutoencoderConfig, side: int) -> tuple[int, int, int]:
     """Return channels, height and width of the latents of pictures of a side (pixels).
 
     Raises:
-        ValueError: `side` is no multiple of 8.
+        ValueError: `side` is no multiple of 4.
     """
-    check(side % FACTOR == 0, "small-autoencoder: side", side, f"a multiple of {FACTOR}")
+    fits = side >= FACTOR and side % FACTOR == 0
+    check(fits, "small-autoencoder: side", side, f"a multiple of {FACTOR}")
     return (config.channels, side // FACTOR, side // FACTOR)
 
 
@@ -62,23 +63,19 @@ class Autoencoder(nn.Module):
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
-        half, quarter, eighth = config.widths
+        half, quarter = config.widths
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(2),
             nn.Conv2d(12, half, 3, padding=1),
             _Block(half),
             nn.Conv2d(half, quarter, 2, stride=2),
             _Block(quarter),
-            nn.Conv2d(quarter, eighth, 2, stride=2),
-            _Block(eighth),
-            nn.Conv2d(eighth, config.channels, 1),
+            nn.Conv2d(quarter, config.channels, 1),
             nn.Tanh(),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(config.channels, eighth, 3, padding=1),
-            _Block(eighth),
-            _Block(eighth),
-            nn.ConvTranspose2d(eighth, quarter, 2, stride=2),
+            nn.Conv2d(config.channels, quarter, 3, padding=1),
+            _Block(quarter),
             _Block(quarter),
             nn.ConvTranspose2d(quarter, half, 2, stride=2),
             _Block(half),
@@ -132,12 +129,12 @@ class SmallAutoencoder:
     Args:
         network: whose weights are rounded to half precision, as they are kept.
         config: of the network.
-        side: width and height of the pictures (pixels), a multiple of 8.
+        side: width and height of the pictures (pixels), a multiple of 4.
         about: what else is known, such as how it was trained; kept in its file.
         device: where to compute.
 
     Raises:
-        ValueError: `side` is no multiple of 8.
+        ValueError: `side` is no multiple of 4.
     """
 
     name = "small-autoencoder"

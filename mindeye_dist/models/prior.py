@@ -178,13 +178,16 @@ def feed_forward(config: PriorConfig, dim: int, inner_norm: bool = False) -> nn.
 
 
 def sinusoidal_embedding(timestep: Int[Tensor, " batch"], dim: int) -> Float[Tensor, "batch dim"]:
-    """Return sin and cos of the timestep at dim/2 frequencies from 1 to 1/10000."""
+    """Return sin and cos of the timestep at dim/2 frequencies from 1 to 1/10000.
+
+    Of an odd dim the last number is 0.
+    """
     half = dim // 2
     frequency = torch.exp(
-        torch.arange(half, device=timestep.device) * -(math.log(10000) / (half - 1))
+        torch.arange(half, device=timestep.device) * -(math.log(10000) / max(half - 1, 1))
     )
     angle = timestep[:, None].float() * frequency[None]
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+    return functional.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, dim % 2))
 
 
 def rotate(x: Float[Tensor, "*batch length d"]) -> Float[Tensor, "*batch length d"]:

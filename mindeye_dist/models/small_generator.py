@@ -38,19 +38,20 @@ SCENES_GENERATOR = Path(__file__).parents[1] / "assets" / "scenes-generator.safe
 class GeneratorConfig:
     """Size of the network, and how it is sampled."""
 
-    patch: int = 1
+    patch: int = 2
     """Width of the square of latents that is one token of the network."""
     width: int = 256
     depth: int = 6
     heads: int = 4
-    steps: int = 12
+    steps: int = 6
     """Steps of the sampler (UniPC)."""
-    guidance: float = 1.0
+    guidance: float = 2.5
     """Classifier-free guidance (Ho and Salimans 2022); 1 is none, and half the time."""
 
     def __post_init__(self) -> None:
+        for name in ("patch", "width", "depth", "heads", "steps"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.width % self.heads == 0, "width", self.width, f"a multiple of {self.heads}")
-        check(self.steps >= 1, "steps", self.steps, "at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

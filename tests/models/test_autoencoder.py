@@ -12,7 +12,7 @@ from mindeye_dist.models.autoencoder import (
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.models.named_codecs import open_codec
 
-CONFIG = AutoencoderConfig(channels=3, widths=(4, 6, 8))
+CONFIG = AutoencoderConfig(channels=3, widths=(4, 6))
 
 
 def autoencoder(side=16):
@@ -24,11 +24,11 @@ def images(count=2, side=16):
     return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-def test_it_is_a_codec_of_an_eighth_of_the_width():
+def test_it_is_a_codec_of_a_quarter_of_the_width():
     codec = autoencoder(24)
     assert isinstance(codec, LatentCodec)
     latents = codec.encode(images(side=48))
-    assert latents.shape == (2, *codec.shape) == (2, 3, 3, 3)
+    assert latents.shape == (2, *codec.shape) == (2, 3, 6, 6)
     assert latents.abs().max() < 1
     decoded = codec.decode(latents)
     assert decoded.shape == (2, 3, 24, 24)
@@ -55,7 +55,7 @@ def test_what_is_saved_is_what_was_there(tmp_path):
     loaded = SmallAutoencoder.load(path)
     assert (loaded.digest, loaded.shape, loaded.about) == (codec.digest, codec.shape, {"a": 1})
     torch.testing.assert_close(loaded.encode(images()), codec.encode(images()), atol=0, rtol=0)
-    assert open_codec("small-autoencoder", str(path), (3, 2, 2)).digest == codec.digest
+    assert open_codec("small-autoencoder", str(path), (3, 4, 4)).digest == codec.digest
 
 
 def test_the_digest_knows_weights_and_side():
@@ -94,14 +94,14 @@ def test_it_learns_two_pictures():
 
 def test_broken_input_is_named(tmp_path):
     codec = autoencoder()
-    with pytest.raises(ValueError, match="small-autoencoder: side: got 20, expected a multiple"):
-        autoencoder(20)
+    with pytest.raises(ValueError, match="small-autoencoder: side: got 18, expected a multiple"):
+        autoencoder(18)
     bad = images()
     bad[0, 0, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="small-autoencoder: images: 1 of 1536 values"):
         codec.encode(bad)
     with pytest.raises(ValueError, match="expected"):
-        codec.decode(torch.zeros(1, 3, 4, 4))
+        codec.decode(torch.zeros(1, 3, 5, 5))
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is no autoencoder's file"):
@@ -109,5 +109,5 @@ def test_broken_input_is_named(tmp_path):
     with pytest.raises(ValueError, match="is no autoencoder's file"):
         SmallAutoencoder.load(tmp_path / "missing.safetensors")
     codec.save(tmp_path / "there.safetensors")
-    with pytest.raises(ValueError, match=r"its latents are \(3, 2, 2\), expected \(8, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"its latents are \(3, 4, 4\), expected \(8, 8, 8\)"):
         open_codec("small-autoencoder", str(tmp_path / "there.safetensors"), (8, 8, 8))

@@ -64,6 +64,21 @@ def numpy_components(vectors):
     return mean, (basis * signs[:, None]).T
 
 
+def test_folded_norms_change_nothing():
+    """Oracle: the same network with its norms, whose statistics are random."""
+    torch.manual_seed(0)
+    network = frozen._Lite0().eval()
+    for norm in (m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            torch.nn.init.uniform_(values, 0.5, 1.5)
+    images = random_images(2, 64)
+    with torch.no_grad():
+        wanted = network(images)
+        network.fold_norms()
+        assert not [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        torch.testing.assert_close(network(images), wanted, rtol=1e-4, atol=1e-4)
+
+
 def test_projection_is_the_principal_components():
     """Oracle: NumPy's SVD of all the centred tokens at once, in float64."""
     tokens = random_tokens()

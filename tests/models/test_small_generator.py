@@ -15,7 +15,7 @@ from mindeye_dist.models.small_generator import (
 )
 from mindeye_dist.shapes import TargetShape
 
-CONFIG = GeneratorConfig(patch=4, width=32, depth=2, heads=2, steps=4)
+CONFIG = GeneratorConfig(patch=4, width=32, depth=2, heads=2, steps=4, guidance=1.0)
 TARGETS = TargetShape((5, 6), "an-encoder", "digest-of-an-encoder")
 SIDE = 16
 
