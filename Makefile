@@ -10,7 +10,7 @@ setup: $(VENV)/.ready
 
 # Not compiled: that would take a minute, most of it for modules that are never imported.
 $(VENV)/.ready: pyproject.toml requirements.lock
-	@echo 'making $(VENV): three to six minutes and 7 GB'
+	@echo 'making $(VENV): two to six minutes and 7 GB'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[jobs,demo,test]'
 	touch $@
