@@ -33,7 +33,7 @@ lint: setup
 
 bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
 
 size: setup  ## two steps of the full published model: 20 GiB of memory, 18 GB of disk, minutes
 	mkdir -p runs/size

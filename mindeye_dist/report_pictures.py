@@ -34,6 +34,8 @@ STRIP_QUALITY = 75
 FACTORS = {"kind": "kind", "color": "colour", "all": "all of them"}
 """Reader's words for factors that the code calls otherwise."""
 
+COMPARABLE = 0.01
+"""Least share of shuffled brains that another is called a multiple of."""
 PLOTTED = ("model", "true_tokens", "best_training_picture", "mean_brain", "shuffled")
 """Rows of the factors' plots."""
 
@@ -288,7 +290,7 @@ def _factor_table(factors: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]
     """Return each row's shares by factor with their ratio to shuffled brains.
 
     `times` is the ratio and `times_low` what is left of it where the two intervals are nearest to
-    each other; both are None where they would be divided by zero.
+    each other; both are None where shuffled brains are (almost) never right.
     """
     table: dict[str, dict[str, dict[str, Any]]] = {}
     shuffled = factors.get("rows", {}).get("shuffled", {})
@@ -297,7 +299,7 @@ def _factor_table(factors: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]
         for name, share in shares.items():
             control = shuffled.get(name, {"mean": 0, "ci": [0, 0]})
             mean, high = control["mean"], control["ci"][1]
-            compared = row != "shuffled" and mean > 0
+            compared = row != "shuffled" and mean >= COMPARABLE
             table[row][name] = share | {
                 "times": share["mean"] / mean if compared else None,
                 "times_low": share["ci"][0] / high if compared and high > 0 else None,
