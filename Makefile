@@ -17,10 +17,12 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 
 demo: setup  ## simulated subject, training on Ray, report with pictures: runs/demo/report.html
 	$(BIN)/python jobs/train.py --with-lowlevel --overwrite
-	$(BIN)/python jobs/evaluate.py --pictures 60 --reconstruction.candidates 8 --control-candidates 2
+	$(BIN)/python jobs/evaluate.py --pictures 60 --control-candidates 2 --draw.steps 8 \
+		--reconstruction.candidates 6 --reconstruction.averaged-samples 8 --reconstruction.strength 0.9
 
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray or deepspeed or s3 or not ray'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'ray or deepspeed or s3 or processes'
 
 unit: setup  ## the tests of a minute: no Ray, no DeepSpeed, no S3 server
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5

@@ -131,8 +131,10 @@ def judge(
     reconstructor = open_reconstructor(options, predictor, store, beside)
     judges = open_judges(options.networks, store, options.device) if reconstructor else None
     pool = Pool(Path(place(options.pool)), data.targets) if options.pool else None
+    print("scoring retrieval, ridge and the linear decoders beside it", file=sys.stderr)
     evaluation = evaluate(predictor, data, **chosen)
     if beside is not None:
+        print("scoring the low-level pictures", file=sys.stderr)
         lowlevel = evaluate_lowlevel(beside.predictor, beside.codec, beside.data, **chosen)
         evaluation = replace(evaluation, lowlevel=lowlevel)
     if reconstructor is not None and judges is not None:
@@ -198,7 +200,8 @@ def print_scores(evaluation: Evaluation) -> None:
             )
     if evaluation.lowlevel:
         for name in ("model", "ridge", "mean_picture", "shuffled"):
-            print(f"{name:15s} PixCorr {evaluation.lowlevel.report[name]['pixcorr']['mean']:.3f}")
+            pixcorr = evaluation.lowlevel.report[name]["pixcorr"]["mean"]
+            print(f"low level, {name:15s} PixCorr {pixcorr:.3f}")
     if evaluation.reconstructed:
         metrics = evaluation.reconstructed.report["metrics"]
         for name, row in evaluation.reconstructed.report["rows"].items():
@@ -206,10 +209,10 @@ def print_scores(evaluation: Evaluation) -> None:
                 f"{metrics[key]['label']} {score['mean']:.3f}"
                 for key, score in row["scores"].items()
             ]
-            print(f"{name:21s} {'  '.join(values)}")
+            print(f"drawn, {name:21s} {'  '.join(values)}")
         for name, row in evaluation.reconstructed.report["factors"].get("rows", {}).items():
             shares = [f"{factor} {score['mean']:.0%}" for factor, score in row.items()]
-            print(f"{name:21s} right: {'  '.join(shares)}")
+            print(f"drawn, {name:21s} right: {'  '.join(shares)}")
 
 
 if __name__ == "__main__":

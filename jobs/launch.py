@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ def connect(config: ExperimentConfig) -> None:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     named = bool(os.environ.get("RAY_ADDRESS"))
+    print("joining the Ray cluster" if named else "starting Ray on this machine", file=sys.stderr)
     # Workers report through the board; their own output would tear up the progress line.
     ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
     compute = config.compute

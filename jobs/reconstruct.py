@@ -244,6 +244,7 @@ def describe(options: Reconstruct, found: Found, reconstructor: Reconstructor) -
         strength=config.strength,
         seed=config.seed,
         shared_noise=config.shared_noise,
+        averaged_samples=config.averaged_samples,
     )
 
 

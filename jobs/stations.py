@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,7 @@ def connect(workers: Workers) -> None:
     import ray.data
 
     named = bool(os.environ.get("RAY_ADDRESS"))
+    print("joining the Ray cluster" if named else "starting Ray on this machine", file=sys.stderr)
     ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()

@@ -42,10 +42,9 @@ from mindeye_dist.models.autoencoder import (
     reconstruction_loss,
 )
 from mindeye_dist.models.codecs import LatentCodec, PixelCodec, resize
+from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
 from mindeye_dist.models.small_generator import (
-    GeneratorConfig,
     Imperfection,
-    PictureTransformer,
     SmallGenerator,
     generator_loss,
     sampler,

@@ -319,9 +319,14 @@ class ReconstructionConfig:
     """Candidates at once, of any number of brains; pictures do not depend on it."""
     shared_noise: bool = False
     """Give the generator the same noise for every picture, as published; candidates differ."""
+    averaged_samples: int = 0
+    """Samples of the prior whose mean every candidate of a brain is drawn from: what is uncertain
+    in them cancels. 0 draws each candidate from a sample of its own, as published."""
 
     def __post_init__(self) -> None:
         check(0 <= self.strength <= 1, "reconstruction.strength", self.strength, "0..1")
+        given = self.averaged_samples
+        check(given >= 0, "reconstruction.averaged_samples", given, "0 or more")
         for name in ("candidates", "batch_size"):
             check(
                 getattr(self, name) >= 1,

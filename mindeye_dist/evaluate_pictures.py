@@ -166,6 +166,7 @@ def _about(
         "strength": config.strength if reconstructor.lowlevel else None,
         "seeds": [config.seed],
         "shared_noise": config.shared_noise,
+        "averaged_samples": config.averaged_samples,
         "control_candidates": min(settings.control_candidates, config.candidates),
         "pool": count,
         "of": available,

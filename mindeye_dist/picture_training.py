@@ -36,7 +36,7 @@ Loss = Callable[[Network, Int[np.ndarray, " batch"], torch.Generator], Float[Ten
 class PictureTraining:
     """How long and how a network is trained on pictures."""
 
-    epochs: int = 10
+    epochs: int = 14
     batch_size: int = 16
     max_lr: float = 7e-4
     warmup_steps: int = 200

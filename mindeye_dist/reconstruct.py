@@ -110,12 +110,30 @@ class Reconstructor:
         wanted = self.predictor.embed(voxels)
         lowlevel = self.blurry(voxels) if self.lowlevel else None
 
+        if self.config.averaged_samples:
+            mean = torch.from_numpy(self._mean_tokens(voxels, keys))
+            return self._draw(
+                lambda brains, _: mean[brains], torch.from_numpy(wanted), keys, lowlevel
+            )
+
         # The backbone runs again for each candidate: a hundredth of the prior's many steps.
         def sample(brains: list[int], numbers: list[int]) -> Float[Tensor, "batch tokens dim"]:
             seeds = self._seeds("prior", keys, brains, numbers)
             return torch.from_numpy(self.predictor.tokens(voxels[brains], seeds))
 
         return self._draw(sample, torch.from_numpy(wanted), keys, lowlevel)
+
+    def _mean_tokens(
+        self, voxels: Voxels, keys: Sequence[str]
+    ) -> Float[np.ndarray, "brains tokens dim"]:
+        """Return the mean of each brain's samples of the prior, those of its first candidates."""
+        numbers = list(range(self.config.averaged_samples))
+        means = []
+        for brain, own in enumerate(voxels):
+            repeated = np.repeat(own[None], len(numbers), axis=0)
+            seeds = self._seeds("prior", keys, [brain] * len(numbers), numbers)
+            means.append(self.predictor.tokens(repeated, seeds).mean(axis=0))
+        return np.stack(means)
 
     def from_tokens(
         self,

@@ -69,6 +69,7 @@ class MadeWith:
     strength: float
     seed: int
     shared_noise: bool
+    averaged_samples: int
 
 
 @dataclass(frozen=True, kw_only=True)

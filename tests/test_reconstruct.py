@@ -211,6 +211,28 @@ def test_parts_that_do_not_fit_are_refused(checkpoints, tmp_path, write_subject)
         reconstructor(other)
 
 
+def test_candidates_may_be_drawn_from_the_mean_of_samples(checkpoints, voxels):
+    """Oracle: the mean of what the predictor gives, brain by brain; the noise still differs."""
+    asked = []
+
+    class Recorder(TinyGenerator):
+        def __call__(self, tokens, given, init=None, strength=1.0):
+            asked.extend(zip(tokens, given, strict=True))
+            return super().__call__(tokens, given, init, strength)
+
+    config = replace(CONFIG, candidates=2, averaged_samples=3)
+    made = reconstructor(checkpoints, config, generator=Recorder())
+    made(voxels, KEYS)
+    assert len({seed for _, seed in asked}) == 14
+    for brain, key in enumerate(KEYS):
+        samples = [
+            made.predictor.tokens(voxels[[brain]], [seed_for(config.seed, "prior", key, number)])
+            for number in range(3)
+        ]
+        for tokens, _ in asked[2 * brain : 2 * brain + 2]:
+            np.testing.assert_allclose(tokens, np.mean(samples, axis=0)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_shared_noise_is_the_same_for_every_picture(checkpoints, voxels):
     """As published: seeds of the generator do not know the picture, those of the prior do."""
     seeds = []

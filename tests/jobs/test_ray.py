@@ -109,7 +109,7 @@ def test_one_command_trains_tracks_and_evaluates(tiny_config, tmp_path, capsys):
 
 def test_killed_worker_then_resume(tiny_config, tmp_path):
     """The undisturbed run's weights, to 1e-6, after a worker was killed in mid-epoch."""
-    longer = {"training.epochs": 60, "training.validate_every_epochs": 60}
+    longer = {"training.epochs": 40, "training.validate_every_epochs": 40}
     whole = override(tiny_config, {**TWO_WORKERS, **longer, "checkpoint.every_steps": 20})
     killed = override(whole, {"run_dir": str(tmp_path / "killed")})
     process = start(killed)

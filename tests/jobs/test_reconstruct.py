@@ -29,7 +29,8 @@ from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.models import frozen
 from mindeye_dist.models.codecs import PixelCodec
-from mindeye_dist.models.small_generator import GeneratorConfig, PictureTransformer, SmallGenerator
+from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
+from mindeye_dist.models.small_generator import SmallGenerator
 from mindeye_dist.reconstruction_shards import read_reconstructions, read_record, read_shard
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import override

@@ -32,7 +32,8 @@ from mindeye_dist.models.frozen import (
     ProjectedEncoder,
     efficientnet_lite0_weights,
 )
-from mindeye_dist.models.small_generator import SCENES_GENERATOR, GeneratorConfig
+from mindeye_dist.models.picture_transformer import GeneratorConfig
+from mindeye_dist.models.small_generator import SCENES_GENERATOR
 from mindeye_dist.picture_training import PictureTrainer, PictureTraining
 from tests.conftest import COUNTS, write_tiny_subject
 
@@ -126,7 +127,7 @@ def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
     flags = ["--data-url", str(shards), "--targets", "tiny-clip_tokens", "--side", "8"]
     flags += ["--codec", "pixels"]
     flags += ["--network.patch", "4", "--network.width", "16", "--network.depth", "1"]
-    flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "60"]
+    flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "12"]
     flags += ["--training.batch-size", "2", "--training.save-every-steps", "20"]
     command = [sys.executable, "jobs/train_generator.py", *flags, "--run-dir"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

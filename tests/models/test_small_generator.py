@@ -2,12 +2,12 @@
 
 import pytest
 import torch
+from torch.nn import functional
 
 from mindeye_dist.models.codecs import PixelCodec
+from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
 from mindeye_dist.models.small_generator import (
-    GeneratorConfig,
     Imperfection,
-    PictureTransformer,
     SmallGenerator,
     codec_of,
     generator_loss,
@@ -15,7 +15,9 @@ from mindeye_dist.models.small_generator import (
 )
 from mindeye_dist.shapes import TargetShape
 
-CONFIG = GeneratorConfig(patch=4, width=32, depth=2, heads=2, steps=4, guidance=1.0)
+CONFIG = GeneratorConfig(
+    patch=4, width=32, depth=2, heads=2, guess_width=16, guess_depth=1, steps=4, guidance=1.0
+)
 TARGETS = TargetShape((5, 6), "an-encoder", "digest-of-an-encoder")
 SIDE = 16
 
@@ -58,11 +60,16 @@ def test_seed_and_every_token_count():
 
 
 def test_the_map_lies_over_the_picture():
-    """A token of the map reaches the patches that it lies over."""
-    network = transformer()
-    spread = network._spread(torch.eye(6)[None, :4])  # a 2 x 2 map over 4 x 4 patches
-    strongest = spread[0].argmax(dim=-1).reshape(4, 4)
-    assert strongest.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]
+    """A token of the map moves most the features of the patches that it lies over."""
+    decoder, base = transformer().guess, tokens(1)
+    quarters = []
+    with torch.no_grad():
+        for token in range(1, 5):  # a 2 x 2 map over 4 x 4 patches
+            other = base.clone()
+            other[:, token] += 3
+            moved = (decoder(other) - decoder(base)).abs().mean(dim=(0, 1))
+            quarters.append(functional.avg_pool2d(moved[None], 2).flatten().argmax().item())
+    assert quarters == [0, 1, 2, 3]
 
 
 def test_strength_goes_from_the_initial_picture_to_none_of_it():
@@ -79,57 +86,59 @@ def test_guidance_moves_away_from_no_tokens():
     network, x, t = transformer(), torch.randn(1, 3, SIDE, SIDE), torch.tensor(500)
     network.eval()
     with torch.no_grad():
-        clean = network(x, t[None], tokens(1))
-        without = network(x, t[None], torch.zeros(1, 5, 6))
-        guided = generator(guidance=3.0)._predict(x, t, tokens(1))
+        seen, blind = network.guess(tokens(1)), network.guess(torch.zeros(1, 5, 6))
+        clean, without = network(x, t[None], seen), network(x, t[None], blind)
+        guided = generator(guidance=3.0)._predict(x, t, seen, blind)
     torch.testing.assert_close(guided, without + 3 * (clean - without))
+
+
+def watched():
+    """Return a network that answers zeros, guesses ones, and what it saw: tokens, timesteps."""
+    network, seen = PictureTransformer(CONFIG, (3, SIDE, SIDE), (5, 6)), ([], [])
+    torch.nn.init.zeros_(network.last.bias)
+    torch.nn.init.zeros_(network.guess.last.weight)
+    torch.nn.init.ones_(network.guess.last.bias)
+    network.guess.register_forward_pre_hook(lambda _, given: seen[0].append(given[0]))
+    network.register_forward_pre_hook(lambda _, given: seen[1].append(given[1]))
+    return network, *seen
 
 
 def test_loss_is_the_weighted_error_of_an_independent_loop():
     schedule = sampler().alphas_cumprod
     latents, given = torch.randn(6, 3, SIDE, SIDE), tokens(6)
-    asked = []
-
-    def answers_zero(x, timestep, condition):
-        asked.append((x, timestep, condition))
-        return torch.zeros_like(x)
-
+    network, asked, timesteps = watched()
     loss = generator_loss(
-        answers_zero,
+        network,
         schedule,
         latents,
         given,
         Imperfection(dropout=0.0, noise=0.0),
         torch.Generator().manual_seed(3),
     )
-    _, timesteps, condition = asked[0]
     expected = 0.0
-    for clean, timestep in zip(latents, timesteps, strict=True):
+    for clean, timestep in zip(latents, timesteps[0], strict=True):
         kept = float(schedule[timestep])
         expected += min(1 + kept / (1 - kept), 5) * float((clean**2).mean()) / 6
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
-    assert torch.equal(condition, given)
+        expected += float(((clean - 1) ** 2).mean()) / 6
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    assert torch.equal(asked[0], given)
 
 
 def test_imperfection_drops_and_blurs():
     """Dropout 1 leaves no token; noise moves them, by no more than its level."""
-    seen = []
-
-    def look(x, timestep, condition):
-        seen.append(condition)
-        return x
-
+    network, asked, _ = watched()
     for imperfection in (Imperfection(dropout=1.0), Imperfection(dropout=0.0, noise=0.5)):
         generator_loss(
-            look,
+            network,
             sampler().alphas_cumprod,
             torch.randn(200, 3, SIDE, SIDE),
             tokens(200),
             imperfection,
             torch.Generator().manual_seed(0),
         )
-    assert not seen[0].any()
-    levels = (seen[1] - tokens(200)).flatten(1).std(dim=1) / tokens(200).std()
+    dropped, blurred = asked
+    assert not dropped.any()
+    levels = (blurred - tokens(200)).flatten(1).std(dim=1) / tokens(200).std()
     assert levels.min() < 0.05
     assert 0.45 < levels.max() < 0.65
 
@@ -182,6 +191,8 @@ def test_files_that_are_no_generator_are_named(tmp_path):
 def test_tokens_that_are_no_map_are_named():
     with pytest.raises(ValueError, match="got 4 tokens, expected one, or one and a square map"):
         PictureTransformer(CONFIG, (3, SIDE, SIDE), (4, 6))
-    assert transformer(tokens=1)(
-        torch.zeros(1, 3, SIDE, SIDE), torch.tensor([3]), torch.zeros(1, 1, 6)
-    ).shape == (1, 3, SIDE, SIDE)
+    network = transformer(tokens=1)
+    features = network.guess(torch.zeros(1, 1, 6))
+    latents = torch.zeros(1, 3, SIDE, SIDE)
+    assert network(latents, torch.tensor([3]), features).shape == latents.shape
+    assert network.guess.mean_latents(features).shape == latents.shape
