@@ -367,6 +367,7 @@ def reconstructed(examples=(), factors=False, **two_way):
             "generator": {"name": "tiny", "digest": "ab" * 32, "side": 64, "note": ""},
             "candidates": 16,
             "strength": 0.85,
+            "averaged_samples": 8,
             "seeds": [42, 43],
             "pool": 100,
             "of": 500,
