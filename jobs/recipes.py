@@ -34,7 +34,7 @@ def demo() -> ExperimentConfig:
         ),
         # Large steps: the prior is slow to find in the condition what it can use.
         optimizer=OptimizerConfig(max_lr=4e-3),
-        training=TrainingConfig(epochs=36, global_batch_size=32, validate_every_epochs=4),
+        training=TrainingConfig(epochs=32, global_batch_size=32, validate_every_epochs=4),
         checkpoint=CheckpointConfig(every_steps=300),
         # One process with both cores takes 2.5 times the steps of two processes with one each.
         compute=ComputeConfig(cpus_per_worker=2.0),
