@@ -15,30 +15,39 @@ from jobs.command import KNOWN_ERRORS
 from jobs.progress import Board, BoardHandler, shown
 from jobs.tracking import tracked
 from jobs.worker import worker
-from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.config import ComputeConfig, ExperimentConfig
 from mindeye_dist.distributed import rank
 from mindeye_dist.strict import from_dict, to_dict
 
 log = logging.getLogger(__name__)
 
 
-def launch(config: ExperimentConfig) -> None:
+def launch(
+    config: ExperimentConfig, board: ActorHandle | None = None, parent_run: str = ""
+) -> None:
     """Run `worker` on as many Ray workers as the config says and show its progress.
+
+    Args:
+        config: the run.
+        board: takes its rows and scores; one is made where none is given.
+        parent_run: the MLflow run of the sweep that it is a trial of.
 
     Raises:
         Exception: what made the first worker fail, where a user can act on it.
         ray.train.TrainingFailedError: any other failure of a worker.
     """
-    board: ActorHandle = Board.remote()  # type: ignore[attr-defined]
-    cuda = config.compute.device == "cuda"
+    board = board or new_board()
+    compute = config.compute
+    cuda = compute.device == "cuda"
+    settings = {"config": to_dict(config), "board": board, "parent_run": parent_run}
     trainer = TorchTrainer(
         ray_worker,
-        train_loop_config={"config": to_dict(config), "board": board},
+        train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=config.compute.num_workers,
+            num_workers=compute.num_workers,
             use_gpu=cuda,
-            resources_per_worker={"CPU": config.compute.cpus_per_worker, "GPU": int(cuda)},
+            resources_per_worker=worker_resources(compute),
         ),
         run_config=RunConfig(
             name=Path(config.run_dir).name,
@@ -64,15 +73,31 @@ def ray_worker(settings: dict[str, Any]) -> None:
         return
     board: ActorHandle = settings["board"]
     logging.getLogger().addHandler(BoardHandler(board))
-    with tracked(config) as trackers:
-        worker(config, [board.post.remote, *trackers])
+    with tracked(config, settings["parent_run"]) as trackers:
+        worker(config, [board.post.remote, *trackers], [board.score.remote])
 
 
-def connect(config: ExperimentConfig) -> None:
+def new_board() -> ActorHandle:
+    """Start a board for one run."""
+    board: ActorHandle = Board.remote()  # type: ignore[attr-defined]
+    return board
+
+
+def worker_resources(compute: ComputeConfig) -> dict[str, float]:
+    """Return what Ray sets aside for one worker."""
+    cuda = compute.device == "cuda"
+    return {"CPU": compute.cpus_per_worker, **({"GPU": compute.gpus_per_worker} if cuda else {})}
+
+
+def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
     """Join the Ray cluster that RAY_ADDRESS names, or start one on this machine.
 
+    Args:
+        config: of the run that is to fit.
+        wait: a named cluster may still grow to what the workers ask for.
+
     Raises:
-        ValueError: this machine has fewer CPUs or GPUs than the workers ask for.
+        ValueError: there are fewer CPUs or GPUs than the workers ask for.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     named = bool(os.environ.get("RAY_ADDRESS"))
@@ -80,9 +105,8 @@ def connect(config: ExperimentConfig) -> None:
     # Workers report through the board; their own output would tear up the progress line.
     ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
     compute = config.compute
-    asked = {"CPU": compute.num_workers * compute.cpus_per_worker}
-    if compute.device == "cuda":
-        asked["GPU"] = compute.num_workers
+    each = worker_resources(compute)
+    asked = {kind: compute.num_workers * count for kind, count in each.items()}
     there = ray.cluster_resources()
     for kind, count in asked.items():
         if count <= there.get(kind, 0):
@@ -91,7 +115,7 @@ def connect(config: ExperimentConfig) -> None:
             f"compute.num_workers: {compute.num_workers} workers ask for {count:g} {kind}, "
             f"there are {there.get(kind, 0):g}"
         )
-        if not named:
+        if not (named and wait):
             hint = " or compute.cpus_per_worker" if kind == "CPU" else ""
             raise ValueError(f"{message}; lower it{hint}")
         log.warning("%s: waiting for the cluster to grow", message)

@@ -25,6 +25,7 @@ class Board:
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
         self._messages: list[str] = []
+        self._scores: list[dict[str, Any]] = []
 
     def post(self, row: dict[str, Any]) -> None:
         """Take over a row."""
@@ -33,6 +34,15 @@ class Board:
     def say(self, message: str) -> None:
         """Take over a message for whoever is watching."""
         self._messages.append(message)
+
+    def score(self, row: dict[str, Any]) -> None:
+        """Take over a validation's epochs and score."""
+        self._scores.append(row)
+
+    def read_scores(self) -> list[dict[str, Any]]:
+        """Return the validations since the last call."""
+        scores, self._scores = self._scores, []
+        return scores
 
     def read(self) -> tuple[dict[str, Any], list[str]]:
         """Return the newest value of every metric so far, and the messages since the last call."""

@@ -16,6 +16,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import TRACKED_RUN
@@ -27,12 +28,17 @@ FLUSH_SECONDS = 20.0
 
 
 @contextmanager
-def tracked(config: ExperimentConfig) -> Iterator[list[Report]]:
-    """Give the reports that send metrics to MLflow, none where tracking is off."""
+def tracked(config: ExperimentConfig, parent: str = "") -> Iterator[list[Report]]:
+    """Give the reports that send metrics to MLflow, none where tracking is off.
+
+    Args:
+        config: the run.
+        parent: the MLflow run of the sweep that it is a trial of.
+    """
     if config.tracking.mlflow == "off":
         yield []
         return
-    tracker = Tracker(config, tracking_uri(config))
+    tracker = Tracker(config, tracking_uri(config), parent)
     finished = False
     try:
         yield [tracker]
@@ -51,9 +57,10 @@ def tracking_uri(config: ExperimentConfig) -> str:
 class Tracker:
     """Sends rows of metrics to MLflow."""
 
-    def __init__(self, config: ExperimentConfig, uri: str) -> None:
+    def __init__(self, config: ExperimentConfig, uri: str, parent: str = "") -> None:
         self._config = config
         self._uri = uri
+        self._tags = {MLFLOW_PARENT_RUN_ID: parent} if parent else {}
         self._rows: queue.Queue[dict[str, Any] | str] = queue.Queue()
         self._thread = threading.Thread(target=self._send, name="mlflow", daemon=True)
         self._thread.start()
@@ -85,15 +92,32 @@ class Tracker:
             run_id = file.read_text()
             client.update_run(run_id, status="RUNNING")
             return run_id
-        name = self._config.tracking.experiment
-        found = client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else client.create_experiment(name)
-        run = client.create_run(experiment, run_name=Path(self._config.run_dir).name)
+        experiment = experiment_id(client, self._config, self._uri)
+        name = Path(self._config.run_dir).name
+        run = client.create_run(experiment, run_name=name, tags=self._tags)
         params = [Param(path, str(value)) for path, value in paths(self._config).items()]
         client.log_batch(run.info.run_id, params=params)
         run_id = str(run.info.run_id)
         file.write_text(run_id)
         return run_id
+
+
+def experiment_id(client: MlflowClient, config: ExperimentConfig, uri: str) -> str:
+    """Return the id of the config's experiment, which is made where there is none.
+
+    Artefacts of a local data base lie beside it, not in the working directory of whoever was first.
+    """
+    name = config.tracking.experiment
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    local = uri.removeprefix("sqlite:///")
+    place = None if local == uri else (Path(local).parent / "mlartifacts").resolve().as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=place))
+    except MlflowException:
+        if found := client.get_experiment_by_name(name):  # somebody else was first
+            return str(found.experiment_id)
+        raise
 
 
 def _metrics(row: dict[str, Any]) -> list[Metric]:

@@ -37,12 +37,15 @@ from mindeye_dist.shapes import Shapes, TargetShape
 log = logging.getLogger(__name__)
 
 
-def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
+def worker(
+    config: ExperimentConfig, reports: Sequence[Report] = (), validated: Sequence[Report] = ()
+) -> None:
     """Train one model, as one of the run's workers, from the run's newest good checkpoint on.
 
     Args:
         config: the run.
         reports: take every row of metrics on rank 0, after the journal.
+        validated: take epochs and score of every validation on rank 0, after its checkpoint.
 
     Raises:
         ValueError: there are more or fewer workers than the config says.
@@ -72,6 +75,7 @@ def worker(config: ExperimentConfig, reports: Sequence[Report] = ()) -> None:
         checkpoints=checkpoints,
         about=describe(config, shapes),
         reports=[Journal(config.run_dir, place.step), *reports] if rank() == 0 else [],
+        validated=validated if rank() == 0 else [],
     )
     trainer.fit(place)
     summary = trainer.summary()

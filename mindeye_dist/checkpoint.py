@@ -44,6 +44,7 @@ MAY_CHANGE = (
     "compute.zero_stage",
     "compute.offload_optimizer",
     "compute.cpus_per_worker",
+    "compute.gpus_per_worker",
     "tracking.",
 )
 

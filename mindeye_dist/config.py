@@ -74,12 +74,19 @@ class BackboneConfig:
     input_dropout: float = 0.5
     block_dropout: float = 0.15
 
+    def __post_init__(self) -> None:
+        _check_sizes("model.backbone", self, "hidden", "num_blocks")
+        _check_shares("model.backbone", self, "input_dropout", "block_dropout")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectorConfig:
     """Token-wise MLP in front of the contrastive loss."""
 
     hidden: int = 2048
+
+    def __post_init__(self) -> None:
+        _check_sizes("model.projector", self, "hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +107,11 @@ class PriorConfig:
     half_precision_eps: float = 1e-5
     """Epsilon of a norm whose input has half precision; published: 1e-3, full precision 1e-5."""
 
+    def __post_init__(self) -> None:
+        sizes = ("depth", "heads", "head_dim", "feedforward_factor", "timesteps")
+        _check_sizes("model.prior", self, *sizes)
+        _check_shares("model.prior", self, "condition_dropout")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LowLevelConfig:
@@ -113,6 +125,10 @@ class LowLevelConfig:
     upsampler_channels: tuple[int, ...] = (64, 128, 256)
     """Channels from the latents' resolution down to the map's, halving the side each time."""
     head_hidden: int = 512
+
+    def __post_init__(self) -> None:
+        _check_sizes("model.lowlevel", self, "hidden", "num_blocks", "map_channels", "head_hidden")
+        _check_shares("model.lowlevel", self, "input_dropout", "block_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +167,8 @@ class LossConfig:
     map_temperature: float = 0.075
 
     def __post_init__(self) -> None:
-        check(0 <= self.mixco_fraction <= 1, "loss.mixco_fraction", self.mixco_fraction, "0..1")
-        for name in (
-            "mixco_temperature",
-            "soft_temperature_start",
-            "soft_temperature_end",
-            "map_temperature",
-        ):
+        _check_shares("loss", self, "mixco_fraction", "mix_probability")
+        for name in ("mix_alpha", *(n for n in vars(self) if "temperature" in n)):
             check(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "a value above 0")
 
 
@@ -182,6 +193,7 @@ class OptimizerConfig:
     """Largest norm of the whole gradient; 0 leaves it alone, as published."""
 
     def __post_init__(self) -> None:
+        check(self.max_lr > 0, "optimizer.max_lr", self.max_lr, "a value above 0")
         check(self.clip_norm >= 0, "optimizer.clip_norm", self.clip_norm, "at least 0")
         check(self.warmup_epochs >= 0, "optimizer.warmup_epochs", self.warmup_epochs, "at least 0")
 
@@ -199,13 +211,8 @@ class TrainingConfig:
     validate_every_epochs: int = 5
 
     def __post_init__(self) -> None:
-        for name in (
-            "epochs",
-            "global_batch_size",
-            "max_micro_batch_size",
-            "validate_every_epochs",
-        ):
-            check(getattr(self, name) >= 1, f"training.{name}", getattr(self, name), "at least 1")
+        _check_sizes("training", self, "epochs", "global_batch_size")
+        _check_sizes("training", self, "max_micro_batch_size", "validate_every_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,8 +224,7 @@ class CheckpointConfig:
     """Newest checkpoints that are kept besides the best one."""
 
     def __post_init__(self) -> None:
-        check(self.every_steps >= 1, "checkpoint.every_steps", self.every_steps, "at least 1")
-        check(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+        _check_sizes("checkpoint", self, "every_steps", "keep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,15 +242,16 @@ class ComputeConfig:
     offload_optimizer: bool = False
     """Keep DeepSpeed's optimizer state in host memory."""
     cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 1.0
+    """GPUs that Ray sets aside for a worker on CUDA; a share lets several trials use one."""
 
     def __post_init__(self) -> None:
-        check(self.num_workers >= 1, "compute.num_workers", self.num_workers, "at least 1")
-        check(
-            self.backend == "deepspeed" or not self.offload_optimizer,
-            "compute.offload_optimizer",
-            self.offload_optimizer,
-            "compute.backend deepspeed with it",
-        )
+        _check_sizes("compute", self, "num_workers")
+        got = self.gpus_per_worker
+        fits = got == 1 or (0 < got < 1 and self.num_workers == 1)
+        check(fits, "compute.gpus_per_worker", got, "1, or less for a run of one worker")
+        fits = self.backend == "deepspeed" or not self.offload_optimizer
+        check(fits, "compute.offload_optimizer", True, "compute.backend deepspeed with it")
         check(
             self.states == "fp32"
             or (self.backend == "deepspeed" and self.precision == "bf16" and self.zero_stage > 0),
@@ -264,7 +271,7 @@ class TrackingConfig:
     every_steps: int = 10
 
     def __post_init__(self) -> None:
-        check(self.every_steps >= 1, "tracking.every_steps", self.every_steps, "at least 1")
+        _check_sizes("tracking", self, "every_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,8 +322,9 @@ class ReconstructionConfig:
     strength: float = 0.85
     """img2img: share of the blurry picture that is drawn anew; 1 starts from noise alone."""
     seed: int = 42
-    batch_size: int = 64
-    """Candidates at once, of any number of brains; pictures do not depend on it."""
+    batch_size: int = 16
+    """Candidates at once, of any number of brains; pictures do not depend on it. More outgrow a
+    CPU's caches; GPUs want more."""
     shared_noise: bool = False
     """Give the generator the same noise for every picture, as published; candidates differ."""
     averaged_samples: int = 0
@@ -324,16 +332,10 @@ class ReconstructionConfig:
     in them cancels. 0 draws each candidate from a sample of its own, as published."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.strength <= 1, "reconstruction.strength", self.strength, "0..1")
-        given = self.averaged_samples
-        check(given >= 0, "reconstruction.averaged_samples", given, "0 or more")
-        for name in ("candidates", "batch_size"):
-            check(
-                getattr(self, name) >= 1,
-                f"reconstruction.{name}",
-                getattr(self, name),
-                "at least 1",
-            )
+        _check_shares("reconstruction", self, "strength")
+        got = self.averaged_samples
+        check(got >= 0, "reconstruction.averaged_samples", got, "0 or more")
+        _check_sizes("reconstruction", self, "candidates", "batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -377,13 +379,22 @@ class SimulationConfig:
 
     def __post_init__(self) -> None:
         fractions = ("early", "unexplained", "shared", "lowrank", "smooth")
-        for name in (f"{fraction}_fraction" for fraction in fractions):
-            check(0 <= getattr(self, name) <= 1, f"simulation.{name}", getattr(self, name), "0..1")
+        _check_shares("simulation", self, *(f"{fraction}_fraction" for fraction in fractions))
         common = self.lowrank_fraction + self.smooth_fraction
         check(common < 1, "simulation.lowrank_fraction + smooth_fraction", common, "below 1")
-        least = {"num_voxels": 2, "num_repeats": 1, "lowrank_rank": 1, "trials_per_session": 10}
-        for name, bound in least.items():
+        _check_sizes("simulation", self, "num_repeats", "lowrank_rank")
+        for name, bound in {"num_voxels": 2, "trials_per_session": 10}.items():
             got = getattr(self, name)
             check(got >= bound, f"simulation.{name}", got, f"at least {bound}")
         for name in ("tuning_fwhm", "smooth_fwhm"):
             check(getattr(self, name) > 0, f"simulation.{name}", getattr(self, name), "above 0")
+
+
+def _check_sizes(section: str, values: object, *names: str) -> None:
+    for name in names:
+        check(getattr(values, name) >= 1, f"{section}.{name}", getattr(values, name), "at least 1")
+
+
+def _check_shares(section: str, values: object, *names: str) -> None:
+    for name in names:
+        check(0 <= getattr(values, name) <= 1, f"{section}.{name}", getattr(values, name), "0..1")

@@ -57,6 +57,8 @@ class Trainer:
         checkpoints: where they are saved.
         about: JSON files that go into every checkpoint.
         reports: take each row of metrics; none but on rank 0.
+        validated: take each validation's finished epochs and score, once they are in a checkpoint;
+            none but on rank 0.
     """
 
     def __init__(  # noqa: PLR0913 - these are the parts, and it builds none of them
@@ -70,6 +72,7 @@ class Trainer:
         checkpoints: Checkpoints,
         about: dict[str, Any],
         reports: Sequence[Report],
+        validated: Sequence[Report] = (),
     ) -> None:
         self.config = config
         self.loader = loader
@@ -79,6 +82,7 @@ class Trainer:
         self.checkpoints = checkpoints
         self.about = about
         self.reports = reports
+        self.validated = validated
         samples = config.training.epochs * len(loader.dataset)
         self.total_steps = max(1, samples // config.training.global_batch_size)
         self.first_step = 0
@@ -99,14 +103,18 @@ class Trainer:
             done = place.step == self.total_steps
             if place.step % self.config.tracking.every_steps == 0 or done:
                 self._report(self._progress(place.step, epoch, losses))
+            score = None
             improved = False
             if done or self._ends_validation_epoch(batch.step):
                 score = self.validate(place.step, epoch)
-                if score > place.best_score:
+                improved = score > place.best_score
+                if improved:
                     place = replace(place, best_step=place.step, best_score=score)
-                    improved = True
             if improved or done or place.step % every == 0:
                 self.checkpoints.save(place, self.backend.state(), self.about)
+            if score is not None:
+                for tell in self.validated:
+                    tell({"epoch": epoch + 1, "score": score})
         return place
 
     def summary(self) -> dict[str, Any]:
@@ -166,10 +174,11 @@ class Trainer:
         scores = self.objective.scores(torch.cat(preds), torch.cat(truths))
         means = {name: value / count for name, value in sums.items()}
         named = {f"val/{name}": value for name, value in scores.items()}
-        self._report({"step": step, "epoch": epoch, **means, **named})
+        score = float(np.mean(list(scores.values())))
         if self.config.data.train_on == "train+val":
-            return float(step)  # val was trained on: the last checkpoint is the one
-        return float(np.mean(list(scores.values())))
+            score = float(step)  # val was trained on: the last checkpoint is the one
+        self._report({"step": step, "epoch": epoch, **means, **named, "val/score": score})
+        return score
 
     def _forward(self, batch: Batch, purpose: str) -> Any:
         inputs = self.objective.inputs(batch, purpose)

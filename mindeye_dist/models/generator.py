@@ -97,6 +97,15 @@ def noise_like(
     )
 
 
+def once_each(function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+    """Return a function's values row by row, computed once for rows that are equal.
+
+    Candidates of a brain have the same picture to start from, and often the same tokens.
+    """
+    distinct, which = torch.unique(values, dim=0, return_inverse=True)
+    return function(distinct)[which]
+
+
 @torch.no_grad()
 def denoise(
     scheduler: Any,

@@ -171,15 +171,15 @@ class PictureTransformer(nn.Module):
     def forward(
         self,
         latents: Latents,
-        timestep: Int[Tensor, " batch"],
-        features: Float[Tensor, "batch features down across"],
+        timestep: Int[Tensor, " conditions"],
+        features: Float[Tensor, "conditions features down across"],
     ) -> Latents:
         """Return clean latents, all latents in units of `latent_sd` around `latent_mean`.
 
         Args:
             latents: noisy.
             timestep: of the noise.
-            features: by `guess`, from the tokens.
+            features: by `guess`, from the tokens; one for each of the latents, or one for all.
         """
         drawn, condition = self.seen(functional.silu(features)).chunk(2, dim=1)
         x = _as_places(self.patches(latents) + self.positions + drawn)
@@ -209,13 +209,13 @@ class _Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch patches width"],
-        shared: Float[Tensor, "batch places 6 width"],
+        shared: Float[Tensor, "conditions places 6 width"],
         grid: tuple[int, int],
     ) -> Float[Tensor, "batch patches width"]:
         scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = (shared + self.modulation).unbind(2)
         near = self.neighbours(_as_grid(x, grid))
         x = x + _as_places(near)
-        normed = functional.layer_norm(x, x.shape[-1:]) * (1 + scale_a) + shift_a
+        normed = torch.addcmul(shift_a, functional.layer_norm(x, x.shape[-1:]), 1 + scale_a)
         q, k, v = rearrange(
             self.queries_keys_values(normed),
             "batch patches (part heads dim) -> part batch heads patches dim",
@@ -224,9 +224,9 @@ class _Block(nn.Module):
         )
         attended = functional.scaled_dot_product_attention(q, k, v)
         attended = rearrange(attended, "batch heads patches dim -> batch patches (heads dim)")
-        x = x + gate_a * self.mix(attended)
-        normed = functional.layer_norm(x, x.shape[-1:]) * (1 + scale_m) + shift_m
-        return x + gate_m * self.mlp(normed)
+        x = torch.addcmul(x, gate_a, self.mix(attended))
+        normed = torch.addcmul(shift_m, functional.layer_norm(x, x.shape[-1:]), 1 + scale_m)
+        return torch.addcmul(x, gate_m, self.mlp(normed))
 
 
 def _as_grid(

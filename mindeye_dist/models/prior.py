@@ -125,7 +125,8 @@ class Attention(nn.Module):
             functional.normalize(query, dim=-1),
             key[:, None].expand(-1, self.heads, -1, -1),
             value[:, None].expand(-1, self.heads, -1, -1),
-            attn_mask=bias.to(query.dtype),
+            # With an axis for the batch, CPUs have a fused kernel for it where nothing is trained.
+            attn_mask=bias.to(query.dtype)[None],
             scale=COSINE_LOGIT_SCALE,
         )
         return self.output_norm(

@@ -19,7 +19,14 @@ from torch.nn import functional
 
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.models.frozen import digest_of
-from mindeye_dist.models.generator import Latents, Pictures, Tokens, check_request, denoise
+from mindeye_dist.models.generator import (
+    Latents,
+    Pictures,
+    Tokens,
+    check_request,
+    denoise,
+    once_each,
+)
 from mindeye_dist.models.generator import noise_like as noise_of
 from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
 from mindeye_dist.shapes import TargetShape
@@ -145,10 +152,10 @@ class SmallGenerator:
         mean, deviation = self.network.latent_mean, self.network.latent_sd
         start = None
         if init is not None and strength < 1:
-            start = (self.codec.encode(init).to(self.device) - mean) / deviation
-        seen = self.network.guess(tokens)
-        # What it draws of no tokens at all is the same for every picture.
-        blind = self.network.guess(torch.zeros_like(tokens[:1])).expand_as(seen)
+            start = (once_each(self.codec.encode, init).to(self.device) - mean) / deviation
+        seen = once_each(self.network.guess, tokens)
+        # No tokens at all are the same for every picture.
+        blind = self.network.guess(torch.zeros_like(tokens[:1]))
         latents = denoise(
             self._scheduler,
             lambda x, timestep: self._predict(x, timestep, seen, blind),
@@ -160,11 +167,10 @@ class SmallGenerator:
         return self.codec.decode(latents * deviation + mean)
 
     def _predict(self, latents: Latents, timestep: Tensor, seen: Tensor, blind: Tensor) -> Latents:
-        times = timestep.expand(len(latents))
-        clean: Tensor = self.network(latents, times, seen)
+        clean: Tensor = self.network(latents, timestep.expand(len(seen)), seen)
         if self.config.guidance == 1:
             return clean
-        without: Tensor = self.network(latents, times, blind)
+        without: Tensor = self.network(latents, timestep.expand(1), blind)
         return without + self.config.guidance * (clean - without)
 
     def save(self, path: Path) -> None:

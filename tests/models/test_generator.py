@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UniPCMultistepScheduler
 
-from mindeye_dist.models.generator import denoise, noise_like
+from mindeye_dist.models.generator import denoise, noise_like, once_each
 
 CPU = torch.device("cpu")
 
@@ -53,3 +53,16 @@ def test_noise_belongs_to_its_seed_alone():
     together, alone = noise_like((2, 2), [5, 6, 7], CPU), noise_like((2, 2), [6], CPU)
     assert torch.equal(together[1], alone[0])
     assert not torch.equal(together[0], together[1])
+
+
+def test_equal_rows_are_computed_once():
+    """Oracle: the function of every row, which sees each distinct one a single time."""
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0], [1.0, 4.0]])
+    seen = []
+
+    def square(rows):
+        seen.extend(rows.tolist())
+        return rows.square()
+
+    torch.testing.assert_close(once_each(square, values), values.square())
+    assert sorted(seen) == [[1.0, 2.0], [1.0, 4.0], [3.0, 4.0]]
