@@ -20,6 +20,7 @@ from mindeye_dist.config import (
     ProjectorConfig,
     TrainingConfig,
 )
+from mindeye_dist.strict import paths
 
 
 def demo() -> ExperimentConfig:
@@ -38,6 +39,18 @@ def demo() -> ExperimentConfig:
         checkpoint=CheckpointConfig(every_steps=300),
         # One process with both cores takes 2.5 times the steps of two processes with one each.
         compute=ComputeConfig(cpus_per_worker=2.0),
+    )
+
+
+def demo_sweep() -> ExperimentConfig:
+    """Return the run that `jobs/tune.py` sweeps by default: the demo's, shorter, one core each."""
+    config = demo()
+    return replace(
+        config,
+        run_dir="runs/demo-sweep",
+        training=replace(config.training, epochs=9, validate_every_epochs=1),
+        optimizer=replace(config.optimizer, warmup_epochs=1.0),
+        compute=ComputeConfig(),
     )
 
 
@@ -127,6 +140,7 @@ PUBLISHED_SUBJECTS = ("subj01", "subj02", "subj05", "subj07")
 RECIPES: dict[str, Callable[[], ExperimentConfig]] = {
     "demo": demo,
     "demo-lowlevel": demo_lowlevel,
+    "demo-sweep": demo_sweep,
     **{f"mindeye1-{s}": partial(mindeye1, s) for s in PUBLISHED_SUBJECTS},
     **{f"mindeye1-{s}-as-released": partial(mindeye1_as_released, s) for s in PUBLISHED_SUBJECTS},
     **{f"mindeye1-{s}-lowlevel": partial(mindeye1_lowlevel, s) for s in PUBLISHED_SUBJECTS},
@@ -150,3 +164,17 @@ def recipe_flag(arguments: Sequence[str], default: str) -> str:
     parser.add_argument("--recipe", default=default)
     name: str = parser.parse_known_args(arguments)[0].recipe
     return name
+
+
+def flags(name: str, config: ExperimentConfig) -> list[str]:
+    """Return the flags that turn a recipe into a config."""
+    base = paths(recipe(name))
+    return [
+        text
+        for path, value in paths(config).items()
+        if value != base[path]
+        for text in (
+            f"--{path.replace('_', '-')}",
+            *(str(item) for item in (value if isinstance(value, tuple) else (value,))),
+        )
+    ]

@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 
 from jobs.command import KNOWN_ERRORS, place
 from jobs.encoders import EncoderOptions, open_split, target_encoder, while_training
+from jobs.registry import SCHEME, resolve
 from jobs.worker import data_shapes
 from mindeye_dist.checkpoint import CheckpointError, Checkpoints
 from mindeye_dist.data.embedding import TargetEncoder
@@ -31,7 +32,9 @@ class CheckpointOptions:
     run_dir: str = "runs/demo"
     """Run whose checkpoint of the best validation is taken."""
     checkpoint: str = ""
-    """Folder of one checkpoint, instead of the run's best."""
+    """Folder of one checkpoint, instead of the run's best; or models:/NAME@ALIAS in MLflow."""
+    mlflow: str = ""
+    """Tracking server of models:/; by default MLFLOW_TRACKING_URI, or else runs/mlflow.db."""
     data_url: str = ""
     """Where the shards are, if not where the checkpoint's config says."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -60,12 +63,19 @@ def chosen_checkpoint(options: CheckpointOptions) -> tuple[Path, Path | None]:
     Raises:
         CheckpointError: the run has no good checkpoint.
     """
-    path = best(options.run_dir) if not options.checkpoint else given(options.checkpoint)
+    named = options.checkpoint
+    path = given(named, options.mlflow) if named else best(options.run_dir)
     return path, path.parent.parent if path.parent.name == "checkpoints" else None
 
 
-def given(checkpoint: str) -> Path:
-    """Return the folder of a checkpoint that was named."""
+def given(checkpoint: str, mlflow: str = "") -> Path:
+    """Return the folder of a checkpoint that was named, or registered in MLflow.
+
+    Raises:
+        CheckpointError: there is none of that name in the registry.
+    """
+    if checkpoint.startswith(SCHEME):
+        return resolve(checkpoint, mlflow)
     return Path(place(checkpoint)).resolve()
 
 

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from s3fs import S3FileSystem
 
-from jobs.recipes import recipe
+from jobs import recipes
 from mindeye_dist.config import (
     BackboneConfig,
     DataConfig,
@@ -30,7 +30,7 @@ from mindeye_dist.config import (
 from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, encode_npy, write_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.writer import write_shards
-from mindeye_dist.strict import paths, to_dict
+from mindeye_dist.strict import to_dict
 from tests.s3 import server as s3_server
 
 NUM_VOXELS, NUM_REPEATS, NUM_TOKENS, DIM = 24, 3, 5, 16
@@ -279,13 +279,4 @@ def s3(tmp_path_factory):
 
 def flags(config):
     """Return the flags that turn the demo's recipe into a config."""
-    base = paths(recipe("demo"))
-    return [
-        text
-        for path, value in paths(config).items()
-        if value != base[path]
-        for text in (
-            f"--{path.replace('_', '-')}",
-            *(str(item) for item in (value if isinstance(value, tuple) else (value,))),
-        )
-    ]
+    return recipes.flags("demo", config)

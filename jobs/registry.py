@@ -1,0 +1,136 @@
+"""MLflow's side of a sweep: the run that its trials hang on, and the registry of its champions."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+
+from jobs.command import place
+from jobs.tracking import experiment_id, tracking_uri
+from mindeye_dist.checkpoint import CheckpointError
+from mindeye_dist.config import ExperimentConfig
+
+log = logging.getLogger(__name__)
+SCHEME = "models:/"
+ARTEFACT = "checkpoint"
+TOLD = (MlflowException, OSError)
+
+
+def start_parent(config: ExperimentConfig, params: Mapping[str, Any]) -> str:
+    """Begin the sweep's run in MLflow and return its id; empty where tracking is off or fails."""
+    if config.tracking.mlflow == "off":
+        return ""
+    uri = tracking_uri(config)
+    try:
+        client = MlflowClient(uri)
+        run = client.create_run(
+            experiment_id(client, config, uri),
+            run_name=Path(config.run_dir).name,
+            tags={"mindeye.sweep": "yes"},
+        )
+        pairs = [Param(key, str(value)) for key, value in params.items()]
+        client.log_batch(run.info.run_id, params=pairs)
+    except TOLD as error:
+        log.warning("mlflow: %s: %s; the sweep goes on without it", uri, error)
+        return ""
+    return str(run.info.run_id)
+
+
+def end_parent(
+    config: ExperimentConfig, run_id: str, metrics: Mapping[str, float], page: Path
+) -> None:
+    """End the sweep's run in MLflow with its figures and its page."""
+    if not run_id:
+        return
+    uri, now = tracking_uri(config), int(time.time() * 1000)
+    try:
+        client = MlflowClient(uri)
+        client.log_batch(run_id, metrics=[Metric(k, v, now, 0) for k, v in metrics.items()])
+        client.log_artifact(run_id, str(page))
+        client.set_terminated(run_id, "FINISHED")
+    except TOLD as error:
+        log.warning("mlflow: %s: %s; the report has what it did not take", uri, error)
+
+
+def register(
+    config: ExperimentConfig, run_id: str, checkpoint: Path, name: str, tags: Mapping[str, Any]
+) -> str:
+    """Put a checkpoint into the registry as a new version, and return `models:/NAME/VERSION`.
+
+    Args:
+        config: says where MLflow is.
+        run_id: of the run in MLflow that made it, which keeps the files.
+        checkpoint: its folder.
+        name: of the registered model.
+        tags: of the version.
+
+    Raises:
+        ValueError: MLflow did not take it.
+    """
+    uri = tracking_uri(config)
+    try:
+        client = MlflowClient(uri)
+        client.log_artifacts(run_id, str(checkpoint), ARTEFACT)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{ARTEFACT}"
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        texts = {key: str(value) for key, value in tags.items()}
+        version = client.create_model_version(name, source, run_id=run_id, tags=texts)
+    except TOLD as error:
+        raise ValueError(f"mlflow: {uri}: {error}") from error
+    return f"{SCHEME}{name}/{version.version}"
+
+
+def set_alias(config: ExperimentConfig, version: str, alias: str) -> str:
+    """Give `models:/NAME/VERSION` an alias, and return `models:/NAME@ALIAS`.
+
+    Raises:
+        ValueError: MLflow did not take it.
+    """
+    name, number = version.removeprefix(SCHEME).rsplit("/", 1)
+    try:
+        MlflowClient(tracking_uri(config)).set_registered_model_alias(name, alias, number)
+    except TOLD as error:
+        raise ValueError(f"mlflow: {tracking_uri(config)}: {error}") from error
+    return f"{SCHEME}{name}@{alias}"
+
+
+def resolve(model: str, mlflow: str) -> Path:
+    """Return the checkpoint's folder of `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    One that MLflow keeps elsewhere is copied here once; its digests are checked when it is opened.
+
+    Args:
+        model: its name.
+        mlflow: URL of the tracking server; empty is MLFLOW_TRACKING_URI, or else the local runs'.
+
+    Raises:
+        CheckpointError: there is no such model, or it cannot be fetched.
+    """
+    uri = mlflow or os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{place('runs/mlflow.db')}")
+    name, at, alias = model.removeprefix(SCHEME).partition("@")
+    try:
+        client = MlflowClient(uri)
+        if at:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            version = client.get_model_version(*name.rsplit("/", 1))
+        source = str(version.source)
+        if source.startswith("file:"):
+            return Path(unquote(urlparse(source).path))
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")
+        target = cache / "models" / str(version.name) / str(version.run_id)
+        if (target / ARTEFACT).exists():
+            return target / ARTEFACT
+        target.mkdir(parents=True, exist_ok=True)
+        return Path(download_artifacts(source, dst_path=str(target), tracking_uri=uri))
+    except (*TOLD, TypeError) as error:
+        raise CheckpointError(f"{model}: not in the registry of {uri}: {error}") from error
