@@ -62,7 +62,9 @@ def launch(
         with shown(board):
             trainer.fit()
     except TrainingFailedError as error:
-        raise root_cause(error) from error
+        if (cause := root_cause(error)) is error:
+            raise
+        raise cause from error
 
 
 def ray_worker(settings: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ def searcher(
         ValueError: a grid of a domain that has no finite number of values.
     """
     if search == "optuna":
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         # A third of the trials by chance, at most ten; those that run count as bad, so that two at
         # once do not try the same.
         sampler = optuna.samplers.TPESampler(

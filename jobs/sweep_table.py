@@ -126,9 +126,8 @@ def short(trial_id: str) -> str:
 
 def settings(params: dict[str, Any]) -> str:
     """Return what is tried as one short line."""
+    named = {path.split(".", 1)[-1]: value for path, value in params.items()}
     return ", ".join(
-        f"{path.rsplit('.', 1)[-1]} {value:.3g}"
-        if isinstance(value, float)
-        else f"{path.rsplit('.', 1)[-1]} {value}"
-        for path, value in params.items()
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in named.items()
     )

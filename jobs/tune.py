@@ -46,6 +46,8 @@ from mindeye_dist.sweep import Trial, ranked, read_trials, rung_levels
 SWEEP = "sweep.json"
 RETRIES = 2
 """How often a trial whose workers died is started again."""
+START_SECONDS = 600
+"""How long a trial waits for the CPUs and GPUs of the one before it."""
 TRIAL_MEMORY = 1 << 20
 """What a trial itself sets aside (bytes): Tune wants something, and its workers have the CPUs."""
 MAY_GROW = ("resume", "wait", "register_as", "alias")
@@ -209,6 +211,7 @@ def connect_apart(sweep: Sweep) -> None:
     folder, which another cluster of this machine may have left: its CPUs would stay taken.
     """
     alone = not os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(START_SECONDS)
     if alone:
         os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-", dir=tempfile.gettempdir())
     connect(sweep.config, wait=sweep.options.wait)
@@ -242,9 +245,7 @@ def settings_of_search(
             seed=options.seed,
         ),
         num_samples=1 if options.search == "grid" else options.trials,
-        max_concurrent_trials=options.concurrent or None,
         time_budget_s=options.hours * 3600 or None,
-        metric=None,
     )
     return settings, own
 
@@ -266,6 +267,8 @@ def search(sweep: Sweep) -> None:
         )
     else:
         tuning, own = settings_of_search(options, config, sweep.space)
+        # Tune sees what a trial holds itself, and not its workers: more would wait for these.
+        tuning.max_concurrent_trials = slots_of(sweep)
         each = worker_resources(config.compute).get("GPU", 0.0) * config.compute.num_workers
         stop = Stop(sweep.folder / TRIALS, options.patience, options.gpu_hours, each)
         tuner = tune.Tuner(
