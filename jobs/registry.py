@@ -60,6 +60,22 @@ def end_parent(
         log.warning("mlflow: %s: %s; the report has what it did not take", uri, error)
 
 
+def end_trials(config: ExperimentConfig, statuses: Mapping[str, str]) -> None:
+    """End the runs in MLflow of trials that were stopped, and could not say so themselves.
+
+    Args:
+        config: says where MLflow is.
+        statuses: in MLflow's words, by run.
+    """
+    uri = tracking_uri(config)
+    try:
+        client = MlflowClient(uri)
+        for run_id, status in statuses.items():
+            client.set_terminated(run_id, status)
+    except TOLD as error:
+        log.warning("mlflow: %s: %s; stopped trials look as if they ran", uri, error)
+
+
 def register(
     config: ExperimentConfig, run_id: str, checkpoint: Path, name: str, tags: Mapping[str, Any]
 ) -> str:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import torch.distributed as dist
 import tyro
+from safetensors.torch import load
 
 from jobs.command import Printer, clear_errors, settle
 from jobs.recipes import recipe, recipe_flag
@@ -114,12 +116,18 @@ def simulate_demo(url: str) -> None:
     if not store.exists(MANIFEST):
         print(f"no data at {url}: simulating a subject first", file=sys.stderr)
         simulate(Simulate(out=url))
-    elif store.exists(ENCODER_FILE) and store.read(ENCODER_FILE) != SCENES_ENCODER.read_bytes():
+    elif store.exists(ENCODER_FILE) and not same_tensors(store.read(ENCODER_FILE)):
         print(
             f"{url}: has other tokens than this version's demo, so that the generator that comes "
             "with it will not draw them; delete the folder to simulate it anew",
             file=sys.stderr,
         )
+
+
+def same_tensors(encoder: bytes) -> bool:
+    """Return whether a file's tensors are those of the demo's encoder; its bytes may differ."""
+    own, known = load(encoder), load(SCENES_ENCODER.read_bytes())
+    return own.keys() == known.keys() and all(torch.equal(own[k], known[k]) for k in own)
 
 
 def check_run_dir(config: ExperimentConfig, options: Train) -> None:

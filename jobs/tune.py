@@ -27,7 +27,7 @@ from rich.table import Table
 from jobs.command import clear_errors, settle
 from jobs.launch import connect, worker_resources
 from jobs.recipes import flags, recipe, recipe_flag
-from jobs.registry import end_parent, register, set_alias, start_parent
+from jobs.registry import end_parent, end_trials, register, set_alias, start_parent
 from jobs.search import SCORE, Scheduler, Search, Stop, importance, scheduler, searcher
 from jobs.spaces import Space, check_space, parse_space, read_space, space_values, trial_config
 from jobs.sweep_table import SweepTable, settings
@@ -346,11 +346,23 @@ def conclude(sweep: Sweep) -> None:
     )
     best = champion.best
     assert best is not None  # it is ranked
+    if sweep.parent_run:
+        end_trials(sweep.config, tracked_runs(sweep, trials))
     end_parent(sweep.config, sweep.parent_run, {"val/score": best.score}, page)
     print_ranking(order)
     print(f"the best again: {command}")
     publish(sweep, champion)
     print(page)
+
+
+def tracked_runs(sweep: Sweep, trials: list[Trial]) -> dict[str, str]:
+    """Return how the trials that did not end by themselves ended, by their run in MLflow."""
+    files = {sweep.folder / TRIALS / t.name / TRACKED_RUN: t for t in trials}
+    return {
+        file.read_text(): "FAILED" if trial.state == "failed" else "KILLED"
+        for file, trial in files.items()
+        if trial.state != "finished" and file.exists()
+    }
 
 
 def slots_of(sweep: Sweep) -> int:

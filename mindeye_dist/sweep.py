@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,6 +184,6 @@ def _span(events: Sequence[Mapping[str, Any]], signs: Sequence[float]) -> float:
     starts = [event["time"] for event in events if event["event"] == "started"]
     alive = sorted([*signs, *(event["time"] for event in events if event["event"] != "started")])
     total = 0.0
-    for start, following in zip(starts, [*starts[1:], float("inf")], strict=True):
+    for start, following in pairwise([*starts, float("inf")]):
         total += max((sign for sign in alive if start <= sign < following), default=start) - start
     return total

@@ -1,0 +1,208 @@
+"""Sweeps on a real Ray cluster. Oracles: the same trials without Ray, and an undisturbed count."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs import tune as job
+from jobs.recipes import recipe
+from jobs.runs import given
+from jobs.spaces import trial_config
+from jobs.tune import Tune
+from jobs.worker import worker
+from mindeye_dist.checkpoint import verify
+from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.strict import override
+from mindeye_dist.sweep import read_trials
+from tests.conftest import flags
+
+ROOT = Path(__file__).parents[2]
+SHORT = {
+    "training.epochs": 6,
+    "training.validate_every_epochs": 1,
+    "tracking.mlflow": "sqlite",
+    "compute.cpus_per_worker": 1.0,
+}
+SPACE = {
+    "loss.mixco_fraction": {"uniform": [0.1, 0.6]},
+    "model.backbone.hidden": {"choice": [16, 32]},
+}
+
+
+@pytest.fixture
+def lab(tiny_config, tmp_path):
+    """Return a short run in a sweep's folder, and a file with a space."""
+    space = tmp_path / "space.json"
+    space.write_text(json.dumps(SPACE))
+    return override(tiny_config, {**SHORT, "run_dir": str(tmp_path / "lab" / "sweep")}), space
+
+
+def start(config, *more):
+    variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "jobs/tune.py", "--recipe", "demo", *flags(config), *map(str, more)],
+        cwd=ROOT,
+        env={**variables, "RAY_USAGE_STATS_ENABLED": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(config, *more):
+    process = start(config, *more)
+    out, said = process.communicate(timeout=400)
+    return process.returncode, out, said
+
+
+def trials_of(config):
+    return {trial.name: trial for trial in read_trials(Path(config.run_dir) / "trials")}
+
+
+def scores(run_dir):
+    return [row["val/score"] for row in read_journal(str(run_dir)) if "val/score" in row]
+
+
+@pytest.mark.ray
+def test_killed_driver_and_trial_then_resume(lab):
+    """Four trials: a worker is killed, then the driver with all of Ray; `--resume` ends them.
+
+    Oracle of the best one's curve: the same settings trained here, without Ray.
+    """
+    config, space = lab
+    longer = override(config, {"training.epochs": 30})
+    options = ["--space", space, "--trials", 4, "--grace-epochs", 10, "--search", "random"]
+    process = start(longer, *options)
+    try:
+        wait_for(lambda: any(trial.curve for trial in trials_of(longer).values()), process)
+        kill_worker(process)
+        wait_for(lambda: any(t.starts > 1 for t in trials_of(longer).values()), process)
+    finally:
+        kill_all(process)
+    before = trials_of(longer)
+    code, out, said = run(longer, "--resume")
+    assert code == 0, said
+    after = trials_of(longer)
+    assert len(after) == 4
+    assert before.keys() <= after.keys()
+    for name, trial in before.items():
+        assert after[name].params == trial.params
+        if trial.state in ("finished", "stopped"):
+            assert after[name].starts == trial.starts
+    assert {trial.state for trial in after.values()} <= {"finished", "stopped"}
+    best = max(after.values(), key=lambda t: (t.state == "finished", t.best.score))
+    alone = override(trial_config(longer, best.params), {"run_dir": f"{config.run_dir}-alone"})
+    worker(override(alone, {"tracking.mlflow": "off"}))
+    curve = [point.score for point in best.curve]
+    assert curve == pytest.approx(scores(alone.run_dir), abs=1e-6)
+    check_mlflow(longer, len(after))
+    assert "registered: models:/mindeye@champion" in out
+    assert f"{best.best.score:.3f}" in (Path(longer.run_dir) / "report.html").read_text()
+
+
+def check_mlflow(config, count):
+    """A parent and its trials, all ended, and an alias that leads to a whole checkpoint."""
+    database = Path(config.run_dir).parent / "mlflow.db"
+    connection = sqlite3.connect(database)
+    children = connection.execute(
+        "select r.status from runs r join tags t on r.run_uuid = t.run_uuid "
+        "where t.key = 'mlflow.parentRunId'"
+    ).fetchall()
+    parents = connection.execute(
+        "select r.status from runs r join tags t on r.run_uuid = t.run_uuid "
+        "where t.key = 'mindeye.sweep'"
+    ).fetchall()
+    connection.close()
+    assert parents == [("FINISHED",)]
+    assert len(children) == count
+    assert {status for (status,) in children} <= {"FINISHED", "KILLED"}
+    verify(given("models:/mindeye@champion", f"sqlite:///{database}"))
+
+
+@pytest.mark.ray
+def test_a_population_hands_its_weights_over(lab, tmp_path):
+    """Some trial takes another's checkpoint over: its journal begins with the other's rows."""
+    config, _ = lab
+    space = tmp_path / "lr.json"
+    space.write_text(json.dumps({"optimizer.max_lr": {"log_uniform": [1e-6, 1e-2]}}))
+    longer = override(config, {"training.epochs": 16, "tracking.mlflow": "off"})
+    more = ["--scheduler", "pbt", "--search", "random", "--trials", 4, "--grace-epochs", 4]
+    code, _, said = run(longer, "--space", space, *more)
+    assert code == 0, said
+    trials = trials_of(longer)
+    assert {trial.state for trial in trials.values()} == {"finished"}
+    first = [tuple(p.score for p in trial.curve[:4]) for trial in trials.values()]
+    restarted = [trial for trial in trials.values() if trial.starts > 1]
+    assert restarted
+    assert len(set(first)) < len(first)  # without a takeover, four learning rates give four curves
+
+
+def test_what_cannot_be_swept_is_said_before_anything_runs(lab, tmp_path):
+    config, space = lab
+    base = [*flags(config), "--recipe", "demo", "--space", str(space)]
+    for more, message in (
+        (["--data.train-on", "train+val"], "val, which must not be trained on"),
+        (["--gpu-hours", "2"], "trials use no GPU"),
+        (["--grace-epochs", "7"], "grace_epochs: got 7, expected at most training.epochs"),
+        (["--search", "grid"], "expected choices alone, got loss.mixco_fraction"),
+        (["--scheduler", "pbt"], "model.backbone.hidden cannot be in its space"),
+        (["--trials", "0"], "trials: got 0"),
+        (["--resume"], "no sweep in"),
+    ):
+        with pytest.raises(SystemExit) as error:
+            job.main([*base, *more])
+        assert message in str(error.value) or message in str(error.value.__context__)
+    assert not Path(config.run_dir).exists()
+
+
+def test_a_resumed_sweep_keeps_its_settings(lab):
+    config, space = lab
+    options = Tune(recipe="demo", space=str(space), trials=3, config=config)
+    begun = job.begin(options)
+    default = Tune(recipe="demo", config=recipe("demo"))
+    given_again = Tune(recipe="demo", resume=True, config=config)
+    resumed = job.again(given_again, default)
+    assert (resumed.config, resumed.space) == (begun.config, begun.space)
+    assert resumed.options.trials == 3
+    other = Tune(recipe="demo", resume=True, trials=5, config=config)
+    with pytest.raises(ValueError, match="trials was 3, is 5"):
+        job.again(other, default)
+    with pytest.raises(ValueError, match="holds a sweep"):
+        job.begin(options)
+
+
+def wait_for(holds, process, seconds=200):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def kill_worker(process):
+    """Kill a training process of a trial."""
+    for child in psutil.Process(process.pid).children(recursive=True):
+        if child.name().startswith("ray::") and "TrainWorker" in child.name():
+            child.send_signal(signal.SIGKILL)
+            return
+    names = {child.name() for child in psutil.Process(process.pid).children(recursive=True)}
+    raise AssertionError(f"no training process among {names}")
+
+
+def kill_all(process):
+    """Kill the driver, and with it its Ray."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    for each in (psutil.Process(process.pid), *children):
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.communicate()
