@@ -48,7 +48,7 @@ def demo_sweep() -> ExperimentConfig:
     return replace(
         config,
         run_dir="runs/demo-sweep",
-        training=replace(config.training, epochs=9, validate_every_epochs=1),
+        training=replace(config.training, epochs=6, validate_every_epochs=1),
         optimizer=replace(config.optimizer, warmup_epochs=1.0),
         compute=ComputeConfig(),
     )

@@ -75,7 +75,7 @@ class Tune:
     """End when the trials have used so many; 0 is without limit."""
     patience: int = 0
     """Stop a trial after so many epochs without a better score; 0 never does."""
-    grace_epochs: int = 3
+    grace_epochs: int = 2
     """Epochs before a trial may be stopped; also between two changes by pbt."""
     reduction_factor: int = 3
     """asha: one in so many goes on at each rung, to so many times the epochs."""

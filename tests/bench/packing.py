@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from jobs.recipes import recipe
-from mindeye_dist.draws import PriorDraw
 from mindeye_dist.losses import soft_clip
 from mindeye_dist.models.build import build_model
+from mindeye_dist.models.mindeye import PriorDraw
 from mindeye_dist.shapes import Shapes, TargetShape
 from mindeye_dist.strict import override
 
@@ -64,7 +64,7 @@ def measure(count: int) -> dict[str, float]:
             if pair:  # the first pays for what is set up lazily
                 rates[name].append(count * STEPS / (time.perf_counter() - begun))
     gap = max(
-        float((stacked[name][number] - weight).abs().max())
+        float((stacked[name][number] - weight).detach().abs().max())
         for number, model in enumerate(models)
         for name, weight in model.named_parameters()
     )

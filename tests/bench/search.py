@@ -28,7 +28,7 @@ from mindeye_dist.data.store import Store
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.strict import override
 
-POOL, TRIALS, SEEDS, SLOTS, GRACE, FACTOR = 48, 16, 20, 2, 3, 3
+POOL, TRIALS, SEEDS, SLOTS, GRACE, FACTOR = 32, 12, 20, 2, 2, 3
 Curves = list[list[float]]
 
 
