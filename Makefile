@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test unit lint bench size clean
+.PHONY: setup demo test unit lint bench bench-search size clean
 
 setup: $(VENV)/.ready
 
@@ -36,6 +36,10 @@ lint: setup
 bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.packing runs/bench.json
+
+bench-search: setup  ## successive halving against random search, on 32 trained trials: 15 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.search runs/bench.json runs/bench-search
 
 size: setup  ## two steps of the full published model: 20 GiB of memory, 18 GB of disk, minutes
 	mkdir -p runs/size

@@ -15,6 +15,7 @@ import tyro
 from jobs.command import KNOWN_ERRORS, clear_errors, place, watched
 from jobs.generators import GeneratorOptions, open_generator
 from jobs.judges import NetworkOptions, open_judges
+from jobs.registry import SCHEME
 from jobs.runs import (
     RunOptions,
     chosen_checkpoint,
@@ -49,8 +50,8 @@ class Evaluate(RunOptions):
     """Score a checkpoint on the test split and write its report."""
 
     out: str = ""
-    """Folder for the report; by default the run's, or for a checkpoint of no run CHECKPOINT-report
-    beside it."""
+    """Folder for the report; by default the run's, for models:/NAME@ALIAS runs/NAME-ALIAS, for
+    another checkpoint of no run CHECKPOINT-report beside it."""
     num_examples: int = 12
     """Retrieval examples on the page, each direction."""
     seed: int = 0
@@ -100,6 +101,9 @@ def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> 
     Raises:
         ValueError: that would be inside the checkpoint, which strangers make invalid.
     """
+    if not options.out and options.checkpoint.startswith(SCHEME):
+        name = options.checkpoint.removeprefix(SCHEME).replace("@", "-").replace("/", "-")
+        return Path(place(f"runs/{name}"))
     if not options.out:
         return run_dir or checkpoint.with_name(f"{checkpoint.name}-report")
     out = Path(place(options.out)).resolve()

@@ -43,11 +43,15 @@ def demo() -> ExperimentConfig:
 
 
 def demo_sweep() -> ExperimentConfig:
-    """Return the run that `jobs/tune.py` sweeps by default: the demo's, shorter, one core each."""
+    """Return the run that `jobs/tune.py` sweeps by default: the demo's at half its width, so that
+    twice that is the demo's, shorter, one core each.
+    """
     config = demo()
+    backbone = replace(config.model.backbone, hidden=config.model.backbone.hidden // 2)
     return replace(
         config,
         run_dir="runs/demo-sweep",
+        model=replace(config.model, backbone=backbone),
         training=replace(config.training, epochs=6, validate_every_epochs=1),
         optimizer=replace(config.optimizer, warmup_epochs=1.0),
         compute=ComputeConfig(),

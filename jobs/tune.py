@@ -6,44 +6,36 @@ trials. What a sweep learned is in report.html of its folder; its best checkpoin
 MLflow.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import ray
 import tyro
 from ray import tune
-from rich.console import Console
-from rich.table import Table
 
 from jobs.command import clear_errors, settle
 from jobs.launch import connect, worker_resources
-from jobs.recipes import flags, recipe, recipe_flag
-from jobs.registry import end_parent, end_trials, register, set_alias, start_parent
-from jobs.search import SCORE, Scheduler, Search, Stop, importance, scheduler, searcher
-from jobs.spaces import Space, check_space, parse_space, read_space, space_values, trial_config
-from jobs.sweep_table import SweepTable, settings
+from jobs.recipes import recipe, recipe_flag
+from jobs.registry import start_parent
+from jobs.search import Stop, scheduler, searcher
+from jobs.spaces import Space, check_space, parse_space, read_space, space_values
+from jobs.sweep_options import SWEEP, Sweep, Tune, slots_of
+from jobs.sweep_results import conclude, open_session
+from jobs.sweep_table import SweepTable
 from jobs.train import check_data, simulate_demo
 from jobs.trial import TRIALS, Task, run_trial
 from jobs.worker import data_shapes
-from mindeye_dist.checkpoint import Checkpoints, digest
 from mindeye_dist.config import DataConfig, ExperimentConfig
-from mindeye_dist.data.shards import MANIFEST, read_manifest
+from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import Store
-from mindeye_dist.engine.journal import TRACKED_RUN, read_journal
-from mindeye_dist.report_sweep import write_sweep_report
-from mindeye_dist.strict import check, from_dict, override, paths, to_dict
-from mindeye_dist.sweep import Trial, ranked, read_trials, rung_levels
+from mindeye_dist.strict import from_dict, override, paths, to_dict
 
-SWEEP = "sweep.json"
 RETRIES = 2
 """How often a trial whose workers died is started again."""
 START_SECONDS = 600
@@ -51,72 +43,6 @@ START_SECONDS = 600
 TRIAL_MEMORY = 1 << 20
 """What a trial itself sets aside (bytes): Tune wants something, and its workers have the CPUs."""
 MAY_GROW = ("resume", "wait", "register_as", "alias")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tune:
-    """Sweep settings of a run over a Ray cluster, as many trials at once as fit."""
-
-    recipe: str = "demo-sweep"
-    """Whole run to start from (jobs/recipes.py); the other flags change it for all trials."""
-    space: str = "schedule+size"
-    """What is swept: schedule, size, optim, joined by +; or a JSON file of your own:
-    {"optimizer.max_lr": {"log_uniform": [1e-4, 1e-2]}}, with uniform, log_uniform, integer or
-    choice."""
-    search: Search = "optuna"
-    """`optuna` learns where to look (TPE); `random`; `grid` tries all (choices only)."""
-    scheduler: Scheduler = "asha"
-    """`asha` stops the worse early; `pbt` lets the worse take over the better ones' weights and
-    changes settings on the way (no sizes); `none` lets all end."""
-    trials: int = 12
-    hours: float = 0.0
-    """End after this time; 0 is without limit."""
-    gpu_hours: float = 0.0
-    """End when the trials have used so many; 0 is without limit."""
-    patience: int = 0
-    """Stop a trial after so many epochs without a better score; 0 never does."""
-    grace_epochs: int = 2
-    """Epochs before a trial may be stopped; also between two changes by pbt."""
-    reduction_factor: int = 3
-    """asha: one in so many goes on at each rung, to so many times the epochs."""
-    concurrent: int = 0
-    """Trials at once; 0 is as many as fit."""
-    seed: int = 0
-    """Of the search; all trials are trained with training.seed."""
-    register_as: str = "mindeye"
-    """Name of the best checkpoint in MLflow's registry; empty registers nothing."""
-    alias: str = "champion"
-    resume: bool = False
-    """Go on with the sweep in the run folder, with its own settings."""
-    overwrite: bool = False
-    """Delete what an earlier sweep left in the run folder."""
-    wait: bool = False
-    """Wait for a cluster that still has to grow, instead of saying that no trial fits."""
-    config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
-        default_factory=ExperimentConfig
-    )
-
-    def __post_init__(self) -> None:
-        for name, least in {"trials": 1, "grace_epochs": 1, "reduction_factor": 2}.items():
-            got = getattr(self, name)
-            check(got >= least, name, got, f"at least {least}")
-        for name in ("hours", "gpu_hours", "patience", "concurrent"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep that was checked: its options, its run, its space, and its run in MLflow."""
-
-    options: Tune
-    config: ExperimentConfig
-    space: Space
-    parent_run: str
-
-    @property
-    def folder(self) -> Path:
-        """Return the sweep's folder."""
-        return Path(self.config.run_dir)
 
 
 def main(arguments: list[str]) -> None:
@@ -301,129 +227,6 @@ def planned(sweep: Sweep) -> int:
     for domain in sweep.space.values():
         product *= len(domain.values)
     return product
-
-
-def open_session(sweep: Sweep) -> None:
-    """Note that the sweep goes on now; an earlier session that was killed ended with its trials."""
-    file = sweep.folder / SWEEP
-    about = json.loads(file.read_text())
-    signs = [path.stat().st_mtime for path in (sweep.folder / TRIALS).glob("*/*.jsonl")]
-    for session in about["sessions"]:
-        session["ended"] = session["ended"] or max([session["begun"], *signs])
-    session = {"begun": time.time(), "ended": None, "slots": slots_of(sweep)}
-    about["sessions"].append(session)
-    file.write_text(json.dumps(about, indent=1))
-
-
-def conclude(sweep: Sweep) -> None:
-    """Write the report, register the best checkpoint and say what came out.
-
-    Raises:
-        ValueError: no trial has a score.
-    """
-    file = sweep.folder / SWEEP
-    about = json.loads(file.read_text())
-    about["sessions"][-1]["ended"] = time.time()
-    file.write_text(json.dumps(about, indent=1))
-    trials = read_trials(sweep.folder / TRIALS)
-    order = ranked(trials)
-    if not order:
-        errors = sorted({trial.error for trial in trials if trial.error})
-        raise ValueError(f"{sweep.folder}: no trial has a score: {'; '.join(errors) or 'none ran'}")
-    champion = order[0]
-    options = sweep.options
-    levels = [sweep.config.training.epochs]
-    if options.scheduler == "asha":
-        levels = rung_levels(options.grace_epochs, options.reduction_factor, levels[0])
-    command = champion_command(sweep, champion)
-    page = write_sweep_report(
-        sweep.folder,
-        trials,
-        about,
-        levels=levels,
-        importance=importance(sweep.space, trials),
-        command=command,
-    )
-    best = champion.best
-    assert best is not None  # it is ranked
-    if sweep.parent_run:
-        end_trials(sweep.config, tracked_runs(sweep, trials))
-    end_parent(sweep.config, sweep.parent_run, {"val/score": best.score}, page)
-    print_ranking(order)
-    print(f"the best again: {command}")
-    publish(sweep, champion)
-    print(page)
-
-
-def tracked_runs(sweep: Sweep, trials: list[Trial]) -> dict[str, str]:
-    """Return how the trials that did not end by themselves ended, by their run in MLflow."""
-    files = {sweep.folder / TRIALS / t.name / TRACKED_RUN: t for t in trials}
-    return {
-        file.read_text(): "FAILED" if trial.state == "failed" else "KILLED"
-        for file, trial in files.items()
-        if trial.state != "finished" and file.exists()
-    }
-
-
-def slots_of(sweep: Sweep) -> int:
-    """Return how many trials the cluster has room for at once."""
-    compute, there = sweep.config.compute, ray.cluster_resources()
-    each = worker_resources(compute)
-    room = min(int(there.get(k, 0) / (v * compute.num_workers) + 1e-6) for k, v in each.items())
-    return min(room, sweep.options.concurrent or room)
-
-
-def champion_command(sweep: Sweep, champion: Trial) -> str:
-    """Return the command that trains the champion again."""
-    options = sweep.options
-    config = trial_config(options.config, champion.params)
-    own = override(config, {"run_dir": recipe(options.recipe).run_dir})
-    words = " ".join(flags(options.recipe, own))
-    return (
-        f"python jobs/train.py --recipe {options.recipe} --run-dir {options.config.run_dir}-best "
-        f"{words}".rstrip()
-    )
-
-
-def publish(sweep: Sweep, champion: Trial) -> None:
-    """Register the champion's best checkpoint and give it the alias; say so, or why not."""
-    options, config = sweep.options, sweep.config
-    if not options.register_as or config.tracking.mlflow == "off":
-        return
-    folder = sweep.folder / TRIALS / champion.name
-    checkpoint, tracked = Checkpoints(str(folder), 1).best(), folder / TRACKED_RUN
-    if checkpoint is None or not tracked.exists():
-        missing = "checkpoint" if checkpoint is None else "run in MLflow"
-        print(f"not registered: trial {champion.name} has no {missing}", file=sys.stderr)
-        return
-    manifest = Store(config.data.url).read(MANIFEST)
-    last = [row for row in read_journal(str(folder)) if "val/score" in row]
-    top = max(last, key=lambda row: row["val/score"])
-    tags = {
-        **{k.replace("/", "."): v for k, v in top.items() if k.startswith("val/")},
-        "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-        "checkpoint_manifest_sha256": digest(checkpoint / "manifest.json"),
-        "trial": champion.name,
-    }
-    try:
-        version = register(config, tracked.read_text(), checkpoint, options.register_as, tags)
-        name = set_alias(config, version, options.alias)
-    except ValueError as error:
-        print(f"not registered: {error}; --resume tries again", file=sys.stderr)
-        return
-    print(f"registered: {name} ({version})")
-
-
-def print_ranking(order: list[Trial]) -> None:
-    """Print the best trials."""
-    table = Table("trial", "state", "epochs", SCORE, "settings", title="val retrieval")
-    for trial in order[:10]:
-        best = trial.best
-        assert best is not None  # it is ranked
-        where = f"{best.epoch}/{trial.epochs}"
-        line = settings(trial.params)
-        table.add_row(trial.name, trial.state, where, f"{best.score:.3f}", line)
-    Console().print(table)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.checkpoint import Checkpoints, read_place
 from mindeye_dist.engine.journal import Journal, read_journal, read_summary
 from mindeye_dist.engine.trainer import NonFiniteLossError
 from mindeye_dist.strict import override
@@ -77,3 +77,22 @@ def test_journal_forgets_what_the_checkpoint_does_not_know(tmp_path):
     Journal(str(tmp_path), 2)({"step": 3, "again": True})
     assert read_journal(str(tmp_path))[3:] == [{"step": 3, "again": True}]
     assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])["again"]
+
+
+def test_a_validation_is_told_when_its_checkpoint_is_there(tiny_config):
+    """Oracle: the journal's scores, and the checkpoints' own word at each moment."""
+    told = []
+
+    def validated(row):
+        newest = read_place(Checkpoints(tiny_config.run_dir, 1).newest())
+        told.append((row["epoch"], row["score"], newest.best_score))
+
+    worker(tiny_config, validated=[validated])
+    journal = [r for r in read_journal(tiny_config.run_dir) if "val/score" in r]
+    assert [(epoch, score) for epoch, score, _ in told] == [
+        (row["epoch"] + 1, row["val/score"]) for row in journal
+    ]
+    best = float("-inf")
+    for _, score, saved in told:
+        best = max(best, score)
+        assert saved == best

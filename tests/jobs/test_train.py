@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import pytest
+import torch
 import tyro
+from safetensors.torch import load, save
 
 from jobs import train
 from jobs.command import place
 from jobs.recipes import RECIPES, recipe
+from jobs.train import same_tensors
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.models.frozen import SCENES_ENCODER
 from mindeye_dist.strict import override, paths
 from tests.conftest import flags
 
@@ -106,3 +110,11 @@ def test_the_low_level_run_goes_beside(tiny_config):
     assert beside.compute == config.compute
     assert (beside.data.url, beside.data.subject) == (config.data.url, "subj02")
     assert all(p.startswith(("run_dir", "data.", "compute.", "tracking.")) for p in changed)
+
+
+def test_the_demo_knows_its_own_encoder_by_its_tensors():
+    """Its bytes may differ: safetensors writes its metadata in no order."""
+    known = load(SCENES_ENCODER.read_bytes())
+    assert same_tensors(save(known, {"written": "again"}))
+    assert not same_tensors(save({k: v + 1 for k, v in known.items()}))
+    assert not same_tensors(save({"other": torch.zeros(2)}))

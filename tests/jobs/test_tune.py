@@ -16,7 +16,7 @@ from jobs import tune as job
 from jobs.recipes import recipe
 from jobs.runs import given
 from jobs.spaces import trial_config
-from jobs.tune import Tune
+from jobs.sweep_options import Tune
 from jobs.worker import worker
 from mindeye_dist.checkpoint import verify
 from mindeye_dist.engine.journal import read_journal
@@ -163,6 +163,7 @@ def test_what_cannot_be_swept_is_said_before_anything_runs(lab, tmp_path):
     assert not Path(config.run_dir).exists()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of SQLAlchemy
 def test_a_resumed_sweep_keeps_its_settings(lab):
     config, space = lab
     options = Tune(recipe="demo", space=str(space), trials=3, config=config)

@@ -1,0 +1,139 @@
+"""The end of a sweep: its report, its best checkpoint in the registry, and what it says."""
+
+import hashlib
+import json
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.recipes import flags, recipe
+from jobs.registry import end_parent, end_trials, register, set_alias
+from jobs.search import SCORE, importance
+from jobs.spaces import trial_config
+from jobs.sweep_options import SWEEP, Sweep, slots_of
+from jobs.sweep_table import settings
+from jobs.trial import TRIALS
+from mindeye_dist.checkpoint import Checkpoints, digest
+from mindeye_dist.data.shards import MANIFEST
+from mindeye_dist.data.store import Store
+from mindeye_dist.engine.journal import TRACKED_RUN, read_journal
+from mindeye_dist.report_sweep import write_sweep_report
+from mindeye_dist.strict import override
+from mindeye_dist.sweep import Trial, ranked, read_trials, rung_levels
+
+
+def open_session(sweep: Sweep) -> None:
+    """Note that the sweep goes on now; an earlier session that was killed ended with its trials."""
+    file = sweep.folder / SWEEP
+    about = json.loads(file.read_text())
+    signs = [path.stat().st_mtime for path in (sweep.folder / TRIALS).glob("*/*.jsonl")]
+    for session in about["sessions"]:
+        session["ended"] = session["ended"] or max([session["begun"], *signs])
+    session = {"begun": time.time(), "ended": None, "slots": slots_of(sweep)}
+    about["sessions"].append(session)
+    file.write_text(json.dumps(about, indent=1))
+
+
+def conclude(sweep: Sweep) -> None:
+    """Write the report, register the best checkpoint and say what came out.
+
+    Raises:
+        ValueError: no trial has a score.
+    """
+    file = sweep.folder / SWEEP
+    about = json.loads(file.read_text())
+    about["sessions"][-1]["ended"] = time.time()
+    file.write_text(json.dumps(about, indent=1))
+    trials = read_trials(sweep.folder / TRIALS)
+    order = ranked(trials)
+    if not order:
+        errors = sorted({trial.error for trial in trials if trial.error})
+        raise ValueError(f"{sweep.folder}: no trial has a score: {'; '.join(errors) or 'none ran'}")
+    champion = order[0]
+    options = sweep.options
+    levels = [sweep.config.training.epochs]
+    if options.scheduler == "asha":
+        levels = rung_levels(options.grace_epochs, options.reduction_factor, levels[0])
+    command = champion_command(sweep, champion)
+    page = write_sweep_report(
+        sweep.folder,
+        trials,
+        about,
+        levels=levels,
+        importance=importance(sweep.space, trials),
+        command=command,
+    )
+    best = champion.best
+    assert best is not None  # it is ranked
+    if sweep.parent_run:
+        end_trials(sweep.config, tracked_runs(sweep, trials))
+    end_parent(sweep.config, sweep.parent_run, {"val/score": best.score}, page)
+    print_ranking(order)
+    print(f"the best again: {command}")
+    publish(sweep, champion)
+    print(page)
+
+
+def tracked_runs(sweep: Sweep, trials: list[Trial]) -> dict[str, str]:
+    """Return how the trials that did not end by themselves ended, by their run in MLflow."""
+    files = {sweep.folder / TRIALS / t.name / TRACKED_RUN: t for t in trials}
+    return {
+        file.read_text(): "FAILED" if trial.state == "failed" else "KILLED"
+        for file, trial in files.items()
+        if trial.state != "finished" and file.exists()
+    }
+
+
+def champion_command(sweep: Sweep, champion: Trial) -> str:
+    """Return the command that trains the champion again."""
+    options = sweep.options
+    config = trial_config(options.config, champion.params)
+    own = override(config, {"run_dir": recipe(options.recipe).run_dir})
+    words = " ".join(flags(options.recipe, own))
+    return (
+        f"python jobs/train.py --recipe {options.recipe} --run-dir {options.config.run_dir}-best "
+        f"{words}".rstrip()
+    )
+
+
+def publish(sweep: Sweep, champion: Trial) -> None:
+    """Register the champion's best checkpoint and give it the alias; say so, or why not."""
+    options, config = sweep.options, sweep.config
+    if not options.register_as or config.tracking.mlflow == "off":
+        return
+    folder = sweep.folder / TRIALS / champion.name
+    checkpoint, tracked = Checkpoints(str(folder), 1).best(), folder / TRACKED_RUN
+    if checkpoint is None or not tracked.exists():
+        missing = "checkpoint" if checkpoint is None else "run in MLflow"
+        print(f"not registered: trial {champion.name} has no {missing}", file=sys.stderr)
+        return
+    manifest = Store(config.data.url).read(MANIFEST)
+    last = [row for row in read_journal(str(folder)) if "val/score" in row]
+    top = max(last, key=lambda row: row["val/score"])
+    tags = {
+        **{k.replace("/", "."): v for k, v in top.items() if k.startswith("val/")},
+        "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
+        "checkpoint_manifest_sha256": digest(checkpoint / "manifest.json"),
+        "trial": champion.name,
+    }
+    try:
+        version = register(config, tracked.read_text(), checkpoint, options.register_as, tags)
+        name = set_alias(config, version, options.alias)
+    except ValueError as error:
+        print(f"not registered: {error}; --resume tries again", file=sys.stderr)
+        return
+    print(f"registered: {name} ({version})")
+
+
+def print_ranking(order: list[Trial]) -> None:
+    """Print the best trials."""
+    table = Table("trial", "state", "epochs", SCORE, "settings", title="val retrieval")
+    for trial in order[:10]:
+        best = trial.best
+        assert best is not None  # it is ranked
+        where = f"{best.epoch}/{trial.epochs}"
+        line = settings(trial.params)
+        table.add_row(trial.name, trial.state, where, f"{best.score:.3f}", line)
+    Console().print(table)
