@@ -43,9 +43,7 @@ def demo() -> ExperimentConfig:
 
 
 def demo_sweep() -> ExperimentConfig:
-    """Return the run that `jobs/tune.py` sweeps by default: the demo's at half its width, so that
-    twice that is the demo's, shorter, one core each.
-    """
+    """Return the run that `jobs/tune.py` sweeps: the demo's, half as wide, shorter, one core."""
     config = demo()
     backbone = replace(config.model.backbone, hidden=config.model.backbone.hidden // 2)
     return replace(

@@ -61,7 +61,7 @@ def end_parent(
 
 
 def end_trials(config: ExperimentConfig, statuses: Mapping[str, str]) -> None:
-    """End the runs in MLflow of trials that were stopped, and could not say so themselves.
+    """End the runs in MLflow of trials that were stopped or killed, and could not say so themselves.
 
     Args:
         config: says where MLflow is.
@@ -71,7 +71,8 @@ def end_trials(config: ExperimentConfig, statuses: Mapping[str, str]) -> None:
     try:
         client = MlflowClient(uri)
         for run_id, status in statuses.items():
-            client.set_terminated(run_id, status)
+            if client.get_run(run_id).info.status == "RUNNING":
+                client.set_terminated(run_id, status)
     except TOLD as error:
         log.warning("mlflow: %s: %s; stopped trials look as if they ran", uri, error)
 

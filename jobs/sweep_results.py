@@ -77,12 +77,13 @@ def conclude(sweep: Sweep) -> None:
 
 
 def tracked_runs(sweep: Sweep, trials: list[Trial]) -> dict[str, str]:
-    """Return how the trials that did not end by themselves ended, by their run in MLflow."""
+    """Return how trials ended, in MLflow's words, by their run there."""
     files = {sweep.folder / TRIALS / t.name / TRACKED_RUN: t for t in trials}
+    words = {"finished": "FINISHED", "failed": "FAILED"}
     return {
-        file.read_text(): "FAILED" if trial.state == "failed" else "KILLED"
+        file.read_text(): words.get(trial.state, "KILLED")
         for file, trial in files.items()
-        if trial.state != "finished" and file.exists()
+        if file.exists()
     }
 
 
