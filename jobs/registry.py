@@ -61,7 +61,7 @@ def end_parent(
 
 
 def end_trials(config: ExperimentConfig, statuses: Mapping[str, str]) -> None:
-    """End the runs in MLflow of trials that were stopped or killed, and could not say so themselves.
+    """End the runs in MLflow of trials that were stopped or killed and could not say so.
 
     Args:
         config: says where MLflow is.

@@ -30,9 +30,16 @@ CHECK_EVERY = 20
 
 
 def searcher(
-    search: Search, space: Space, trials: int, seed: int
+    search: Search, space: Space, trials: int, seed: int, concurrent: int = 0
 ) -> tuple[Searcher | SearchAlgorithm, dict[str, Any]]:
     """Return Tune's searcher, and the space where Tune draws from it itself.
+
+    Args:
+        search: which.
+        space: what is tried.
+        trials: in all, of which the first are drawn by chance.
+        seed: of the draws.
+        concurrent: trials at once where Tune draws; it limits Optuna by itself.
 
     Raises:
         ValueError: a grid of a domain that has no finite number of values.
@@ -52,7 +59,7 @@ def searcher(
         own = {path: tune.grid_search(list(domain.values)) for path, domain in space.items()}
     else:
         own = {path: tune_domain(domain) for path, domain in space.items()}
-    return BasicVariantGenerator(random_state=seed), own
+    return BasicVariantGenerator(random_state=seed, max_concurrent=concurrent), own
 
 
 def scheduler(

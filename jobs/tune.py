@@ -147,7 +147,7 @@ def connect_apart(sweep: Sweep) -> None:
 
 
 def settings_of_search(
-    options: Tune, config: ExperimentConfig, space: Space
+    options: Tune, config: ExperimentConfig, space: Space, slots: int = 0
 ) -> tuple[tune.TuneConfig, dict[str, Any]]:
     """Return Tune's settings, and the space where Tune draws from it itself.
 
@@ -159,7 +159,7 @@ def settings_of_search(
         raise ValueError(
             f"grace_epochs: got {options.grace_epochs}, expected at most training.epochs ({epochs})"
         )
-    algorithm, own = searcher(options.search, space, options.trials, options.seed)
+    algorithm, own = searcher(options.search, space, options.trials, options.seed, slots)
     settings = tune.TuneConfig(
         search_alg=algorithm,
         scheduler=scheduler(
@@ -171,6 +171,8 @@ def settings_of_search(
             seed=options.seed,
         ),
         num_samples=1 if options.search == "grid" else options.trials,
+        # Tune sees what a trial holds itself, and not its workers: more would wait for these.
+        max_concurrent_trials=slots if options.search == "optuna" and slots else None,
         time_budget_s=options.hours * 3600 or None,
     )
     return settings, own
@@ -192,9 +194,7 @@ def search(sweep: Sweep) -> None:
             str(state), trainable=trainable, resume_unfinished=True, restart_errored=True
         )
     else:
-        tuning, own = settings_of_search(options, config, sweep.space)
-        # Tune sees what a trial holds itself, and not its workers: more would wait for these.
-        tuning.max_concurrent_trials = slots_of(sweep)
+        tuning, own = settings_of_search(options, config, sweep.space, slots_of(sweep))
         each = worker_resources(config.compute).get("GPU", 0.0) * config.compute.num_workers
         stop = Stop(sweep.folder / TRIALS, options.patience, options.gpu_hours, each)
         tuner = tune.Tuner(
