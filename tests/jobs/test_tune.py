@@ -163,7 +163,6 @@ def test_what_cannot_be_swept_is_said_before_anything_runs(lab, tmp_path):
     assert not Path(config.run_dir).exists()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own, of SQLAlchemy
 def test_a_resumed_sweep_keeps_its_settings(lab):
     config, space = lab
     options = Tune(recipe="demo", space=str(space), trials=3, config=config)
