@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -148,6 +149,11 @@ def resolve(model: str, mlflow: str) -> Path:
         if (target / ARTEFACT).exists():
             return target / ARTEFACT
         target.mkdir(parents=True, exist_ok=True)
-        return Path(download_artifacts(source, dst_path=str(target), tracking_uri=uri))
+        # What was cut off in mid-download must not pass for the whole the next time.
+        with tempfile.TemporaryDirectory(dir=target) as partial:
+            fetched = Path(download_artifacts(source, dst_path=partial, tracking_uri=uri))
+            if not (target / ARTEFACT).exists():  # another process may have been faster
+                fetched.rename(target / ARTEFACT)
+        return target / ARTEFACT
     except (*TOLD, TypeError) as error:
         raise CheckpointError(f"{model}: not in the registry of {uri}: {error}") from error

@@ -1,5 +1,12 @@
 """MLflow's registry, on a real data base; and a server that is not there."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +16,7 @@ from jobs.runs import given
 from jobs.tracking import tracked
 from jobs.worker import worker
 from mindeye_dist.checkpoint import CheckpointError, Checkpoints, verify
-from mindeye_dist.engine.journal import TRACKED_RUN
+from mindeye_dist.engine.journal import TRACKED_RUN, read_journal
 from mindeye_dist.strict import override
 from tests.s3 import free_ports
 
@@ -46,6 +53,84 @@ def test_an_alias_leads_to_the_checkpoint(trained, tmp_path):
     end_parent(config, parent, {"val/score": 0.5}, page)
     with pytest.raises(CheckpointError, match="models:/lab@other: not in the registry"):
         given("models:/lab@other", database)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A tracking server that keeps the artefacts itself, and its URL."""
+    (port,) = free_ports(1)
+    url = f"http://127.0.0.1:{port}"
+    words = ["--port", str(port), "--workers", "1", "--backend-store-uri"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *words, f"sqlite:///{tmp_path / 'server.db'}"]
+        + ["--artifacts-destination", str(tmp_path / "artefacts")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        await_server(f"{url}/health", process)
+        yield url, process
+    finally:
+        stop(process)
+
+
+def await_server(url, process):
+    deadline = time.monotonic() + 120
+    while True:
+        assert process.poll() is None, "mlflow server ended"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+        except OSError:
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.5)
+        else:
+            return
+
+
+def stop(process):
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_a_server_keeps_the_champion_and_may_die_in_mid_run(
+    server, tiny_config, tmp_path, monkeypatch, caplog
+):
+    """The champion is fetched once, whole, and stays at hand when its server is gone.
+
+    Oracle of the run whose server died: the same run without tracking.
+    """
+    url, process = server
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    config = override(tiny_config, {"tracking.mlflow": url, "training.epochs": 2})
+    parent = start_parent(config, {"trials": 1})
+    with tracked(config, parent) as trackers:
+        worker(config, trackers)
+    best = Checkpoints(config.run_dir, 1).best()
+    run_id = (Path(config.run_dir) / TRACKED_RUN).read_text()
+    version = register(config, run_id, best, "lab", {"trial": "t0"})
+    found = resolve(version, url)
+    verify(found)
+    assert found.is_relative_to(tmp_path / "cache")
+    assert (found / "manifest.json").read_text() == (best / "manifest.json").read_text()
+    whole = found.stat().st_ino
+    assert resolve(version, url).stat().st_ino == whole  # not fetched again
+    assert [path.name for path in found.parent.iterdir()] == [found.name]  # nor left in pieces
+
+    other = override(config, {"run_dir": str(tmp_path / "other")})
+    with tracked(other, parent) as trackers:
+        stop(process)
+        worker(other, trackers)
+    assert "mlflow" in caplog.text
+    curves = [
+        [row["val/score"] for row in read_journal(each.run_dir) if "val/score" in row]
+        for each in (config, other)
+    ]
+    assert curves[0]
+    assert curves[0] == curves[1]
 
 
 def test_a_dead_server_costs_no_sweep(tiny_config, monkeypatch, caplog):
