@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from jobs.command import place
 from jobs.tracking import experiment_id, tracking_uri
@@ -98,13 +99,21 @@ def register(
         client = MlflowClient(uri)
         client.log_artifacts(run_id, str(checkpoint), ARTEFACT)
         source = f"{client.get_run(run_id).info.artifact_uri}/{ARTEFACT}"
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name)
+        create_model(client, name)
         texts = {key: str(value) for key, value in tags.items()}
         version = client.create_model_version(name, source, run_id=run_id, tags=texts)
     except TOLD as error:
         raise ValueError(f"mlflow: {uri}: {error}") from error
     return f"{SCHEME}{name}/{version.version}"
+
+
+def create_model(client: MlflowClient, name: str) -> None:
+    """Make a registered model of this name, where there is none yet."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:  # also where a slow server got the same request twice
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
 
 
 def set_alias(config: ExperimentConfig, version: str, alias: str) -> str:

@@ -103,8 +103,6 @@ def test_a_server_keeps_the_champion_and_may_die_in_mid_run(
     """
     url, process = server
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     config = override(tiny_config, {"tracking.mlflow": url, "training.epochs": 2})
     parent = start_parent(config, {"trials": 1})
     with tracked(config, parent) as trackers:
@@ -122,6 +120,8 @@ def test_a_server_keeps_the_champion_and_may_die_in_mid_run(
 
     other = override(config, {"run_dir": str(tmp_path / "other")})
     with tracked(other, parent) as trackers:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
         stop(process)
         worker(other, trackers)
     assert "mlflow" in caplog.text
