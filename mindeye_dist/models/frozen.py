@@ -205,14 +205,17 @@ def _batch_norm(channels: int) -> nn.BatchNorm2d:
 def _same_conv(
     conv: nn.Conv2d, x: Float[Tensor, "batch channels height width"]
 ) -> Float[Tensor, "batch out_channels out_height out_width"]:
-    """Convolve with TensorFlow's "SAME" padding of an even side, which is lopsided at stride 2."""
+    """Convolve with TensorFlow's "SAME" padding of an even side, which is lopsided at stride 2.
+
+    A kernel that begins with zeros takes the place of what is missing before the picture: padding
+    the picture itself would copy it.
+    """
     total = conv.kernel_size[0] - conv.stride[0]
-    before, after = total // 2, total - total // 2
-    if before == after:  # no copy of the picture
-        return nn.functional.conv2d(
-            x, conv.weight, conv.bias, conv.stride, before, conv.dilation, conv.groups
-        )
-    return conv(nn.functional.pad(x, (before, after, before, after)))
+    lacking, after = total % 2, total - total // 2
+    kernel = nn.functional.pad(conv.weight, (lacking, 0, lacking, 0))
+    return nn.functional.conv2d(
+        x, kernel, conv.bias, conv.stride, after, conv.dilation, conv.groups
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

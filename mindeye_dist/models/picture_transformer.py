@@ -212,7 +212,10 @@ class _Block(nn.Module):
         shared: Float[Tensor, "conditions places 6 width"],
         grid: tuple[int, int],
     ) -> Float[Tensor, "batch patches width"]:
-        scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = (shared + self.modulation).unbind(2)
+        # Part by part: the sum of all six at once would not stay in a CPU's caches.
+        scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = (
+            part + own for part, own in zip(shared.unbind(2), self.modulation, strict=True)
+        )
         near = self.neighbours(_as_grid(x, grid))
         x = x + _as_places(near)
         normed = torch.addcmul(shift_a, functional.layer_norm(x, x.shape[-1:]), 1 + scale_a)

@@ -196,12 +196,11 @@ def rotate(x: Float[Tensor, "*batch length d"]) -> Float[Tensor, "*batch length 
     width = min(ROTARY_DIM, x.shape[-1])
     frequency = 10000 ** (-torch.arange(0, width, 2, device=x.device) / width)
     angle = torch.arange(x.shape[-2], device=x.device)[:, None] * frequency  # (length, width/2)
-    angle = repeat(angle, "length half -> length (half pair)", pair=2)
-    turned, rest = x[..., :width].float(), x[..., width:]
-    even, odd = rearrange(turned, "... (half pair) -> pair ... half", pair=2)
-    quarter = rearrange([-odd, even], "pair ... half -> ... (half pair)")
-    turned = turned * angle.cos() + quarter * angle.sin()
-    return torch.cat([turned.to(x.dtype), rest], dim=-1)
+    # A pair is a complex number, and turning it one product.
+    pairs = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2)).contiguous())
+    turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+    rest = x[..., width:]
+    return torch.cat([turned.to(x.dtype), rest], dim=-1) if rest.shape[-1] else turned.to(x.dtype)
 
 
 def relative_buckets(queries: int, keys: int) -> Int[Tensor, "queries keys"]:
