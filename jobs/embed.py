@@ -15,8 +15,7 @@ import tyro
 from jobs.command import clear_errors, place
 from jobs.encoders import EncoderOptions, target_encoder
 from jobs.stations import Workers, connect, run
-from mindeye_dist.config import DataConfig
-from mindeye_dist.data.augment import Recipe
+from mindeye_dist.config import DataConfig, Recipe
 from mindeye_dist.data.embedding import (
     Made,
     TargetEncoder,

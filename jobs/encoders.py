@@ -12,7 +12,6 @@ from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.engine.backends import local_device
-from mindeye_dist.models.clip import ClipTokens
 from mindeye_dist.models.codecs import (
     AutoencoderKLCodec,
     LatentCodec,
@@ -86,6 +85,9 @@ def target_encoder(options: EncoderOptions, store: Store | None) -> TargetEncode
         ValueError: there are no such weights, or they do not fit.
     """
     if options.encoder == "clip-vit-l-14":
+        # Here, since it brings torchvision: seconds in each process of a run without it.
+        from mindeye_dist.models.clip import ClipTokens
+
         clip = ClipTokens(
             options.weights or "openai",
             final=options.final,

@@ -107,20 +107,43 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
     # Workers report through the board; their own output would tear up the progress line.
     ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
     compute = config.compute
+    fit = room_for_workers(compute)
+    if fit >= compute.num_workers:
+        return
+    each = " and ".join(f"{count:g} {kind}" for kind, count in worker_resources(compute).items())
+    there = "; ".join(
+        " and ".join(f"{node.get(kind, 0):g} {kind}" for kind in worker_resources(compute))
+        for node in nodes()
+    )
+    message = (
+        f"compute.num_workers: {compute.num_workers} workers ask for {each} each, there is room "
+        f"for {fit} (by node: {there})"
+    )
+    if not (named and wait):
+        raise ValueError(f"{message}; lower it, or compute.cpus_per_worker or gpus_per_worker")
+    log.warning("%s: waiting for the cluster to grow", message)
+
+
+def nodes() -> list[dict[str, float]]:
+    """Return what each living node of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room_for_workers(compute: ComputeConfig) -> int:
+    """Return how many workers fit into the cluster's nodes, each whole into one."""
     each = worker_resources(compute)
-    asked = {kind: compute.num_workers * count for kind, count in each.items()}
-    there = ray.cluster_resources()
-    for kind, count in asked.items():
-        if count <= there.get(kind, 0):
-            continue
-        message = (
-            f"compute.num_workers: {compute.num_workers} workers ask for {count:g} {kind}, "
-            f"there are {there.get(kind, 0):g}"
-        )
-        if not (named and wait):
-            hint = " or compute.cpus_per_worker" if kind == "CPU" else ""
-            raise ValueError(f"{message}; lower it{hint}")
-        log.warning("%s: waiting for the cluster to grow", message)
+    return sum(
+        min(fits(node.get(kind, 0.0), count, kind) for kind, count in each.items())
+        for node in nodes()
+    )
+
+
+def fits(there: float, count: float, kind: str) -> int:
+    """Return how many times `count` fits into what a node has; parts of a GPU into one GPU."""
+    slack = 1e-6  # of Ray's own sums
+    if kind == "GPU" and count < 1:
+        return int(there + slack) * int(1 / count + slack)
+    return int(there / count + slack)
 
 
 def root_cause(error: TrainingFailedError) -> Exception:

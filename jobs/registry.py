@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+from boto3.exceptions import Boto3Error
+from botocore.exceptions import BotoCoreError, ClientError
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param
@@ -17,13 +19,14 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from jobs.command import place
 from jobs.tracking import experiment_id, tracking_uri
-from mindeye_dist.checkpoint import CheckpointError
+from mindeye_dist.checkpoint import MANIFEST, CheckpointError, digest
 from mindeye_dist.config import ExperimentConfig
 
 log = logging.getLogger(__name__)
 SCHEME = "models:/"
-ARTEFACT = "checkpoint"
-TOLD = (MlflowException, OSError)
+ARTEFACT, DIGITS = "checkpoint", 12
+TOLD = (MlflowException, OSError, BotoCoreError, ClientError, Boto3Error)
+"""What MLflow, its server and its store of artefacts raise, S3 among them."""
 
 
 def start_parent(config: ExperimentConfig, params: Mapping[str, Any]) -> str:
@@ -97,8 +100,10 @@ def register(
     uri = tracking_uri(config)
     try:
         client = MlflowClient(uri)
-        client.log_artifacts(run_id, str(checkpoint), ARTEFACT)
-        source = f"{client.get_run(run_id).info.artifact_uri}/{ARTEFACT}"
+        # By its content: a run that goes on may be registered again.
+        artefact = f"{ARTEFACT}-{digest(checkpoint / MANIFEST)[:DIGITS]}"
+        client.log_artifacts(run_id, str(checkpoint), artefact)
+        source = f"{client.get_run(run_id).info.artifact_uri}/{artefact}"
         create_model(client, name)
         texts = {key: str(value) for key, value in tags.items()}
         version = client.create_model_version(name, source, run_id=run_id, tags=texts)
@@ -134,6 +139,7 @@ def resolve(model: str, mlflow: str) -> Path:
     """Return the checkpoint's folder of `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
 
     One that MLflow keeps elsewhere is copied here once; its digests are checked when it is opened.
+    What it is called there ends with the digest of its manifest, which must be what is found.
 
     Args:
         model: its name.
@@ -152,17 +158,33 @@ def resolve(model: str, mlflow: str) -> Path:
             version = client.get_model_version(*name.rsplit("/", 1))
         source = str(version.source)
         if source.startswith("file:"):
-            return Path(unquote(urlparse(source).path))
+            return checked(Path(unquote(urlparse(source).path)), model)
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")
-        target = cache / "models" / str(version.name) / str(version.run_id)
-        if (target / ARTEFACT).exists():
-            return target / ARTEFACT
+        target = cache / "models" / str(version.run_id)
+        found = target / source.rsplit("/", 1)[-1]
+        if found.exists():
+            return checked(found, model)
         target.mkdir(parents=True, exist_ok=True)
         # What was cut off in mid-download must not pass for the whole the next time.
         with tempfile.TemporaryDirectory(dir=target) as partial:
             fetched = Path(download_artifacts(source, dst_path=partial, tracking_uri=uri))
-            if not (target / ARTEFACT).exists():  # another process may have been faster
-                fetched.rename(target / ARTEFACT)
-        return target / ARTEFACT
+            if not found.exists():  # another process may have been faster
+                fetched.rename(found)
+        return checked(found, model)
     except (*TOLD, TypeError) as error:
         raise CheckpointError(f"{model}: not in the registry of {uri}: {error}") from error
+
+
+def checked(folder: Path, model: str) -> Path:
+    """Return a checkpoint's folder whose manifest is the one that was registered.
+
+    Raises:
+        CheckpointError: it is another one.
+        OSError: there is none.
+    """
+    found, registered = digest(folder / MANIFEST)[:DIGITS], folder.name.rsplit("-", 1)[-1]
+    if found != registered:
+        raise CheckpointError(
+            f"{model}: {folder} holds the manifest {found}, registered was {registered}"
+        )
+    return folder

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,6 @@ import optuna
 from ray import tune
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
-    FIFOScheduler,
     PopulationBasedTraining,
     TrialScheduler,
 )
@@ -19,14 +19,13 @@ from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from jobs.spaces import Domain, Space
-from mindeye_dist.sweep import Trial, read_trials
+from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.sweep import Trial, curve_of
 
 SCORE, EPOCH = "score", "epoch"
 Search = Literal["optuna", "random", "grid"]
 Scheduler = Literal["asha", "pbt", "none"]
 FEWEST_FOR_IMPORTANCE = 4
-CHECK_EVERY = 20
-"""Results between two looks at what a sweep has spent."""
 
 
 def searcher(
@@ -62,27 +61,36 @@ def searcher(
     return BasicVariantGenerator(random_state=seed, max_concurrent=concurrent), own
 
 
-def scheduler(
-    kind: Scheduler, space: Space, *, epochs: int, grace: int, factor: int, seed: int
-) -> TrialScheduler:
-    """Return Tune's scheduler.
+def halving(folder: Path, *, epochs: int, grace: int, factor: int) -> TrialScheduler:
+    """Return successive halving (ASHA, Li et al. 2020).
+
+    Args:
+        folder: of the trials.
+        epochs: of a whole trial.
+        grace: epochs before the first comparison.
+        factor: one in so many goes on.
+    """
+    # At the last epoch a trial ends by itself, after its last checkpoint.
+    return Halving(
+        folder,
+        max_t=epochs,
+        grace_period=grace,
+        reduction_factor=factor,
+        stop_last_trials=False,
+    )
+
+
+def population(space: Space, interval: int, seed: int) -> TrialScheduler:
+    """Return population-based training (Jaderberg et al. 2017).
+
+    Args:
+        space: what is changed on the way.
+        interval: epochs between two changes.
+        seed: of the changes.
 
     Raises:
-        ValueError: population-based training of a model's shape.
+        ValueError: the space has a model's shape.
     """
-    if kind == "asha":
-        # At the last epoch a trial ends by itself, after its last checkpoint.
-        return AsyncHyperBandScheduler(
-            time_attr=EPOCH,
-            metric=SCORE,
-            mode="max",
-            max_t=epochs,
-            grace_period=grace,
-            reduction_factor=factor,
-            stop_last_trials=False,
-        )
-    if kind == "none":
-        return FIFOScheduler()
     if shapes := [path for path in space if path.startswith("model.") and "dropout" not in path]:
         raise ValueError(
             f"--scheduler pbt: takes over another trial's weights, so that {', '.join(shapes)} "
@@ -94,9 +102,22 @@ def scheduler(
         time_attr=EPOCH,
         metric=SCORE,
         mode="max",
-        perturbation_interval=grace,
-        hyperparam_mutations={path: tune_domain(domain) for path, domain in space.items()},
+        perturbation_interval=interval,
+        # Neighbours in a list of choices; all else by factors, which may lead out of the domain.
+        hyperparam_mutations={
+            path: list(domain.values) if domain.kind == "choice" else tune_domain(domain)
+            for path, domain in space.items()
+        },
+        custom_explore_fn=partial(within, space),
     )
+
+
+def within(space: Space, params: dict[str, Any]) -> dict[str, Any]:
+    """Return settings with each at the nearest value of its domain."""
+    return {
+        path: space[path].nearest(value) if path in space else value
+        for path, value in params.items()
+    }
 
 
 def tune_domain(domain: Domain) -> Any:
@@ -119,38 +140,24 @@ def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
     return optuna.distributions.FloatDistribution(low, high, log=domain.kind == "log_uniform")
 
 
-class Stop(tune.Stopper):
-    """Stops trials that no longer improve, and the sweep when its GPU hours are spent.
+class Halving(AsyncHyperBandScheduler):
+    """Successive halving that knows the scores of trials from before a kill: Tune forgets them.
 
     Args:
-        folder: of the trials, whose journals say what was spent.
-        patience: epochs without a better score; 0 waits for ever.
-        gpu_hours: of all trials; 0 is without limit.
-        gpus: that a trial takes.
+        folder: of the trials.
+        settings: of Tune's own.
     """
 
-    def __init__(self, folder: Path, patience: int, gpu_hours: float, gpus: float) -> None:
-        self._folder, self._patience = folder, patience
-        self._gpu_hours, self._gpus = gpu_hours, gpus
-        self._best: dict[str, tuple[float, int]] = {}
-        self._results = 0
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        super().__init__(time_attr=EPOCH, metric=SCORE, mode="max", **settings)
+        self._folder = folder
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Return whether a trial has gone long enough without a better score."""
-        self._results += 1
-        score, epoch = result[SCORE], result[EPOCH]
-        best, since = self._best.get(trial_id, (float("-inf"), epoch))
-        if score > best:
-            self._best[trial_id] = (score, epoch)
-            return False
-        return 0 < self._patience <= epoch - since
-
-    def stop_all(self) -> bool:
-        """Return whether the GPU hours are spent."""
-        if not self._gpu_hours or self._results % CHECK_EVERY:
-            return False
-        spent = sum(trial.span for trial in read_trials(self._folder)) / 3600
-        return spent * self._gpus >= self._gpu_hours
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Take a trial, new or from before."""
+        super().on_trial_add(tune_controller, trial)
+        for point in curve_of(read_journal(str(self._folder / trial.trial_id))):
+            known = {EPOCH: point.epoch, SCORE: point.score}
+            super().on_trial_result(tune_controller, trial, known)
 
 
 def importance(space: Space, trials: Sequence[Trial]) -> dict[str, float]:

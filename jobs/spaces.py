@@ -39,6 +39,10 @@ class Domain:
     kind: Kind
     values: tuple[Any, ...]
 
+    def nearest(self, value: Any) -> Any:
+        """Return the value of the domain that is nearest to one outside."""
+        return value if self.kind == "choice" else min(max(value, self.values[0]), self.values[1])
+
     def draw(self, generator: random.Random) -> Any:
         """Return one value."""
         if self.kind == "choice":
@@ -55,15 +59,19 @@ Space = dict[str, Domain]
 
 
 def schedule(config: ExperimentConfig) -> Space:
-    """Return what says when and how BiMixCo gives way to SoftCLIP, and what the losses weigh."""
+    """Return what says when and how BiMixCo gives way to SoftCLIP, and what the losses weigh.
+
+    What the run leaves out, with a weight of 0, is left out here.
+    """
     loss = config.loss
+    weights = {"loss.prior_weight": around(loss.prior_weight, 10)} if loss.prior_weight else {}
     return {
         "loss.mixco_fraction": Domain("uniform", (0.0, 0.66)),
         "loss.mixco_temperature": around(loss.mixco_temperature, 8),
         "loss.soft_temperature_start": around(loss.soft_temperature_start, 8),
         "loss.soft_temperature_end": around(loss.soft_temperature_end, 8),
         "loss.mix_alpha": around(loss.mix_alpha, 4),
-        "loss.prior_weight": around(loss.prior_weight, 10),
+        **weights,
     }
 
 
@@ -79,10 +87,11 @@ def size(config: ExperimentConfig) -> Space:
 
 
 def optim(config: ExperimentConfig) -> Space:
-    """Return the optimizer's settings, and dropout."""
+    """Return the optimizer's settings, and dropout; without weight decay where the run has none."""
+    decay = config.optimizer.weight_decay
     return {
         "optimizer.max_lr": around(config.optimizer.max_lr, 8),
-        "optimizer.weight_decay": around(config.optimizer.weight_decay, 10),
+        **({"optimizer.weight_decay": around(decay, 10)} if decay else {}),
         "model.backbone.input_dropout": Domain("uniform", (0.0, 0.7)),
         "model.backbone.block_dropout": Domain("uniform", (0.0, 0.5)),
     }

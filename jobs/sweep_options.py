@@ -4,10 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import ray
 import tyro
 
-from jobs.launch import worker_resources
+from jobs.launch import room_for_workers
 from jobs.search import Scheduler, Search
 from jobs.spaces import Space
 from mindeye_dist.config import ExperimentConfig
@@ -34,7 +33,7 @@ class Tune:
     changes settings on the way (no sizes); `none` lets all end."""
     trials: int = 12
     hours: float = 0.0
-    """End after this time; 0 is without limit."""
+    """End after this time, all sessions together; 0 is without limit."""
     gpu_hours: float = 0.0
     """End when the trials have used so many; 0 is without limit."""
     patience: int = 0
@@ -44,7 +43,7 @@ class Tune:
     reduction_factor: int = 3
     """asha: one in so many goes on at each rung, to so many times the epochs."""
     concurrent: int = 0
-    """Trials at once; 0 is as many as fit."""
+    """Trials at once; 0 is as many as fit when the sweep starts."""
     seed: int = 0
     """Of the search; all trials are trained with training.seed."""
     register_as: str = "mindeye"
@@ -55,7 +54,8 @@ class Tune:
     overwrite: bool = False
     """Delete what an earlier sweep left in the run folder."""
     wait: bool = False
-    """Wait for a cluster that still has to grow, instead of saying that no trial fits."""
+    """Wait for a cluster that still has to grow, instead of saying that no trial fits; --concurrent
+    says to how many trials."""
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
         default_factory=ExperimentConfig
     )
@@ -84,8 +84,9 @@ class Sweep:
 
 
 def slots_of(sweep: Sweep) -> int:
-    """Return how many trials the cluster has room for at once."""
-    compute, there = sweep.config.compute, ray.cluster_resources()
-    each = worker_resources(compute)
-    room = min(int(there.get(k, 0) / (v * compute.num_workers) + 1e-6) for k, v in each.items())
-    return min(room, sweep.options.concurrent or room)
+    """Return how many trials are run at once: as many as the cluster has room for, at least one."""
+    compute, options = sweep.config.compute, sweep.options
+    if options.wait and options.concurrent:
+        return options.concurrent
+    room = max(1, room_for_workers(compute) // compute.num_workers)
+    return min(room, options.concurrent or room)

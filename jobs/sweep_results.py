@@ -18,7 +18,7 @@ from jobs.trial import TRIALS
 from mindeye_dist.checkpoint import Checkpoints, digest
 from mindeye_dist.data.shards import MANIFEST
 from mindeye_dist.data.store import Store
-from mindeye_dist.engine.journal import TRACKED_RUN, read_journal
+from mindeye_dist.engine.journal import TRACKED_RUN, read_journal, write_whole
 from mindeye_dist.report_sweep import write_sweep_report
 from mindeye_dist.strict import override
 from mindeye_dist.sweep import Trial, ranked, read_trials, rung_levels
@@ -33,30 +33,26 @@ def open_session(sweep: Sweep) -> None:
         session["ended"] = session["ended"] or max([session["begun"], *signs])
     session = {"begun": time.time(), "ended": None, "slots": slots_of(sweep)}
     about["sessions"].append(session)
-    file.write_text(json.dumps(about, indent=1))
+    write_whole(file, json.dumps(about, indent=1))
 
 
 def conclude(sweep: Sweep) -> None:
     """Write the report, register the best checkpoint and say what came out.
 
     Raises:
-        ValueError: no trial has a score.
+        ValueError: no trial has a score; the report says of each why.
     """
     file = sweep.folder / SWEEP
     about = json.loads(file.read_text())
     about["sessions"][-1]["ended"] = time.time()
-    file.write_text(json.dumps(about, indent=1))
+    write_whole(file, json.dumps(about, indent=1))
     trials = read_trials(sweep.folder / TRIALS)
     order = ranked(trials)
-    if not order:
-        errors = sorted({trial.error for trial in trials if trial.error})
-        raise ValueError(f"{sweep.folder}: no trial has a score: {'; '.join(errors) or 'none ran'}")
-    champion = order[0]
     options = sweep.options
     levels = [sweep.config.training.epochs]
     if options.scheduler == "asha":
         levels = rung_levels(options.grace_epochs, options.reduction_factor, levels[0])
-    command = champion_command(sweep, champion)
+    command = champion_command(sweep, order[0]) if order else ""
     page = write_sweep_report(
         sweep.folder,
         trials,
@@ -65,21 +61,23 @@ def conclude(sweep: Sweep) -> None:
         importance=importance(sweep.space, trials),
         command=command,
     )
-    best = champion.best
-    assert best is not None  # it is ranked
+    scores = {"val/score": order[0].best.score} if order and order[0].best else {}
     if sweep.parent_run:
         end_trials(sweep.config, tracked_runs(sweep, trials))
-    end_parent(sweep.config, sweep.parent_run, {"val/score": best.score}, page)
+    end_parent(sweep.config, sweep.parent_run, scores, page)
+    if not order:
+        errors = sorted({trial.error for trial in trials if trial.error})
+        raise ValueError(f"{page}: no trial has a score: {'; '.join(errors) or 'none ran'}")
     print_ranking(order)
     print(f"the best again: {command}")
-    publish(sweep, champion)
+    publish(sweep, order[0])
     print(page)
 
 
 def tracked_runs(sweep: Sweep, trials: list[Trial]) -> dict[str, str]:
     """Return how trials ended, in MLflow's words, by their run there."""
     files = {sweep.folder / TRIALS / t.name / TRACKED_RUN: t for t in trials}
-    words = {"finished": "FINISHED", "failed": "FAILED"}
+    words = {"finished": "FINISHED", "settled": "FINISHED", "failed": "FAILED"}
     return {
         file.read_text(): words.get(trial.state, "KILLED")
         for file, trial in files.items()

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.search import EPOCH, SCORE
-from mindeye_dist.sweep import note_event, read_events
+from mindeye_dist.sweep import note_event, read_events, read_trials
 
 ROWS = 8
 PLAIN_SECONDS = 30.0
@@ -38,6 +38,10 @@ class SweepTable(Callback):
     def setup(self, *arguments: Any, **info: Any) -> None:
         """Start the table, on a terminal."""
         self._begun = self._said = time.monotonic()
+        # Those of an earlier session too.
+        for trial in read_trials(self._folder):
+            if trial.best:
+                self._best[trial.name] = (trial.best.score, trial.curve[-1].epoch)
         if sys.stderr.isatty():
             self._live = Live(console=Console(stderr=True), refresh_per_second=2)
             self._live.start()

@@ -13,12 +13,12 @@ import ray
 from ray import tune
 from ray.actor import ActorHandle
 
-from jobs.command import KNOWN_ERRORS
 from jobs.launch import launch, new_board
 from jobs.spaces import trial_config
-from mindeye_dist.checkpoint import CONFIG, MANIFEST, Checkpoints, digest
+from mindeye_dist.checkpoint import CONFIG, MANIFEST, Checkpoints, digest, read_place
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import JOURNAL
+from mindeye_dist.engine.trainer import NonFiniteLossError
 from mindeye_dist.strict import from_dict, override, to_dict
 from mindeye_dist.sweep import describe_trial, note_event, read_events
 
@@ -51,20 +51,21 @@ def run_trial(params: dict[str, Any], task: Task) -> None:
     """
     base = from_dict(ExperimentConfig, task.config)
     folder = Path(base.run_dir) / TRIALS / tune.get_context().get_trial_id()
-    config = override(trial_config(base, params), {"run_dir": str(folder)})
     failed = [event["error"] for event in read_events(folder) if event["event"] == "failed"]
     if failed:
         raise ValueError(failed[-1])
-    describe_trial(folder, params, config.training.epochs)
-    if task.hands_over:
-        take_over(config)
+    describe_trial(folder, params, base.training.epochs)
     note_event(folder, "started")
     try:
+        config = override(trial_config(base, params), {"run_dir": str(folder)})
+        if task.hands_over:
+            take_over(config)
         train(config, task)
-    except ChildProcessError:  # workers that died may live the next time
-        raise
-    except KNOWN_ERRORS as error:
+    except (ValueError, NonFiniteLossError) as error:
         note_event(folder, "failed", str(error))
+        raise
+    except Exception as error:  # a node, a disk, memory: what may be there the next time
+        note_event(folder, "died", str(error) or type(error).__name__)
         raise
     note_event(folder, "ended")
 
@@ -88,8 +89,8 @@ def tell(board: ActorHandle, config: ExperimentConfig, hands_over: bool) -> None
             tune.report(row)
             continue
         with tempfile.TemporaryDirectory() as marker:
-            newest = Checkpoints(config.run_dir, 1).newest()
-            Path(marker, DONOR).write_text(json.dumps(str(newest or "")))
+            newest = max(Checkpoints(config.run_dir, 1).folder.glob("step-*"), default="")
+            Path(marker, DONOR).write_text(json.dumps(str(newest)))
             tune.report(row, checkpoint=tune.Checkpoint.from_directory(marker))
 
 
@@ -104,11 +105,15 @@ def take_over(config: ExperimentConfig) -> None:
         return
     with given.as_directory() as marker:
         source = Path(json.loads(Path(marker, DONOR).read_text()))
-    own = Checkpoints(config.run_dir, 1).folder
+    own, donor = Checkpoints(config.run_dir, 1).folder, source.parents[1]
     if source.parent != own:
+        if not source.exists():  # the donor went on for long: from its newest, then
+            source = Checkpoints(str(donor), 1).newest() or source
+        best = source.parent / f"step-{read_place(source).best_step:08d}"
         shutil.rmtree(own, ignore_errors=True)
-        shutil.copytree(source, own / source.name)
-        shutil.copy(source.parents[1] / JOURNAL, Path(config.run_dir) / JOURNAL)
+        for checkpoint in {source, best if best.exists() else source}:
+            shutil.copytree(checkpoint, own / checkpoint.name)
+        shutil.copy(donor / JOURNAL, Path(config.run_dir) / JOURNAL)
     for later in own.glob("step-*"):
         if later.name > source.name:
             shutil.rmtree(later)

@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from typing import Any
 import ray
 import tyro
 from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from rich.console import Console
 
 from jobs.command import clear_errors, settle
 from jobs.launch import connect, worker_resources
 from jobs.recipes import recipe, recipe_flag
 from jobs.registry import start_parent
-from jobs.search import Stop, scheduler, searcher
-from jobs.spaces import Space, check_space, parse_space, read_space, space_values
+from jobs.search import halving, population, searcher
+from jobs.spaces import check_space, parse_space, read_space, space_values
+from jobs.stop import Stop
 from jobs.sweep_options import SWEEP, Sweep, Tune, slots_of
 from jobs.sweep_results import conclude, open_session
 from jobs.sweep_table import SweepTable
@@ -34,15 +38,17 @@ from jobs.worker import data_shapes
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import Store
+from mindeye_dist.engine.journal import write_whole
 from mindeye_dist.strict import from_dict, override, paths, to_dict
 
 RETRIES = 2
 """How often a trial whose workers died is started again."""
-START_SECONDS = 600
-"""How long a trial waits for the CPUs and GPUs of the one before it."""
+START_SECONDS = 24 * 3600
+"""How long a trial waits for its CPUs and GPUs: of the one before it, or of a node that is lost."""
 TRIAL_MEMORY = 1 << 20
 """What a trial itself sets aside (bytes): Tune wants something, and its workers have the CPUs."""
-MAY_GROW = ("resume", "wait", "register_as", "alias")
+MAY_GROW = ("wait", "hours", "gpu_hours", "register_as", "alias")
+"""What --resume may change."""
 
 
 def main(arguments: list[str]) -> None:
@@ -51,15 +57,17 @@ def main(arguments: list[str]) -> None:
         name = recipe_flag(arguments, Tune.recipe)
         default = Tune(recipe=name, config=recipe(name))
         options = tyro.cli(Tune, default=default, args=arguments, description=__doc__)
-        sweep = again(options, default) if options.resume else begin(options)
+        sweep = again(options, default) if options.resume else plan(options)
         connect_apart(sweep)
+        check_population(sweep)
+        sweep = sweep if options.resume else begin(sweep)
         open_session(sweep)
         search(sweep)
         conclude(sweep)
 
 
-def begin(options: Tune) -> Sweep:
-    """Check all that can be checked before anything runs, and make the sweep's folder."""
+def plan(options: Tune) -> Sweep:
+    """Return the sweep that is asked for, with all checked that can be before anything runs."""
     config = settle(options.config)
     folder = Path(config.run_dir)
     if "://" in config.run_dir:
@@ -71,6 +79,10 @@ def begin(options: Tune) -> Sweep:
         )
     if config.data.train_on != "train":
         raise ValueError("data.train_on: trials are compared on val, which must not be trained on")
+    if config.pipeline == "lowlevel":
+        raise ValueError(
+            "pipeline: got lowlevel, expected highlevel: trials are compared by their retrieval"
+        )
     if options.gpu_hours and config.compute.device != "cuda":
         raise ValueError("--gpu-hours: trials use no GPU; --hours limits the time")
     space = read_space(options.space, config)
@@ -79,22 +91,28 @@ def begin(options: Tune) -> Sweep:
     check_data(config)
     manifest = read_manifest(Store(config.data.url))
     least, most = check_space(space, config, data_shapes(manifest, config))
-    settings_of_search(options, config, space)
-    print(
-        f"{options.trials} trials of {len(space)} settings, models of {least:,} to {most:,} "
-        "weights",
-        file=sys.stderr,
-    )
-    if options.overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
     # All trials track where the sweep itself does, not each beside its own folder.
     if config.tracking.mlflow == "sqlite":
         database = f"sqlite:///{folder.parent / 'mlflow.db'}"
         config = override(config, {"tracking.mlflow": database})
+    sweep = Sweep(options, config, space, "")
+    settings_of_search(sweep)
+    print(
+        f"{planned(sweep)} trials of {len(space)} settings, models of {least:,} to {most:,} "
+        "weights",
+        file=sys.stderr,
+    )
+    return sweep
+
+
+def begin(planned: Sweep) -> Sweep:
+    """Make the sweep's folder and its run in MLflow."""
+    options, config, space, folder = planned.options, planned.config, planned.space, planned.folder
+    if options.overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     own = {k: v for k, v in to_dict(options).items() if k not in ("config", "resume", "overwrite")}
     parent = start_parent(config, {**own, "space": json.dumps(space_values(space))})
-    sweep = Sweep(options, config, space, parent)
     about = {
         "options": to_dict(options),
         "config": to_dict(config),
@@ -102,12 +120,12 @@ def begin(options: Tune) -> Sweep:
         "parent_run": parent,
         "sessions": [],
     }
-    (folder / SWEEP).write_text(json.dumps(about, indent=1))
-    return sweep
+    write_whole(folder / SWEEP, json.dumps(about, indent=1))
+    return replace(planned, parent_run=parent)
 
 
 def again(options: Tune, default: Tune) -> Sweep:
-    """Return the sweep that is in the run folder, as it was begun.
+    """Return the sweep that is in the run folder, as it was begun but for what may grow.
 
     Raises:
         ValueError: there is none, or a flag says other than what it was begun with.
@@ -117,17 +135,35 @@ def again(options: Tune, default: Tune) -> Sweep:
         raise ValueError(f"--resume: no sweep in {folder}")
     about = json.loads((folder / SWEEP).read_text())
     then = from_dict(Tune, {**about["options"]})
+    free = (*MAY_GROW, "resume", "config.run_dir")
     given, usual, was = paths(options), paths(default), paths(then)
     changed = [
         f"{path} was {was[path]!r}, is {value!r}"
         for path, value in given.items()
-        if value not in (usual[path], was[path]) and path not in (*MAY_GROW, "config.run_dir")
+        if value not in (usual[path], was[path]) and path not in free
     ]
     if changed:
         raise ValueError(f"--resume: goes on as it was begun, but {'; '.join(changed)}")
     config = from_dict(ExperimentConfig, about["config"])
     space = parse_space(about["space"], str(folder / SWEEP))
-    return Sweep(then, config, space, about["parent_run"])
+    grown = {name: given[name] for name in MAY_GROW if given[name] != usual[name]}
+    now = replace(then, **grown)
+    write_whole(folder / SWEEP, json.dumps({**about, "options": to_dict(now)}, indent=1))
+    return Sweep(now, config, space, about["parent_run"])
+
+
+def check_population(sweep: Sweep) -> None:
+    """See that all trials of a population can be trained at once.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    slots, trials = slots_of(sweep), sweep.options.trials
+    if sweep.options.scheduler == "pbt" and slots < trials:
+        raise ValueError(
+            f"--scheduler pbt: trains its {trials} trials at once, there is room for {slots}; "
+            "lower --trials, or what compute sets aside for a worker"
+        )
 
 
 def connect_apart(sweep: Sweep) -> None:
@@ -146,57 +182,82 @@ def connect_apart(sweep: Sweep) -> None:
         Path(os.environ["RAY_TMPDIR"], "ray_current_cluster").write_text(address)
 
 
-def settings_of_search(
-    options: Tune, config: ExperimentConfig, space: Space, slots: int = 0
-) -> tuple[tune.TuneConfig, dict[str, Any]]:
+def settings_of_search(sweep: Sweep, slots: int = 0) -> tuple[tune.TuneConfig, dict[str, Any]]:
     """Return Tune's settings, and the space where Tune draws from it itself.
 
     Raises:
-        ValueError: search and scheduler do not go with the space or the run's length.
+        ValueError: search and scheduler do not go with each other, the space or the run's length.
     """
-    epochs = config.training.epochs
+    options, space, epochs = sweep.options, sweep.space, sweep.config.training.epochs
     if options.scheduler != "none" and options.grace_epochs > epochs:
         raise ValueError(
             f"grace_epochs: got {options.grace_epochs}, expected at most training.epochs ({epochs})"
         )
+    if options.scheduler == "pbt" and options.search != "random":
+        raise ValueError(
+            f"--scheduler pbt: changes settings by itself, --search {options.search} would be in "
+            "its way; expected --search random, which the population starts from"
+        )
+    if options.search == "grid" and planned(sweep) > options.trials:
+        raise ValueError(
+            f"--search grid: {planned(sweep)} combinations, --trials allows {options.trials}"
+        )
     algorithm, own = searcher(options.search, space, options.trials, options.seed, slots)
     settings = tune.TuneConfig(
         search_alg=algorithm,
-        scheduler=scheduler(
-            options.scheduler,
-            space,
-            epochs=epochs,
-            grace=options.grace_epochs,
-            factor=options.reduction_factor,
-            seed=options.seed,
-        ),
+        scheduler=scheduler(sweep),
         num_samples=1 if options.search == "grid" else options.trials,
         # Tune sees what a trial holds itself, and not its workers: more would wait for these.
         max_concurrent_trials=slots if options.search == "optuna" and slots else None,
-        time_budget_s=options.hours * 3600 or None,
     )
     return settings, own
+
+
+def scheduler(sweep: Sweep) -> TrialScheduler:
+    """Return what stops trials early, or changes them on the way.
+
+    Raises:
+        ValueError: it does not go with the space.
+    """
+    options = sweep.options
+    if options.scheduler == "pbt":
+        return population(sweep.space, options.grace_epochs, options.seed)
+    if options.scheduler == "none":
+        return FIFOScheduler()
+    return halving(
+        sweep.folder / TRIALS,
+        epochs=sweep.config.training.epochs,
+        grace=options.grace_epochs,
+        factor=options.reduction_factor,
+    )
 
 
 def search(sweep: Sweep) -> None:
     """Run the trials; what goes wrong with one of them does not end the others."""
     options, config = sweep.options, sweep.config
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's own table, beside ours
+    os.environ |= {
+        "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own table, beside ours
+        # Ctrl-C ends the program, and not only the search: half a sweep has no champion.
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        # A trial is on record before its folder is there.
+        "TUNE_GLOBAL_CHECKPOINT_S": "1",
+    }
     hands_over = options.scheduler == "pbt"
-    task = Task(to_dict(trial_base(config, hands_over)), sweep.parent_run, hands_over)
+    task = Task(to_dict(trial_base(sweep)), sweep.parent_run, hands_over)
     trainable = tune.with_resources(
         partial(run_trial, task=task), {"CPU": 0, "memory": TRIAL_MEMORY}
     )
     state = sweep.folder / "ray" / "tune"
     table = SweepTable(sweep.folder / TRIALS, planned(sweep), config.training.epochs)
-    if tune.Tuner.can_restore(str(state)):
+    if any(state.glob("experiment_state-*")):
         tuner = tune.Tuner.restore(
-            str(state), trainable=trainable, resume_unfinished=True, restart_errored=True
+            str(state), trainable=trainable, resume_unfinished=True, resume_errored=True
         )
     else:
-        tuning, own = settings_of_search(options, config, sweep.space, slots_of(sweep))
+        shutil.rmtree(state, ignore_errors=True)
+        tuning, own = settings_of_search(sweep, slots_of(sweep))
         each = worker_resources(config.compute).get("GPU", 0.0) * config.compute.num_workers
-        stop = Stop(sweep.folder / TRIALS, options.patience, options.gpu_hours, each)
+        stop = Stop(sweep.folder, options.patience, each)
         tuner = tune.Tuner(
             trainable,
             param_space=own,
@@ -210,13 +271,22 @@ def search(sweep: Sweep) -> None:
                 verbose=0,
             ),
         )
-    tuner.fit()
+    try:
+        tuner.fit()
+    finally:
+        Console(stderr=True).show_cursor(True)  # the live table hides it
 
 
-def trial_base(config: ExperimentConfig, hands_over: bool) -> ExperimentConfig:
-    """Return the run that trials start from; those that hand over keep every checkpoint."""
-    keep = config.training.epochs if hands_over else config.checkpoint.keep
-    return override(config, {"checkpoint.keep": keep})
+def trial_base(sweep: Sweep) -> ExperimentConfig:
+    """Return the run that trials start from.
+
+    Those of a population keep what they may still hand over: a checkpoint an epoch, from one change
+    to the next and a little longer.
+    """
+    if sweep.options.scheduler != "pbt":
+        return sweep.config
+    keep = max(sweep.config.checkpoint.keep, sweep.options.grace_epochs + 2)
+    return override(sweep.config, {"checkpoint.keep": keep})
 
 
 def planned(sweep: Sweep) -> int:

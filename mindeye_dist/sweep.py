@@ -12,10 +12,19 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.engine.journal import read_journal, write_whole
 
 TRIAL, EVENTS = "trial.json", "events.jsonl"
-State = Literal["finished", "stopped", "failed", "interrupted"]
+State = Literal["finished", "settled", "stopped", "failed", "interrupted"]
+STATES: dict[str, State] = {
+    "stopped": "stopped",
+    "settled": "settled",
+    "failed": "failed",
+    "died": "failed",
+}
+"""What a trial's last event makes of one that has not finished."""
+WHOLE = ("finished", "settled")
+"""States of trials whose best score is what their settings can do."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +45,8 @@ class Trial:
         params: what was tried, by dotted path.
         epochs: that a whole run has.
         curve: its validations.
-        state: `finished` all its epochs; `stopped` by the scheduler or a budget; `failed`; else
-            `interrupted`.
+        state: `finished` all its epochs; `settled`, no longer improving; `stopped` by the scheduler
+            or a budget; `failed`; else `interrupted`.
         error: of a trial that failed.
         starts: how often it was started; more than once only after it had been interrupted.
         span: seconds from each start to the last sign of life after it, added up.
@@ -77,19 +86,27 @@ class Rung:
 def describe_trial(folder: Path, params: Mapping[str, Any], epochs: int) -> None:
     """Write what a trial is."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TRIAL).write_text(json.dumps({"params": dict(params), "epochs": epochs}, indent=1))
+    write_whole(folder / TRIAL, json.dumps({"params": dict(params), "epochs": epochs}, indent=1))
 
 
 def note_event(folder: Path, event: str, error: str = "") -> None:
-    """Note that a trial `started`, `ended`, was `stopped` or `failed`."""
+    """Note that a trial `started`, `ended`, `settled`, `died`, was `stopped` or `failed`.
+
+    What `died` may live the next time; what `failed` would fail again.
+    """
     with (folder / EVENTS).open("a") as file:
         file.write(json.dumps({"time": time.time(), "event": event, "error": error}) + "\n")
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """Return what befell a trial, in order."""
-    path = folder / EVENTS
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Return what befell a trial, in order; a last line cut short by a kill is left out."""
+    path, events = folder / EVENTS, []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return events
 
 
 def read_trial(folder: Path) -> Trial:
@@ -97,14 +114,10 @@ def read_trial(folder: Path) -> Trial:
     about = json.loads((folder / TRIAL).read_text())
     events, rows = read_events(folder), read_journal(str(folder))
     curve = curve_of(rows)
-    last = events[-1] if events else {"event": "", "error": ""}
-    state: State = "interrupted"
+    last = _end(events)
+    state = STATES.get(last["event"], "interrupted")
     if curve and curve[-1].epoch >= about["epochs"]:
         state = "finished"
-    elif last["event"] == "stopped":
-        state = "stopped"
-    elif last["event"] == "failed":
-        state = "failed"
     return Trial(
         name=folder.name,
         params=about["params"],
@@ -141,7 +154,7 @@ def curve_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
 def ranked(trials: Sequence[Trial]) -> list[Trial]:
     """Return those that were validated, best first: of whole runs, then of the others."""
     scored = [(trial, trial.best.score) for trial in trials if trial.best]
-    order = sorted(scored, key=lambda pair: (pair[0].state != "finished", -pair[1], pair[0].name))
+    order = sorted(scored, key=lambda pair: (pair[0].state not in WHOLE, -pair[1], pair[0].name))
     return [trial for trial, _ in order]
 
 
@@ -161,23 +174,35 @@ def rung_of(trial: Trial, levels: Sequence[int]) -> int:
 
 
 def costs(trials: Sequence[Trial], levels: Sequence[int]) -> list[Rung]:
-    """Return how many trials entered and passed each rung, and what it cost."""
+    """Return how many trials entered and passed each rung, and what it cost.
+
+    A trial is compared at its first validation at a level or after it.
+    """
     rungs, first = [], 0
     for level in levels:
-        inside = [
-            [p for p in trial.curve if first < p.epoch <= level] for trial in trials if trial.curve
-        ]
-        before = [
-            max((p.seconds for p in trial.curve if p.epoch <= first), default=0.0)
-            for trial in trials
-            if trial.curve
-        ]
-        seconds = sum(p[-1].seconds - s for p, s in zip(inside, before, strict=True) if p)
-        passed = sum(bool(points) and points[-1].epoch == level for points in inside)
-        entered = sum(bool(points) for points in inside)
-        rungs.append(Rung(first, level, entered, passed, seconds))
+        ways = [(_reached(trial, first), _reached(trial, level)) for trial in trials if trial.curve]
+        ways = [(start, end) for start, end in ways if end.epoch > start.epoch]
+        passed = sum(end.epoch >= level for _, end in ways)
+        seconds = sum(end.seconds - start.seconds for start, end in ways)
+        rungs.append(Rung(first, level, len(ways), passed, seconds))
         first = level
     return rungs
+
+
+def _reached(trial: Trial, level: int) -> Point:
+    """Return the first validation at a level or after it, or else the last."""
+    start = Point(0, 0.0, 0.0)
+    later = (point for point in (start, *trial.curve) if point.epoch >= level)
+    return next(later, trial.curve[-1])
+
+
+def _end(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return how the last start ended; what a stopped trial's dying processes say is not it."""
+    since: list[Mapping[str, Any]] = [{"event": "", "error": ""}]
+    for event in events:
+        since = [event] if event["event"] == "started" else [*since, event]
+    told = [event for event in since if event["event"] in ("stopped", "settled")]
+    return (told or since)[-1]
 
 
 def _span(events: Sequence[Mapping[str, Any]], signs: Sequence[float]) -> float:

@@ -1,6 +1,7 @@
 """Trials read from their folders. Oracles: closed forms, and curves made by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from mindeye_dist.sweep import (
     describe_trial,
     note_event,
     ranked,
+    read_events,
     read_trial,
     read_trials,
     rung_levels,
@@ -58,6 +60,8 @@ def test_whole_runs_come_first():
     ]
     assert [t.name for t in ranked(trials)] == ["d", "b", "a"]
     assert trials[3].best == Point(1, 0.7, 10.0)
+    settled = trial("e", [0.8], "settled")
+    assert [t.name for t in ranked([*trials, settled])] == ["e", "d", "b", "a"]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +83,18 @@ def test_the_cost_of_rungs_adds_up_to_all_training():
     assert (last.entered, last.passed, last.seconds) == (1, 1, 60)
     assert first.seconds + last.seconds == sum(t.seconds for t in trials)
     assert [rung_of(t, [3, 9]) for t in trials] == [2, 1, 0]
+
+
+def test_a_trial_is_compared_at_its_first_validation_from_a_level_on():
+    """Validated every four epochs: rungs 2 and 6 are seen at 4 and 8."""
+
+    def sparse(name, epochs, state="finished"):
+        curve = tuple(Point(e, 0.5, 10.0 * e) for e in epochs)
+        return replace(trial(name, [], state, epochs=12), curve=curve)
+
+    trials = [sparse("a", (4, 8, 12)), sparse("b", (4,), "stopped")]
+    told = [(r.entered, r.passed, r.seconds) for r in costs(trials, [2, 6, 12])]
+    assert told == [(2, 2, 40 + 40), (1, 1, 40), (1, 1, 40)]
 
 
 def test_a_slot_is_training_starting_or_idle():
@@ -110,6 +126,9 @@ def write_trial(folder, scores, events, epochs=3, params=None):
         ([0.1, 0.2, 0.3], [("started", "")], "finished"),  # killed after its last checkpoint
         ([0.1], [("started", ""), ("stopped", "")], "stopped"),
         ([0.1], [("started", ""), ("failed", "loss is nan")], "failed"),
+        ([0.1], [("started", ""), ("died", "a node")], "failed"),
+        ([0.1], [("started", ""), ("died", "a node"), ("started", "")], "interrupted"),
+        ([0.1], [("started", ""), ("settled", ""), ("died", "told to stop")], "settled"),
         ([0.1], [("started", "")], "interrupted"),
         ([], [], "interrupted"),
     ],
@@ -121,7 +140,14 @@ def test_what_became_of_a_trial(tmp_path, scores, events, state):
     assert found.state == state
     assert [point.score for point in found.curve] == scores
     assert found.starts == len([e for e in events if e[0] == "started"])
-    assert found.error == (events[-1][1] if events else "")
+    assert found.error == (events[-1][1] if state == "failed" else "")
+
+
+def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
+    write_trial(tmp_path / "t", [0.1], [("started", "")])
+    with (tmp_path / "t" / "events.jsonl").open("a") as file:
+        file.write('{"time": 1.0, "eve')
+    assert [event["event"] for event in read_events(tmp_path / "t")] == ["started"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ the kornia library gives them; crops are resampled bilinearly without a filter.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -19,9 +18,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
+from mindeye_dist.config import Recipe
 from mindeye_dist.randomness import numpy_generator
 
-Recipe = Literal["release", "development", "lowlevel"]
 Picture = Float[Tensor, "3 _ _"]
 
 CLIP_SIDE, LOWLEVEL_SIDE = 224, 512

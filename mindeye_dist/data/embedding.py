@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mindeye_dist.data.augment import Recipe, augment, variant_generator
+from mindeye_dist.config import Recipe
 from mindeye_dist.data.loader import Dataset, picture_member
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.data.shards import (
@@ -297,6 +297,9 @@ def _view(
 ) -> Float[Tensor, "3 _ _"]:
     if not variant:
         return picture
+    # Here, since it brings torchvision: three seconds in each process of a run without variants.
+    from mindeye_dist.data.augment import augment, variant_generator
+
     return augment(picture, views.how, variant_generator(views.seed, views.how, sha256, variant))
 
 

@@ -17,7 +17,7 @@ class Journal:
     def __init__(self, run_dir: str, from_step: int) -> None:
         self._path = Path(run_dir) / JOURNAL
         kept = [row for row in read_journal(run_dir) if row["step"] <= from_step]
-        _replace(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         """Append one row; it must have a `step`.
@@ -46,7 +46,7 @@ def read_journal(run_dir: str) -> list[dict[str, Any]]:
 
 def write_summary(run_dir: str, summary: dict[str, Any]) -> None:
     """Write a finished run's training facts."""
-    _replace(Path(run_dir) / SUMMARY, json.dumps(summary, indent=1))
+    write_whole(Path(run_dir) / SUMMARY, json.dumps(summary, indent=1))
 
 
 def read_summary(run_dir: str) -> dict[str, Any]:
@@ -55,7 +55,12 @@ def read_summary(run_dir: str) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _replace(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is whole or as it was, whatever is killed.
+
+    Raises:
+        DataError: it cannot be written.
+    """
     partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -25,9 +25,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow'
 
 @pytest.fixture
 def trained(tiny_config):
-    config = override(
-        tiny_config, {"tracking.mlflow": "sqlite", "training.epochs": 2, "training.seed": 1}
-    )
+    changes = {"training.epochs": 2, "checkpoint.every_steps": 3, "checkpoint.keep": 9}
+    config = override(tiny_config, {"tracking.mlflow": "sqlite", "training.seed": 1, **changes})
     Path(config.run_dir).mkdir()
     parent = start_parent(config, {"trials": 1})
     with tracked(config, parent) as trackers:
@@ -47,7 +46,15 @@ def test_an_alias_leads_to_the_checkpoint(trained, tmp_path):
         verify(found)  # all files, and their digests
         assert (found / "manifest.json").read_text() == (best / "manifest.json").read_text()
     assert register(config, run_id, best, "lab", {}) == "models:/lab/2"
+    other = min(best.parent.glob("step-*"))
+    assert other != best
+    third = register(config, run_id, other, "lab", {})
+    registered = [(given(v, database) / "manifest.json").read_text() for v in (version, third)]
+    assert registered == [(c / "manifest.json").read_text() for c in (best, other)]
     assert resolve("models:/lab@champion", database) == given(version, database)  # still the first
+    (given(third, database) / "manifest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="registered was"):
+        given(third, database)
     page = tmp_path / "report.html"
     page.write_text("page")
     end_parent(config, parent, {"val/score": 0.5}, page)

@@ -1,13 +1,24 @@
-"""Searchers, schedulers and stop rules. Oracles: functions whose answer is known."""
+"""Searchers and schedulers. Oracles: functions whose answer is known."""
 
+import json
 import random
+from types import SimpleNamespace
 
 import optuna
 import pytest
 
-from jobs.search import EPOCH, SCORE, Stop, importance, scheduler, searcher
+from jobs.search import (
+    EPOCH,
+    SCORE,
+    distribution,
+    halving,
+    importance,
+    population,
+    searcher,
+    within,
+)
 from jobs.spaces import Domain, draw
-from mindeye_dist.sweep import Point, Trial, describe_trial, note_event
+from mindeye_dist.sweep import Point, Trial
 
 SPACE = {
     "optimizer.max_lr": Domain("log_uniform", (1e-4, 1e-2)),
@@ -65,28 +76,64 @@ def test_grids_are_of_choices():
 
 
 def test_populations_have_one_shape():
-    given = {"epochs": 9, "grace": 3, "factor": 3, "seed": 0}
     with pytest.raises(ValueError, match="model.backbone.hidden cannot be in its space"):
-        scheduler("pbt", SPACE, **given)
-    scheduler("pbt", {"optimizer.max_lr": SPACE["optimizer.max_lr"]}, **given)
+        population(SPACE, 3, 0)
+    population({"optimizer.max_lr": SPACE["optimizer.max_lr"]}, 3, 0)
 
 
-def test_a_trial_stops_after_epochs_without_a_better_score(tmp_path):
-    stop = Stop(tmp_path, patience=2, gpu_hours=0, gpus=0)
-    scores = [0.1, 0.3, 0.2, 0.3, 0.4]
-    said = [stop("a", {SCORE: s, EPOCH: e}) for e, s in enumerate(scores, 1)]
-    assert said == [False, False, False, True, False]
-    never = Stop(tmp_path, patience=0, gpu_hours=0, gpus=0)
-    assert not any(never("a", {SCORE: 0.1, EPOCH: e}) for e in range(50))
+def test_a_population_stays_within_its_space():
+    """A factor of 1.2 over and over; Optuna's own domain is the oracle of what belongs to it."""
+    params = {"optimizer.max_lr": 9e-3, "loss.mixco_fraction": 0.9, "model.backbone.hidden": 16}
+    grown = {path: value * 1.2**5 for path, value in params.items()} | {
+        "model.backbone.hidden": 32,
+        "other": 7,
+    }
+    kept = within(SPACE, grown)
+    assert kept == {
+        "optimizer.max_lr": 1e-2,
+        "loss.mixco_fraction": 1.0,
+        "model.backbone.hidden": 32,
+        "other": 7,
+    }
+    del kept["other"]
+    distributions = {path: distribution(domain) for path, domain in SPACE.items()}
+    optuna.trial.create_trial(params=kept, distributions=distributions, value=0.0)
 
 
-def test_gpu_hours_are_those_that_trials_held(tmp_path, monkeypatch):
-    """Two trials of half an hour on two GPUs each are two GPU hours."""
-    for name in ("a", "b"):
-        for event, now in (("started", 1000.0), ("ended", 1000.0 + 1800)):
-            describe_trial(tmp_path / name, {}, 1)
-            monkeypatch.setattr("time.time", lambda now=now: now)
-            note_event(tmp_path / name, event)
-    assert Stop(tmp_path, 0, gpu_hours=2.0, gpus=2.0).stop_all()
-    assert not Stop(tmp_path, 0, gpu_hours=2.1, gpus=2.0).stop_all()
-    assert not Stop(tmp_path, 0, gpu_hours=0.0, gpus=2.0).stop_all()
+def rung_trial(name):
+    return SimpleNamespace(trial_id=name)
+
+
+def test_halving_knows_the_trials_from_before_a_kill(tmp_path):
+    """Oracle: the same results told to one scheduler that was never killed."""
+    early = {"a": [0.1, 0.5, 0.6], "b": [0.2, 0.4], "c": [0.3, 0.7]}
+    late = {"d": [0.2, 0.45], "e": [0.2, 0.65]}
+
+    def decisions(scheduler, curves):
+        return [
+            scheduler.on_trial_result(None, rung_trial(name), {EPOCH: i + 1, SCORE: score})
+            for name, scores in curves.items()
+            for i, score in enumerate(scores)
+        ]
+
+    whole = halving(tmp_path / "none", epochs=9, grace=2, factor=3)
+    for name in (*early, *late):
+        whole.on_trial_add(None, rung_trial(name))
+    decisions(whole, early)
+    for name, scores in early.items():
+        write_journal(tmp_path / name, scores)
+    again = halving(tmp_path, epochs=9, grace=2, factor=3)
+    for name in (*early, *late):
+        again.on_trial_add(None, rung_trial(name))
+    expected = decisions(whole, late)
+    assert decisions(again, late) == expected
+    assert len(set(expected)) == 2  # one goes on, one is stopped
+
+
+def write_journal(folder, scores):
+    folder.mkdir(parents=True)
+    rows = [
+        {"step": i, "time": float(i), "epoch": i, "val/score": score}
+        for i, score in enumerate(scores)
+    ]
+    (folder / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

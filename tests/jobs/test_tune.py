@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -79,7 +80,7 @@ def test_killed_driver_and_trial_then_resume(lab):
     """
     config, space = lab
     longer = override(config, {"training.epochs": 30})
-    options = ["--space", space, "--trials", 4, "--grace-epochs", 10, "--search", "random"]
+    options = ["--space", space, "--trials", 4, "--grace-epochs", 10]
     process = start(longer, *options)
     try:
         wait_for(lambda: any(trial.curve for trial in trials_of(longer).values()), process)
@@ -133,7 +134,8 @@ def test_a_population_hands_its_weights_over(lab, tmp_path):
     config, _ = lab
     space = tmp_path / "lr.json"
     space.write_text(json.dumps({"optimizer.max_lr": {"log_uniform": [1e-6, 1e-2]}}))
-    longer = override(config, {"training.epochs": 16, "tracking.mlflow": "off"})
+    changes = {"training.epochs": 16, "tracking.mlflow": "off", "compute.cpus_per_worker": 0.5}
+    longer = override(config, changes)
     more = ["--scheduler", "pbt", "--search", "random", "--trials", 4, "--grace-epochs", 4]
     code, _, said = run(longer, "--space", space, *more)
     assert code == 0, said
@@ -153,7 +155,9 @@ def test_what_cannot_be_swept_is_said_before_anything_runs(lab, tmp_path):
         (["--gpu-hours", "2"], "trials use no GPU"),
         (["--grace-epochs", "7"], "grace_epochs: got 7, expected at most training.epochs"),
         (["--search", "grid"], "expected choices alone, got loss.mixco_fraction"),
-        (["--scheduler", "pbt"], "model.backbone.hidden cannot be in its space"),
+        (["--scheduler", "pbt"], "--search optuna would be in its way"),
+        (["--scheduler", "pbt", "--search", "random"], "model.backbone.hidden cannot be in its"),
+        (["--pipeline", "lowlevel"], "compared by their retrieval"),
         (["--trials", "0"], "trials: got 0"),
         (["--resume"], "no sweep in"),
     ):
@@ -163,10 +167,10 @@ def test_what_cannot_be_swept_is_said_before_anything_runs(lab, tmp_path):
     assert not Path(config.run_dir).exists()
 
 
-def test_a_resumed_sweep_keeps_its_settings(lab):
+def test_a_resumed_sweep_keeps_its_settings_but_for_what_may_grow(lab):
     config, space = lab
     options = Tune(recipe="demo", space=str(space), trials=3, config=config)
-    begun = job.begin(options)
+    begun = job.begin(job.plan(options))
     default = Tune(recipe="demo", config=recipe("demo"))
     given_again = Tune(recipe="demo", resume=True, config=config)
     resumed = job.again(given_again, default)
@@ -176,7 +180,9 @@ def test_a_resumed_sweep_keeps_its_settings(lab):
     with pytest.raises(ValueError, match="trials was 3, is 5"):
         job.again(other, default)
     with pytest.raises(ValueError, match="holds a sweep"):
-        job.begin(options)
+        job.plan(options)
+    grown = Tune(recipe="demo", resume=True, hours=9.0, alias="staging", config=config)
+    assert replace(begun.options, hours=9.0, alias="staging") == job.again(grown, default).options
 
 
 def wait_for(holds, process, seconds=200):
