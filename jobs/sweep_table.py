@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from jobs.search import EPOCH, SCORE
 from mindeye_dist.sweep import note_event, read_events, read_trials
 
 ROWS = 8
+CELL, FIXED_WIDTH = 8, 44
+"""Characters of a value, and of the columns before the settings."""
 PLAIN_SECONDS = 30.0
 STATES = {"RUNNING": "running", "TERMINATED": "ended", "ERROR": "failed", "PENDING": "waiting"}
 
@@ -87,7 +90,8 @@ class SweepTable(Callback):
 
     def _draw(self, trials: list[Trial], trial: Trial | None = None, ended: bool = False) -> None:
         if self._live:
-            self._live.update(Group(Text(self.line(trials)), self.table(trials)))
+            table = self.table(trials, self._live.console.width)
+            self._live.update(Group(Text(self.line(trials)), table))
         elif trial or ended or time.monotonic() - self._said > PLAIN_SECONDS:
             self._said = time.monotonic()
             print(self.line(trials), file=sys.stderr, flush=True)
@@ -102,12 +106,16 @@ class SweepTable(Callback):
         minutes = (time.monotonic() - self._begun) / 60
         return f"{len(trials)} of {self._planned} trials: {', '.join(parts)}, {minutes:.1f} minutes"
 
-    def table(self, trials: list[Trial]) -> Table:
-        """Return what runs, then the best of the others: as many rows as fit any screen."""
+    def table(self, trials: list[Trial], width: int) -> Table:
+        """Return what runs, then the best of the others: no more than fits a screen."""
         running = [trial for trial in trials if trial.status == "RUNNING"]
         others = [t for t in trials if t.status != "RUNNING" and t.trial_id in self._best]
         others.sort(key=lambda trial: -self._best[trial.trial_id][0])
-        table = Table("trial", "state", "epochs", "best score", "settings", expand=True)
+        paths = list(trials[0].config) if trials else []
+        shown = fitting(paths, width - FIXED_WIDTH)
+        table = Table("trial", "state", "epochs", "score")
+        for path in shown:
+            table.add_column(heading(path), justify="right")
         for trial in [*running[:ROWS], *others[:ROWS]]:
             score, epoch = self._best.get(trial.trial_id, (float("nan"), 0))
             table.add_row(
@@ -115,12 +123,30 @@ class SweepTable(Callback):
                 STATES.get(trial.status, trial.status.lower()),
                 f"{epoch}/{self._epochs}",
                 f"{score:.3f}",
-                settings(trial.config),
+                *(figure(trial.config[path]) for path in shown),
             )
         hidden = len(running[ROWS:]) + len(others[ROWS:])
         if hidden:
-            table.add_row("", f"and {hidden} more", "", "", "")
+            table.add_row("", f"{hidden} more")
+        if len(shown) < len(paths):
+            table.caption = f"{len(paths) - len(shown)} settings more on a wider terminal"
         return table
+
+
+def fitting(paths: Sequence[str], room: int) -> list[str]:
+    """Return the first settings whose columns fit into so many characters."""
+    shown = []
+    for path in paths:
+        room -= 3 + max(CELL, *(len(word) for word in heading(path).split()))
+        if room < 0:
+            break
+        shown.append(path)
+    return shown
+
+
+def heading(path: str) -> str:
+    """Return a setting's name as words, which a narrow column can break."""
+    return path.split(".", 1)[-1].replace(".", " ").replace("_", " ")
 
 
 def short(trial_id: str) -> str:
@@ -131,7 +157,9 @@ def short(trial_id: str) -> str:
 def settings(params: dict[str, Any]) -> str:
     """Return what is tried as one short line."""
     named = {path.split(".", 1)[-1]: value for path, value in params.items()}
-    return ", ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in named.items()
-    )
+    return ", ".join(f"{name} {figure(value)}" for name, value in named.items())
+
+
+def figure(value: Any) -> str:
+    """Return a setting's value, short."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

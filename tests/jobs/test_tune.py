@@ -74,13 +74,13 @@ def scores(run_dir):
 
 @pytest.mark.ray
 def test_killed_driver_and_trial_then_resume(lab):
-    """Four trials: a worker is killed, then the driver with all of Ray; `--resume` ends them.
+    """Three trials: a worker is killed, then the driver with all of Ray; `--resume` ends them.
 
     Oracle of the best one's curve: the same settings trained here, without Ray.
     """
     config, space = lab
     longer = override(config, {"training.epochs": 30})
-    options = ["--space", space, "--trials", 4, "--grace-epochs", 10]
+    options = ["--space", space, "--trials", 3, "--grace-epochs", 10]
     process = start(longer, *options)
     try:
         wait_for(lambda: any(trial.curve for trial in trials_of(longer).values()), process)
@@ -92,7 +92,7 @@ def test_killed_driver_and_trial_then_resume(lab):
     code, out, said = run(longer, "--resume")
     assert code == 0, said
     after = trials_of(longer)
-    assert len(after) == 4
+    assert len(after) == 3
     assert before.keys() <= after.keys()
     for name, trial in before.items():
         assert after[name].params == trial.params
@@ -134,9 +134,9 @@ def test_a_population_hands_its_weights_over(lab, tmp_path):
     config, _ = lab
     space = tmp_path / "lr.json"
     space.write_text(json.dumps({"optimizer.max_lr": {"log_uniform": [1e-6, 1e-2]}}))
-    changes = {"training.epochs": 16, "tracking.mlflow": "off", "compute.cpus_per_worker": 0.5}
-    longer = override(config, changes)
-    more = ["--scheduler", "pbt", "--search", "random", "--trials", 4, "--grace-epochs", 4]
+    # Long enough that one is still training when the other has begun.
+    longer = override(config, {"training.epochs": 200, "tracking.mlflow": "off"})
+    more = ["--scheduler", "pbt", "--search", "random", "--trials", 2, "--grace-epochs", 80]
     code, _, said = run(longer, "--space", space, *more)
     assert code == 0, said
     trials = trials_of(longer)
@@ -144,7 +144,7 @@ def test_a_population_hands_its_weights_over(lab, tmp_path):
     first = [tuple(p.score for p in trial.curve[:4]) for trial in trials.values()]
     restarted = [trial for trial in trials.values() if trial.starts > 1]
     assert restarted
-    assert len(set(first)) < len(first)  # without a takeover, four learning rates give four curves
+    assert len(set(first)) < len(first)  # without a takeover, two learning rates give two curves
 
 
 def test_what_cannot_be_swept_is_said_before_anything_runs(lab, tmp_path):

@@ -1,0 +1,52 @@
+"""The live table of a sweep, drawn at 100 trials. Oracle: what fits a terminal of 24 lines."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from jobs.recipes import recipe
+from jobs.spaces import read_space
+from jobs.sweep_table import SweepTable
+
+SPACE = read_space("schedule+size", recipe("mindeye1-subj01"))
+
+
+@pytest.fixture
+def sweep():
+    """Return the table of 80 trials that ended, 12 that run and 8 that wait."""
+    table = SweepTable(Path("nowhere"), 100, 90)
+    states = ["TERMINATED"] * 80 + ["RUNNING"] * 12 + ["PENDING"] * 8
+    params = {path: domain.values[0] for path, domain in SPACE.items()}
+    trials = [
+        SimpleNamespace(trial_id=f"x_{number:05d}", status=state, config=params)
+        for number, state in enumerate(states)
+    ]
+    for number, trial in enumerate(trials[:92]):
+        table.on_trial_result(0, trials, trial, {"score": number / 100, "epoch": number % 90})
+    return table, trials
+
+
+def drawn(sweep, width):
+    table, trials = sweep
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table.line(trials), table.table(trials, width), sep="\n")
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 120, 250])
+def test_a_hundred_trials_fit_a_screen(sweep, width):
+    lines = drawn(sweep, width)
+    assert max(len(line) for line in lines) <= width
+    rows = [line for line in lines if line.startswith("│ 000")]
+    assert len(rows) == 16  # none takes two lines
+    assert len(lines) <= 26
+    assert "76 more" in "\n".join(lines)
+
+
+def test_what_has_no_room_is_counted(sweep):
+    assert "settings more on a wider terminal" in "\n".join(drawn(sweep, 80))
+    assert "wider terminal" not in "\n".join(drawn(sweep, 250))
+    assert "12 running, 80 ended, 8 waiting, best 0.910 (trial 00091)" in drawn(sweep, 250)[0]
