@@ -92,11 +92,12 @@ def evaluate_pictures(
     seen = as_unit(pixels(files, numbers, "test"))
     if len(numbers) < 2:
         raise ValueError(f"got {len(numbers)} test pictures, expected at least 2 to compare")
+    # Before anything is drawn, which takes long: what the judges cannot take is said at once.
+    judge = PictureJudge(seen, judges.networks, gaps=judges.gaps, antialias=judges.antialias)
     reader = _factor_reader(brains, judges, reconstructor.generator.side)
     model = reconstructor(brains.averages(), brains.keys)
     few = settings.control_candidates
     rows = picture_rows(reconstructor, brains, model, few, settings.seed, pool)
-    judge = PictureJudge(seen, judges.networks, gaps=judges.gaps, antialias=judges.antialias)
     scores = {
         name: judge.scores(as_unit(row.pictures), settings.seed) for name, row in rows.items()
     }

@@ -15,6 +15,7 @@ from mindeye_dist.picture_rows import Brains, as_unit, derangement, picture_rows
 from mindeye_dist.report import write_report
 from tests.test_evaluate_lowlevel import data_of
 from tests.test_reconstruct import CONFIG, checkpoints, reconstructor  # noqa: F401
+from tests.tiny_generator import TinyGenerator
 
 SETTINGS = PictureSettings(pictures=6, control_candidates=2)
 
@@ -144,3 +145,13 @@ def test_without_a_network_pictures_are_sorted_by_the_projector(parts):
     made = evaluate_pictures(own, data, replace(JUDGES, networks=[]), SETTINGS)
     assert made.report["sorted_by"] == "similarity to the projector's output"
     assert [e.score for e in made.examples] == [float(e.scores.max()) for e in made.examples]
+
+
+def test_what_judges_cannot_take_is_said_before_anything_is_drawn(checkpoints, parts):  # noqa: F811
+    """Oracle: the generator's own count of its calls."""
+    generator = TinyGenerator()
+    own = reconstructor(checkpoints, generator=generator)
+    broken = replace(NETWORK, features=lambda images: means(images) * torch.nan)
+    with pytest.raises(ValueError, match="tiny: features of seen pictures .* are not finite"):
+        evaluate_pictures(own, parts[1], replace(JUDGES, networks=[broken]), SETTINGS)
+    assert generator.calls == []
