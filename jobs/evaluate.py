@@ -67,6 +67,7 @@ class Evaluate(RunOptions):
     networks: NetworkOptions = field(default_factory=NetworkOptions)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.pictures == 0 or self.pictures > 1, "pictures", self.pictures, "0, or 2 or more")
         got = self.control_candidates
         check(got >= 1, "control_candidates", got, "at least 1")
@@ -129,10 +130,16 @@ def judge(
     # Both are opened before either is evaluated: what is wrong is said at once.
     data = open_data(predictor, store, manifest, options.device)
     check_data(predictor, data)
+    reconstructor = open_reconstructor(options, predictor, store)
     beside = lowlevel_beside(
-        options, predictor, run_dir, lambda own: lowlevel_parts(options, own, store, manifest)
+        options,
+        predictor,
+        run_dir,
+        lambda own: lowlevel_parts(options, own, store, manifest),
+        drawn_over=reconstructor is not None,
     )
-    reconstructor = open_reconstructor(options, predictor, store, beside)
+    if reconstructor is not None and beside is not None:
+        reconstructor = reconstructor.over(LowLevelPipeline(beside.predictor, beside.codec))
     judges = open_judges(options.networks, store, options.device) if reconstructor else None
     pool = Pool(Path(place(options.pool)), data.targets) if options.pool else None
     print("scoring retrieval, ridge and the linear decoders beside it", file=sys.stderr)
@@ -153,15 +160,14 @@ def judge(
 
 
 def open_reconstructor(
-    options: Evaluate, predictor: Predictor, store: Store, beside: LowLevelParts | None
+    options: Evaluate, predictor: Predictor, store: Store
 ) -> Reconstructor | None:
-    """Return what draws pictures from a checkpoint's tokens, if there is such a generator.
+    """Return what draws pictures from a checkpoint's tokens and noise, if a generator takes them.
 
     One that was not asked for is left out where it does not fit, and that is said.
     """
     if not options.pictures:
         return None
-    lowlevel = LowLevelPipeline(beside.predictor, beside.codec) if beside else None
     try:
         return Reconstructor(
             predictor,
@@ -174,7 +180,6 @@ def open_reconstructor(
                 antialias=options.encoder_antialias,
             ),
             options.reconstruction,
-            lowlevel,
             watch=lambda batches: watched(batches, "drawing pictures, batch"),
         )
     except KNOWN_ERRORS as error:

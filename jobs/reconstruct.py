@@ -50,8 +50,6 @@ class Reconstruct(RunOptions):
     out: str = ""
     """Folder or s3:// prefix; by default RUN_DIR/reconstructions, or for a checkpoint of no run
     CHECKPOINT-reconstructions beside it."""
-    no_lowlevel: bool = False
-    """Draw from noise alone, even where there is a low-level run."""
     split: Literal["train", "val", "test"] = "test"
     limit: int = 0
     """Pictures of the split, the first ones; 0 takes all."""
@@ -70,6 +68,7 @@ class Reconstruct(RunOptions):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.limit >= 0, "limit", self.limit, "0 or more")
         place_of = self.draw.device
         check(place_of in ("cpu", self.device), "draw.device", place_of, f"{self.device}, --device")
@@ -171,7 +170,12 @@ def reconstruct(options: Reconstruct) -> Record:
 
 
 def find(options: Reconstruct) -> Found:
-    """Return the checkpoints that are meant, the low-level one only where it fits."""
+    """Return the checkpoints that are meant, the low-level one where there is one.
+
+    Raises:
+        CheckpointError: the run has no good checkpoint.
+        DataError: there is a low-level run that cannot be opened.
+    """
     path, run_dir = chosen_checkpoint(options)
     predictor = Predictor(path)
 
@@ -179,9 +183,7 @@ def find(options: Reconstruct) -> Found:
         check_lowlevel(predictor, LowLevelPipeline(own, codec_of(options, own)))
         return str(own.path)
 
-    lowlevel = None
-    if not options.no_lowlevel:
-        lowlevel = lowlevel_beside(options, predictor, run_dir, fitting)
+    lowlevel = lowlevel_beside(options, predictor, run_dir, fitting, drawn_over=True)
     return Found(str(path), lowlevel or "")
 
 

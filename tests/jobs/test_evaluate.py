@@ -214,7 +214,7 @@ def another_pipeline(config, shards):
 def test_a_lowlevel_run_that_cannot_be_evaluated(
     spoil, message, config, run, shards, capsys, monkeypatch
 ):
-    """Found, it is left out in one line; named, it is an error before anything is computed."""
+    """Found, and nothing drawn, it is left out in one line; named, it is an error at once."""
     spoil(config, shards)
     capsys.readouterr()
     evaluate.main(["--run-dir", str(run), "--pictures", "0"])

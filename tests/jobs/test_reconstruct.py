@@ -17,7 +17,7 @@ import pytest
 import torch
 import webdataset
 
-from jobs import embed, reconstruct
+from jobs import embed, evaluate, reconstruct
 from jobs.generators import GeneratorOptions
 from jobs.reconstruct import Found, Reconstruct, open_reconstructor
 from jobs.worker import worker
@@ -288,18 +288,46 @@ def test_what_does_not_fit_is_said(lab, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_lowlevel_run_that_does_not_fit_is_left_out(lab, tmp_path, capsys):
-    """A run that lies beside but has no good checkpoint is named; the pictures are made anyway."""
+def test_a_lowlevel_run_that_cannot_be_opened(lab, tmp_path, capsys, monkeypatch):
+    """Pictures from noise are other pictures: they are drawn where that is asked for alone.
+
+    Oracle: the run by hand without its low-level one.
+    """
     run = tmp_path / "run"
     run.mkdir()
     (run / "checkpoints").symlink_to(lab.run / "checkpoints")
     (tmp_path / "run-lowlevel" / "checkpoints").mkdir(parents=True)
-    own = options(lab, tmp_path / "out", limit=1, run_dir=str(run))
-    reconstruct.reconstruct(own)
-    said = capsys.readouterr().err
-    assert "left out the low-level run" in said
-    assert "without low-level pictures" in said
-    assert read_reconstructions(Store(own.out)).lowlevel is None
+    own = flags(lab, tmp_path / "out", "--run-dir", run, "--limit", "1", "--without-ray")
+    own = [str(flag) for flag in own]
+    message = fails(*own)
+    assert f"the low-level run {run}-lowlevel: " in message
+    assert message.endswith("has no good checkpoint; --no-lowlevel draws without it")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="got 'other', expected none, beside --no-lowlevel"):
+        options(lab, "", no_lowlevel=True, lowlevel_run_dir="other")
+    reconstruct.main([*own, "--no-lowlevel"])
+    assert "without low-level pictures" in capsys.readouterr().err
+    made = read_reconstructions(Store(str(tmp_path / "out")))
+    assert made.lowlevel is None
+    assert psnr(made.candidates, by_hand(lab, limit=1, lowlevel=False).candidates) >= 40
+
+
+def test_the_page_draws_over_a_lowlevel_run_or_says_why_not(lab, tmp_path):
+    """The same run evaluated: an error where pictures are drawn; without it where that is asked."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(lab.run / "checkpoints")
+    (tmp_path / "run-lowlevel" / "checkpoints").mkdir(parents=True)
+    own = ["--run-dir", str(run), "--pictures", "2", "--draw.weights", str(lab.weights)]
+    own += ["--reconstruction.candidates", "2", "--control-candidates", "1"]
+    with pytest.raises(SystemExit, match="has no good checkpoint; --no-lowlevel draws without it"):
+        evaluate.main(own)
+    evaluate.main([*own, "--no-lowlevel"])
+    rows = json.loads((run / "report.json").read_text())["pictures"]["rows"]
+    assert "lowlevel_only" not in rows
+    evaluate.main([*own, "--lowlevel-run-dir", f"{lab.run}-lowlevel"])
+    rows = json.loads((run / "report.json").read_text())["pictures"]["rows"]
+    assert {"lowlevel_only", "no_lowlevel"} <= rows.keys()
 
 
 def test_where_pictures_go(lab):
