@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from torch.nn.functional import interpolate
 
+from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.pool import Pool, retrieve
@@ -74,17 +75,17 @@ def picture_rows(
     few = min(control_candidates, count)
     best_of = f"best of {few}"
     rows = {"model": Row("This model", f"best of {count}", model.pictures)}
-    control = with_candidates(reconstructor, few)
+    control = configured(reconstructor, replace(reconstructor.config, candidates=few))
     true = brains.test.targets("clip_tokens", [(n, 0) for n in brains.numbers])
     tokens = np.stack(true).astype(np.float32)
     lowlevel = None if model.lowlevel is None else torch.from_numpy(as_unit(model.lowlevel))
     upper = reconstructor.from_tokens(tokens, brains.keys, lowlevel)
     rows["true_tokens"] = Row("True tokens", f"upper bound, best of {count}", upper.pictures)
     if few < count:
-        rows["fewer"] = Row(f"Model, {best_of}", "", _best(model, slice(few)))
-    if 2 * few <= count:
-        other = _best(model, slice(few, 2 * few))
-        rows["other_seed"] = Row("Model, other seeds", best_of, other)
+        rows["fewer"] = Row(f"Model, {best_of}", "", _best(model, few))
+    other = configured(control, replace(control.config, seed=control.config.seed + 1))
+    drawn = other(brains.averages(), brains.keys).pictures
+    rows["other_seed"] = Row("Model, other seeds", best_of, drawn)
     rows["no_choice"] = Row("Model, first candidate", "no choice", model.candidates[:, 0])
     rows |= _with_one_thing_changed(control, brains, model, best_of)
     training = best_training_pictures(reconstructor, brains, model)
@@ -99,13 +100,13 @@ def picture_rows(
     return rows
 
 
-def with_candidates(reconstructor: Reconstructor, count: int) -> Reconstructor:
-    """Return the same reconstructor with another number of candidates."""
+def configured(reconstructor: Reconstructor, config: ReconstructionConfig) -> Reconstructor:
+    """Return the same reconstructor with other settings."""
     return Reconstructor(
         reconstructor.predictor,
         reconstructor.generator,
         reconstructor.encoder,
-        replace(reconstructor.config, candidates=count),
+        config,
         reconstructor.lowlevel,
         watch=reconstructor.watch,
     )
@@ -169,10 +170,10 @@ def _token_blocks(train: Dataset) -> Iterator[tuple[int, Float32[np.ndarray, "bl
         yield start, flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
-def _best(model: Reconstructions, some: slice) -> Drawn:
-    """Return each brain's best among some of its candidates."""
-    chosen = model.scores[:, some].argmax(axis=1)
-    return model.candidates[:, some][np.arange(len(chosen)), chosen]
+def _best(model: Reconstructions, count: int) -> Drawn:
+    """Return each brain's best among its first candidates."""
+    chosen = model.scores[:, :count].argmax(axis=1)
+    return model.candidates[np.arange(len(chosen)), chosen]
 
 
 def derangement(count: int, seed: int) -> Int[np.ndarray, " count"]:
