@@ -163,6 +163,7 @@ def _about(
             "side": generator.side,
             "note": str(getattr(generator, "about", {}).get("pictures", "")),
         },
+        "encoder": reconstructor.encoder.name,
         "candidates": config.candidates,
         "strength": config.strength if reconstructor.lowlevel else None,
         "seeds": [config.seed],

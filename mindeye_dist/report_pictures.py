@@ -107,9 +107,9 @@ class Reconstructed:
     """The reconstructions' part of an evaluation.
 
     Attributes:
-        report: JSON-able: generator, candidates, strength, seeds, pool, of, sorted_by, metrics
-            (label, chance, perfect, better, gap by key), rows (label, note, scores by name) and
-            factors (chance, rows, ceiling; empty where the pictures' truth is unknown).
+        report: JSON-able: generator, encoder (that chose), candidates, strength, seeds, pool, of,
+            sorted_by, metrics (label, chance, perfect, better, gap by key), rows (label, note,
+            scores by name), factors (chance, rows, ceiling; empty where the truth is unknown).
         examples: in any order.
     """
 
@@ -184,9 +184,10 @@ def score_words(report: dict[str, Any]) -> list[str]:
     measured = [key for key in metrics if key in rows["model"]["scores"]]
     if not measured:
         return ["No score could be made: see the gaps under the table."]
-    # Lite0 last: candidates may have been chosen by it, and the demo's tokens are its own.
-    judged = [key for key in measured if metrics[key]["chance"]]
-    key = next((k for k in reversed(judged) if not k.startswith("lite0")), (judged or measured)[-1])
+    judged = [key for key in reversed(measured) if metrics[key]["chance"]]
+    # What chose the candidates is no judge of them; Lite0 is none of the published ones.
+    judged.sort(key=lambda key: (_chose(key, report["encoder"]), key.startswith("lite0")))
+    key = judged[0] if judged else measured[-1]
     metric, sentences = metrics[key], []
     mine = rows["model"]["scores"][key]
     other = {name: row["scores"][key] for name, row in rows.items() if key in row["scores"]}
@@ -202,11 +203,22 @@ def score_words(report: dict[str, Any]) -> list[str]:
         )
     else:
         sentences.append(f"{metric['label']} of the reconstructions is {value(mine['mean'])}.")
+    if _chose(key, report["encoder"]):
+        sentences.append(
+            "That network made the tokens and chose among the candidates, which flatters them; no "
+            "other two-way score was measured."
+        )
     for name, (start, endings) in COMPARED.items():
         if name in other:
             verdict = _verdict(mine, other[name], metric["better"])
             sentences.append(f"{start} {value(other[name]['mean'])}: {endings[verdict]}.")
     return sentences
+
+
+def _chose(metric: str, encoder: str) -> bool:
+    """Return whether a metric's network is the encoder that chose the candidates."""
+    families = {"clip": "clip-", "lite0": "efficientnet-lite0"}
+    return any(metric.startswith(m) and encoder.startswith(e) for m, e in families.items())
 
 
 Verdict = Literal["better", "level", "worse"]

@@ -365,6 +365,7 @@ def reconstructed(examples=(), factors=False, **two_way):
     return Reconstructed(
         report={
             "generator": {"name": "tiny", "digest": "ab" * 32, "side": 64, "note": ""},
+            "encoder": "tiny",
             "candidates": 16,
             "strength": 0.85,
             "averaged_samples": 8,
@@ -480,6 +481,30 @@ def test_factor_sentences_flip_with_the_numbers():
 def test_score_sentences_flip_with_the_numbers(changes, words):
     said = " ".join(score_words(reconstructed(**changes).report))
     assert words in said.replace("\xa0", " ")
+
+
+@pytest.mark.parametrize(
+    ("encoder", "measured", "leads", "flattered"),
+    [
+        ("clip-vit-l-14", ("alexnet5", "inception", "clip", "lite0"), "INCEPTION", False),
+        ("clip-vit-l-14", ("clip", "lite0"), "LITE0", False),
+        ("clip-vit-l-14-final", ("clip",), "CLIP", True),
+        ("efficientnet-lite0-projected55", ("alexnet5", "clip", "lite0"), "CLIP", False),
+        ("efficientnet-lite0-projected55", ("lite0",), "LITE0", True),
+        ("tiny", ("clip", "lite0"), "CLIP", False),
+    ],
+)
+def test_what_chose_the_candidates_does_not_lead(encoder, measured, leads, flattered):
+    """By hand: which of the measured scores is the last published one by another network."""
+    report = reconstructed().report
+    usual = report["metrics"]["lite0"]
+    report["encoder"] = encoder
+    report["metrics"] = {key: usual | {"label": key.upper()} for key in measured}
+    for row in report["rows"].values():
+        row["scores"] = dict.fromkeys(measured, row["scores"]["lite0"])
+    said = score_words(report)
+    assert said[0].startswith(f"By {leads}, ")
+    assert any("chose among the candidates" in words for words in said) == flattered
 
 
 def test_sentences_stand_on_the_page(tmp_path):
