@@ -29,7 +29,15 @@ from mindeye_dist.checkpoint import MANIFEST, digest
 from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.embedding import intact_shard
 from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.shards import Shard, read_manifest
+from mindeye_dist.data.shards import (
+    DISTINCT,
+    VOXELS,
+    Sample,
+    Shard,
+    read_manifest,
+    read_members,
+    with_checksums,
+)
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.inference import Predictor
 from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor, check_lowlevel
@@ -146,7 +154,7 @@ def reconstruct(options: Reconstruct) -> Record:
     count = min(options.limit or len(dataset), len(dataset))
     parts = [
         Part(
-            shard_path(made_with, first // size, dataset.samples[first : min(first + size, count)]),
+            shard_path(made_with, first // size, known(dataset, first, min(first + size, count))),
             first,
             min(first + size, count),
         )
@@ -167,6 +175,19 @@ def reconstruct(options: Reconstruct) -> Record:
     )
     print(f"drew {sum(a['made'] for a in answers)} of {count} pictures", file=sys.stderr)
     return write_record(Store(options.out), made_with, [Shard(**a["shard"]) for a in answers])
+
+
+def known(dataset: Dataset, first: int, stop: int) -> list[Sample]:
+    """Return samples with their voxels' checksums, which an index by tar headers does not tell.
+
+    Raises:
+        DataError: the voxels cannot be read.
+    """
+    samples, names = dataset.samples[first:stop], (VOXELS, DISTINCT)
+    if all(sample.member(name).checksum for sample in samples for name in names):
+        return samples
+    bodies = iter(read_members(dataset.store, [(s, name) for s in samples for name in names]))
+    return [with_checksums(sample, {name: next(bodies) for name in names}) for sample in samples]
 
 
 def find(options: Reconstruct) -> Found:

@@ -82,7 +82,7 @@ class Record:
 
 
 def shard_path(made_with: MadeWith, number: int, samples: Sequence[Sample]) -> str:
-    """Return the path of a set's shard, which tells settings, keys and voxels."""
+    """Return the path of a set's shard, which tells settings, keys and voxels (by checksum)."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(made_with)).encode())
     for sample in samples:
         sources = [sample.member(name).checksum for name in (VOXELS, DISTINCT)]

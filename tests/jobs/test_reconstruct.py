@@ -5,6 +5,7 @@ Oracles: webdataset's reader, the Reconstructor by hand, and an undisturbed run,
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,13 @@ from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode
-from mindeye_dist.data.shards import read_manifest
+from mindeye_dist.data.shards import (
+    read_index,
+    read_manifest,
+    shard_entry,
+    with_checksums,
+    write_manifest,
+)
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.models import frozen
 from mindeye_dist.models.codecs import PixelCodec
@@ -240,16 +247,36 @@ def test_other_settings_do_not_mix(lab, undisturbed, tmp_path, capsys, changes):
     assert (found.lowlevel is None) is bool(changes.get("no_lowlevel"))
 
 
-def test_voxels_that_changed_are_drawn_again(lab, tmp_path, capsys):
+def indexed_by_headers(folder):
+    """Index shards anew as `jobs/shards.py index` does without --checksums."""
+    store = Store(str(folder))
+    manifest = read_manifest(store)
+    splits = {}
+    for name, shards in manifest.subject("subj01").splits.items():
+        entries = []
+        for shard in shards:
+            samples = [with_checksums(sample, {}) for sample in read_index(store, shard)]
+            entry, index = shard_entry(shard.path, shard.num_bytes, shard.sha256, samples)
+            store.write(entry.index, index)
+            entries.append(entry)
+        splits[name] = tuple(entries)
+    subject = replace(manifest.subject("subj01"), splits=splits)
+    write_manifest(store, replace(manifest, subjects={"subj01": subject}))
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_voxels_that_changed_are_drawn_again(lab, tmp_path, capsys, checksums):
     """The same keys with other voxels: another simulation in the same place."""
-    other = tmp_path / "shards"
-    write_tiny_subject(other, counts={"train": 6, "val": 2, "test": 32})
-    (other / "encoders").mkdir()
-    file = "encoders/efficientnet-lite0.safetensors"
-    (other / file).write_bytes((lab.shards / file).read_bytes())
-    out = tmp_path / "out"
-    reconstruct.reconstruct(options(lab, out, limit=2))
-    reconstruct.reconstruct(options(lab, out, limit=2, data_url=str(other)))
+    url, out = tmp_path / "shards", tmp_path / "out"
+    for count in (64, 32):
+        shutil.rmtree(url, ignore_errors=True)
+        write_tiny_subject(url, counts={"train": 6, "val": 2, "test": count})
+        (url / "encoders").mkdir()
+        file = "encoders/efficientnet-lite0.safetensors"
+        (url / file).write_bytes((lab.shards / file).read_bytes())
+        if not checksums:
+            indexed_by_headers(url)
+        reconstruct.reconstruct(options(lab, out, limit=2, data_url=str(url)))
     assert capsys.readouterr().err.count("drew 2 of 2 pictures") == 2
 
 
