@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from jobs.command import KNOWN_ERRORS, clear_errors, place, watched
+from jobs.command import KNOWN_ERRORS, clear_errors, local_place, place, watched
 from jobs.generators import GeneratorOptions, open_generator
 from jobs.judges import NetworkOptions, open_judges
 from jobs.registry import SCHEME
@@ -71,6 +71,8 @@ class Evaluate(RunOptions):
         check(self.pictures == 0 or self.pictures > 1, "pictures", self.pictures, "0, or 2 or more")
         got = self.control_candidates
         check(got >= 1, "control_candidates", got, "at least 1")
+        place_of = self.draw.device
+        check(place_of in ("cpu", self.device), "draw.device", place_of, f"{self.device}, --device")
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,14 @@ def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> 
     """Return where the report goes.
 
     Raises:
-        ValueError: that would be inside the checkpoint, which strangers make invalid.
+        ValueError: that would be inside the checkpoint, which strangers make invalid, or a URL.
     """
     if not options.out and options.checkpoint.startswith(SCHEME):
         name = options.checkpoint.removeprefix(SCHEME).replace("@", "-").replace("/", "-")
         return Path(place(f"runs/{name}"))
     if not options.out:
         return run_dir or checkpoint.with_name(f"{checkpoint.name}-report")
-    out = Path(place(options.out)).resolve()
+    out = Path(local_place(options.out, "out")).resolve()
     if out.is_relative_to(checkpoint):
         raise ValueError(f"--out: got {out}, expected a folder outside the checkpoint")
     return out
