@@ -18,7 +18,7 @@ from mindeye_dist.data.store import DataError
 from mindeye_dist.evaluate import EvaluationData
 from mindeye_dist.models.frozen import EfficientNetLite0
 from mindeye_dist.models.networks import FeatureNetwork
-from mindeye_dist.picture_rows import Brains, Drawn, Row, as_unit, picture_rows, sized
+from mindeye_dist.picture_rows import Brains, Row, as_unit, drawn_by, kept, picture_rows, shown
 from mindeye_dist.picture_scores import METRICS, PictureJudge
 from mindeye_dist.pool import Pool
 from mindeye_dist.randomness import numpy_generator
@@ -27,8 +27,6 @@ from mindeye_dist.report_pictures import PictureExample, Reconstructed
 from mindeye_dist.scene_factors import FACTORS, FactorReader, factor_scores, fit_factor_reader
 
 SORTED_BY = "lite0_two_way"
-SHOWN_SIDE = 128
-"""Largest width of a picture on the page (pixels)."""
 READER_PICTURES = 1000
 """Training pictures that the judge of scenes learns from."""
 
@@ -95,8 +93,8 @@ def evaluate_pictures(
     # Before anything is drawn, which takes long: what the judges cannot take is said at once.
     judge = PictureJudge(seen, judges.networks, gaps=judges.gaps, antialias=judges.antialias)
     reader = _factor_reader(brains, judges, reconstructor.generator.side)
-    model = reconstructor(brains.averages(), brains.keys)
     few = settings.control_candidates
+    model = kept(drawn_by(reconstructor, brains), few)
     rows = picture_rows(reconstructor, brains, model, few, settings.seed, pool)
     scores = {
         name: judge.scores(as_unit(row.pictures), settings.seed) for name, row in rows.items()
@@ -116,10 +114,10 @@ def evaluate_pictures(
         PictureExample(
             number=number,
             seen=files[place],
-            lowlevel=None if model.lowlevel is None else _shown(model.lowlevel[place][None])[0],
-            candidates=_shown(model.candidates[place]),
+            lowlevel=None if model.lowlevel is None else shown(model.lowlevel[place][None])[0],
+            candidates=model.shown[place],
             scores=model.scores[place],
-            chosen=int(model.chosen[place]),
+            chosen=int(model.scores[place].argmax()),
             score=float(told[place]),
             caption=judges.captions.get(key, ""),
             truths=truths[place] if truths else {},
@@ -145,11 +143,6 @@ def pixels(
                 f"{rgb[0].shape[1]} x {rgb[0].shape[0]} as the others"
             )
     return np.stack(rgb)
-
-
-def _shown(drawn: Drawn) -> Float32[np.ndarray, "pictures 3 side side"]:
-    """Return pictures as the page has them: small, or 100 x 16 of 512 pixels would be 5 GB."""
-    return sized(as_unit(drawn), min(SHOWN_SIDE, drawn.shape[1]))
 
 
 def _about(

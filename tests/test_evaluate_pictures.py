@@ -1,17 +1,27 @@
 """Pictures beside their controls: what each row is, against independent loops on tiny parts."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from mindeye_dist import picture_rows as rows_module
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.evaluate import evaluate
 from mindeye_dist.evaluate_pictures import Judges, PictureSettings, evaluate_pictures
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.networks import FeatureNetwork
-from mindeye_dist.picture_rows import Brains, as_unit, derangement, picture_rows, sized
+from mindeye_dist.picture_rows import (
+    Brains,
+    as_unit,
+    derangement,
+    drawn_by,
+    kept,
+    picture_rows,
+    sized,
+)
 from mindeye_dist.report import write_report
 from tests.test_evaluate_lowlevel import data_of
 from tests.test_reconstruct import CONFIG, checkpoints, psnr, reconstructor  # noqa: F401
@@ -41,7 +51,7 @@ def rows(parts):
     own, data = parts
     brains = Brains(train=data.splits["train"], test=data.splits["test"], numbers=[0, 2, 3, 7, 8])
     model = own(brains.averages(), brains.keys)
-    return own, brains, model, picture_rows(own, brains, model, 2, seed=0)
+    return own, brains, model, picture_rows(own, brains, kept([model], 2), 2, seed=0)
 
 
 def test_rows_in_reading_order(rows):
@@ -86,7 +96,7 @@ def test_other_seeds_are_others_for_the_prior_too(rows, averaged):
     parts = (own.predictor, Seedless(), own.encoder)
     usual = type(own)(*parts, config, own.lowlevel)
     model = usual(brains.averages(), brains.keys)
-    made = picture_rows(usual, brains, model, 2, seed=0)["other_seed"].pictures
+    made = picture_rows(usual, brains, kept([model], 2), 2, seed=0)["other_seed"].pictures
     other = type(own)(*parts, replace(config, seed=43), own.lowlevel)
     np.testing.assert_array_equal(made, other(brains.averages(), brains.keys).pictures)
     assert psnr(made, model.pictures) < 60
@@ -103,6 +113,29 @@ def test_the_best_training_picture_is_the_nearest_of_all(rows):
         expected = sized(as_unit(decode(file, "")[None]), 16)[0]
         got = as_unit(made["best_training_picture"].pictures[brain])
         np.testing.assert_allclose(got, expected, atol=1 / 255)
+
+
+def test_no_more_candidates_are_held_than_of_some_brains(rows, monkeypatch):
+    """Oracle: all brains drawn at once; of earlier parts none but the last is left at full size."""
+    own, brains, model, _ = rows
+    monkeypatch.setattr(rows_module, "BRAINS_AT_ONCE", 2)
+    held = []
+
+    def watched():
+        for part in drawn_by(own, brains):
+            assert all(array() is None for array in held[:-1])
+            held.append(weakref.ref(part.candidates))
+            yield part
+            del part
+
+    found, expected = kept(watched(), 2), kept([model], 2)
+    assert len(held) == 3
+    assert found.keys == expected.keys
+    for name in ("pictures", "fewer", "first", "shown", "lowlevel"):
+        assert psnr(getattr(found, name), getattr(expected, name)) >= 60
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    upper = picture_rows(own, brains, found, 2, seed=0)["true_tokens"].pictures
+    assert psnr(upper, rows[3]["true_tokens"].pictures) >= 60
 
 
 def test_controls_change_one_thing(rows):
