@@ -8,6 +8,7 @@ beside their controls.
 
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -26,6 +27,7 @@ from jobs.runs import (
     open_data,
 )
 from mindeye_dist.config import ReconstructionConfig
+from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.engine.journal import read_journal, read_summary
@@ -36,11 +38,12 @@ from mindeye_dist.evaluate import (
     evaluate_lowlevel,
     evaluate_lowlevel_alone,
 )
-from mindeye_dist.evaluate_pictures import PictureSettings, evaluate_pictures
+from mindeye_dist.evaluate_pictures import Made, PictureSettings, evaluate_pictures
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.pool import Pool
 from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor
+from mindeye_dist.reconstruction_shards import finished, made_with, reconstructions_of
 from mindeye_dist.report import Evaluation, write_report
 from mindeye_dist.strict import check
 
@@ -57,6 +60,9 @@ class Evaluate(RunOptions):
     seed: int = 0
     pictures: int = 100
     """Test pictures that are drawn and scored; 0 draws none."""
+    reconstructions: str = ""
+    """Folder or s3:// prefix of jobs/reconstruct.py: its pictures of the test split, made by the
+    same checkpoints and settings, are scored as the model's; their controls are drawn."""
     control_candidates: int = 4
     """Candidates of what is drawn for comparison alone."""
     pool: str = ""
@@ -69,6 +75,8 @@ class Evaluate(RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.pictures == 0 or self.pictures > 1, "pictures", self.pictures, "0, or 2 or more")
+        drawn = self.pictures > 0 or not self.reconstructions
+        check(drawn, "reconstructions", self.reconstructions, "none beside --pictures 0")
         got = self.control_candidates
         check(got >= 1, "control_candidates", got, "at least 1")
         place_of = self.draw.device
@@ -143,6 +151,7 @@ def judge(
     if reconstructor is not None and beside is not None:
         reconstructor = reconstructor.over(LowLevelPipeline(beside.predictor, beside.codec))
     judges = open_judges(options.networks, store, options.device) if reconstructor else None
+    made = made_before(options, reconstructor, data.splits["test"]) if reconstructor else None
     pool = Pool(Path(place(options.pool)), data.targets) if options.pool else None
     print("scoring retrieval, ridge and the linear decoders beside it", file=sys.stderr)
     evaluation = evaluate(predictor, data, **chosen)
@@ -156,7 +165,7 @@ def judge(
             control_candidates=options.control_candidates,
             seed=options.seed,
         )
-        drawn = evaluate_pictures(reconstructor, data, judges, settings, pool)
+        drawn = evaluate_pictures(reconstructor, data, judges, settings, pool, made)
         evaluation = replace(evaluation, reconstructed=drawn)
     return evaluation
 
@@ -185,11 +194,26 @@ def open_reconstructor(
             watch=lambda batches: watched(batches, "drawing pictures, batch"),
         )
     except KNOWN_ERRORS as error:
-        asked = ("draw", "networks", "reconstruction", "pool", "pictures", "control_candidates")
-        if any(getattr(options, name) != getattr(Evaluate(), name) for name in asked):
+        asked = ("draw", "networks", "reconstruction", "reconstructions", "pool", "pictures")
+        names = (*asked, "control_candidates")
+        if any(getattr(options, name) != getattr(Evaluate(), name) for name in names):
             raise
         print(f"left out the pictures: {error}; --draw names a generator", file=sys.stderr)
         return None
+
+
+def made_before(options: Evaluate, reconstructor: Reconstructor, test: Dataset) -> Made | None:
+    """Return what reads the reconstructions that were named, if there are any.
+
+    Raises:
+        DataError: they are not finished, or were made with something else.
+    """
+    if not options.reconstructions:
+        return None
+    store = Store(place(options.reconstructions))
+    expected = made_with(reconstructor, "test", "average", options.device)
+    record = finished(store, expected, test.store, test.samples)
+    return partial(reconstructions_of, store, record)
 
 
 def lowlevel_parts(

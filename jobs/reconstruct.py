@@ -25,25 +25,18 @@ from jobs.runs import (
     lowlevel_beside,
 )
 from jobs.stations import Workers, connect, run
-from mindeye_dist.checkpoint import MANIFEST, digest
 from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.embedding import intact_shard
 from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.shards import (
-    DISTINCT,
-    VOXELS,
-    Sample,
-    Shard,
-    read_manifest,
-    read_members,
-    with_checksums,
-)
+from mindeye_dist.data.shards import Shard, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.inference import Predictor
 from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor, check_lowlevel
 from mindeye_dist.reconstruction_shards import (
     MadeWith,
     Record,
+    known,
+    made_with,
     shard_path,
     write_reconstructions,
     write_record,
@@ -110,7 +103,7 @@ class Reconstructing:
         self._options, self._made_with, self._parts = options, made_with, parts
         self._out = Store(options.out)
         self._reconstructor = open_reconstructor(options, found)
-        own = describe(options, found, self._reconstructor)
+        own = describe(options, self._reconstructor)
         if own != made_with:
             raise ValueError(
                 f"this worker would make reconstructions with {own}, expected {made_with}, as "
@@ -148,46 +141,34 @@ def reconstruct(options: Reconstruct) -> Record:
     here = replace(options, device="cpu", draw=replace(options.draw, device="cpu"))
     found = find(here)
     reconstructor = open_reconstructor(here, found)
-    made_with = describe(options, found, reconstructor)
+    described = describe(options, reconstructor)
     dataset = open_split(here, reconstructor.predictor)
     size = options.pictures_per_shard
     count = min(options.limit or len(dataset), len(dataset))
+    bounds = [(first, min(first + size, count)) for first in range(0, count, size)]
     parts = [
         Part(
-            shard_path(made_with, first // size, known(dataset, first, min(first + size, count))),
+            shard_path(described, number, known(dataset.store, dataset.samples[first:stop])),
             first,
-            min(first + size, count),
+            stop,
         )
-        for first in range(0, count, size)
+        for number, (first, stop) in enumerate(bounds)
     ]
     print(
-        f"{count} pictures, {made_with.candidates} candidates each, by {made_with.generator} "
-        f"{'over' if made_with.lowlevel else 'without'} low-level pictures",
+        f"{count} pictures, {described.candidates} candidates each, by {described.generator} "
+        f"{'over' if described.lowlevel else 'without'} low-level pictures",
         file=sys.stderr,
     )
     del reconstructor  # the workers have their own
     answers = run(
         workers(options),
         Reconstructing,
-        (options, found, made_with, parts),
+        (options, found, described, parts),
         [part.stop - part.first for part in parts],
         "drawing pictures",
     )
     print(f"drew {sum(a['made'] for a in answers)} of {count} pictures", file=sys.stderr)
-    return write_record(Store(options.out), made_with, [Shard(**a["shard"]) for a in answers])
-
-
-def known(dataset: Dataset, first: int, stop: int) -> list[Sample]:
-    """Return samples with their voxels' checksums, which an index by tar headers does not tell.
-
-    Raises:
-        DataError: the voxels cannot be read.
-    """
-    samples, names = dataset.samples[first:stop], (VOXELS, DISTINCT)
-    if all(sample.member(name).checksum for sample in samples for name in names):
-        return samples
-    bodies = iter(read_members(dataset.store, [(s, name) for s in samples for name in names]))
-    return [with_checksums(sample, {name: next(bodies) for name in names}) for sample in samples]
+    return write_record(Store(options.out), described, [Shard(**a["shard"]) for a in answers])
 
 
 def find(options: Reconstruct) -> Found:
@@ -248,27 +229,9 @@ def open_split(options: Reconstruct, predictor: Predictor) -> Dataset:
     return dataset
 
 
-def describe(options: Reconstruct, found: Found, reconstructor: Reconstructor) -> MadeWith:
+def describe(options: Reconstruct, reconstructor: Reconstructor) -> MadeWith:
     """Return what pictures by these models and options depend on."""
-    config, lowlevel = options.reconstruction, reconstructor.lowlevel
-    return MadeWith(
-        subject=reconstructor.predictor.config.data.subject,
-        split=options.split,
-        repeats=options.repeats,
-        checkpoint=digest(Path(found.checkpoint) / MANIFEST),
-        generator=reconstructor.generator.name,
-        generator_digest=reconstructor.generator.digest,
-        encoder=reconstructor.encoder.name,
-        encoder_digest=reconstructor.encoder.digest,
-        lowlevel=digest(Path(found.lowlevel) / MANIFEST) if found.lowlevel else "",
-        codec=lowlevel.codec.digest if lowlevel else "",
-        device=options.device,
-        candidates=config.candidates,
-        strength=config.strength,
-        seed=config.seed,
-        shared_noise=config.shared_noise,
-        averaged_samples=config.averaged_samples,
-    )
+    return made_with(reconstructor, options.split, options.repeats, options.device)
 
 
 def workers(options: Reconstruct) -> Workers:

@@ -4,7 +4,7 @@ The published scores (Scotti et al. 2023, section 4.2) for every row of picture_
 scenes also how often object, colour and place are right, which is known there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,12 @@ from mindeye_dist.picture_rows import Brains, Row, as_unit, drawn_by, kept, pict
 from mindeye_dist.picture_scores import METRICS, PictureJudge
 from mindeye_dist.pool import Pool
 from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.reconstruct import Reconstructor
+from mindeye_dist.reconstruct import Reconstructions, Reconstructor
 from mindeye_dist.report_pictures import PictureExample, Reconstructed
 from mindeye_dist.scene_factors import FACTORS, FactorReader, factor_scores, fit_factor_reader
 
+Made = Callable[[Sequence[str]], Iterable[Reconstructions]]
+"""From keys to reconstructions that were made before, some at a time, in the keys' order."""
 SORTED_BY = "lite0_two_way"
 READER_PICTURES = 1000
 """Training pictures that the judge of scenes learns from."""
@@ -73,10 +75,12 @@ def evaluate_pictures(
     judges: Judges,
     settings: PictureSettings,
     pool: Pool | None = None,
+    made: Made | None = None,
 ) -> Reconstructed:
     """Return the scores of pictures that are drawn for brains of the test split, and examples.
 
-    With a pool, its nearest picture to each brain is scored beside them.
+    With a pool, its nearest picture to each brain is scored beside them. The model's own pictures
+    may be `made` before by such a reconstructor; the others are drawn.
 
     Raises:
         DataError: a picture cannot be read.
@@ -94,7 +98,7 @@ def evaluate_pictures(
     judge = PictureJudge(seen, judges.networks, gaps=judges.gaps, antialias=judges.antialias)
     reader = _factor_reader(brains, judges, reconstructor.generator.side)
     few = settings.control_candidates
-    model = kept(drawn_by(reconstructor, brains), few)
+    model = kept(made(brains.keys) if made else drawn_by(reconstructor, brains), few)
     rows = picture_rows(reconstructor, brains, model, few, settings.seed, pool)
     scores = {
         name: judge.scores(as_unit(row.pictures), settings.seed) for name, row in rows.items()

@@ -22,8 +22,9 @@ from jobs import embed, evaluate, reconstruct
 from jobs.generators import GeneratorOptions
 from jobs.reconstruct import Found, Reconstruct, open_reconstructor
 from jobs.worker import worker
+from mindeye_dist import evaluate_pictures
 from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.config import ReconstructionConfig
+from mindeye_dist.config import DataConfig, ReconstructionConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.data.shards import (
@@ -38,7 +39,13 @@ from mindeye_dist.models import frozen
 from mindeye_dist.models.codecs import PixelCodec
 from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
 from mindeye_dist.models.small_generator import SmallGenerator
-from mindeye_dist.reconstruction_shards import read_reconstructions, read_record, read_shard
+from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.reconstruction_shards import (
+    finished,
+    read_reconstructions,
+    read_record,
+    read_shard,
+)
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import override
 from tests.conftest import tiny_run, write_tiny_subject
@@ -245,6 +252,56 @@ def test_other_settings_do_not_mix(lab, undisturbed, tmp_path, capsys, changes):
     usual = read_reconstructions(Store(str(undisturbed)))
     assert psnr(found.candidates, usual.candidates[:2]) < 60
     assert (found.lowlevel is None) is bool(changes.get("no_lowlevel"))
+
+
+def seed_within(count, of, pictures=2):
+    """Return a seed by which the page takes its pictures from a split's first ones."""
+    orders = (numpy_generator(seed, "pictures").permutation(of)[:pictures] for seed in range(999))
+    return next(seed for seed, order in enumerate(orders) if max(order) < count)
+
+
+def page_of(lab, out, *more):
+    """Evaluate two pictures of the run and return their part of the report."""
+    own = ["--run-dir", str(lab.run), "--pictures", "2", "--draw.weights", str(lab.weights)]
+    own += ["--reconstruction.candidates", "2", "--control-candidates", "1"]
+    evaluate.main([*own, "--out", str(out), *map(str, more)])
+    return json.loads((out / "report.json").read_text())["pictures"]
+
+
+def test_what_was_made_before_is_scored(lab, undisturbed, tmp_path, monkeypatch):
+    """Oracle: the same page with all of it drawn."""
+    seed = seed_within(9, of=64)
+    drawn = page_of(lab, tmp_path / "drawn", "--seed", seed)
+    monkeypatch.setattr(evaluate_pictures, "drawn_by", None)
+    made = page_of(lab, tmp_path / "made", "--seed", seed, "--reconstructions", undisturbed)
+    assert made["rows"].keys() == drawn["rows"].keys()
+    for name, row in drawn["rows"].items():
+        for key, score in row["scores"].items():
+            found = made["rows"][name]["scores"][key]["mean"]
+            assert found == pytest.approx(score["mean"], abs=2e-3), (name, key)
+
+
+def test_what_was_made_with_something_else_is_not_scored(lab, undisturbed, tmp_path):
+    own = ["--reconstructions", undisturbed]
+    inside = [*own, "--seed", seed_within(9, of=64)]
+    for more, message in (
+        (["--reconstruction.seed", "43"], r"was made with seed 42, not 43"),
+        (["--no-lowlevel"], r"was made with lowlevel '\w{64}', not ''; codec"),
+        (["--draw.steps", "3"], r"was made with generator_digest '\w{64}', not"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            page_of(lab, tmp_path, *inside, *more)
+    with pytest.raises(SystemExit, match=r"has no .*: lacks \d of 2 pictures"):
+        page_of(lab, tmp_path, *own, "--seed", "0")
+    with pytest.raises(SystemExit, match=r"reconstructions.json: cannot be read"):
+        page_of(lab, tmp_path, "--reconstructions", tmp_path)
+    with pytest.raises(ValueError, match="got 'made', expected none beside --pictures 0"):
+        evaluate.Evaluate(pictures=0, reconstructions="made")
+    record = read_record(Store(str(undisturbed)))
+    store = Store(str(lab.shards))
+    samples = Dataset(store, read_manifest(store), DataConfig(), "test").samples
+    with pytest.raises(DataError, match=r"tar: is not of the voxels in "):
+        finished(Store(str(undisturbed)), record.made_with, store, samples[1:])
 
 
 def indexed_by_headers(folder):
