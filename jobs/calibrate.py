@@ -9,6 +9,7 @@ with status 1 if a figure is out of tolerance.
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.command import clear_errors
+from jobs.generator_pictures import LOOKED_AT, digest_of
 from jobs.simulate import COMPONENTS, Simulate, encode, load_pictures
 from mindeye_dist.baseline import fit_ridge
 from mindeye_dist.config import SimulationConfig
 from mindeye_dist.data.pictures import decode, small
+from mindeye_dist.data.shards import checksum
 from mindeye_dist.data.simulate import (
     OptimalDecoder,
     Responses,
@@ -35,6 +38,7 @@ from mindeye_dist.data.tuning import fit_feature_space
 from mindeye_dist.metrics import DIRECTIONS, ranks, top_k
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.retrieval import similarity
+from mindeye_dist.strict import check
 
 SESSION = 750
 DRAWS = 20
@@ -66,6 +70,14 @@ class Calibrate:
     """Pictures among which retrieval has to find the right one."""
     tolerance: float = 10.0
     """Largest distance from an anchor (points)."""
+
+    def __post_init__(self) -> None:
+        train, cache = self.train_pictures, self.features_cache
+        check(train >= SESSION, "train_pictures", train, f"at least {SESSION}, one session")
+        fits = 2 <= self.pool <= self.test_pictures
+        check(fits, "pool", self.pool, f"2 to {self.test_pictures}, the test pictures")
+        # NumPy adds the ending itself, and what it wrote would never be found.
+        check(not cache or cache.endswith(".npz"), "features_cache", cache, "a file .npz")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +118,11 @@ def settings(preset: str) -> SimulationConfig:
 
 
 def load(options: Calibrate, console: Console) -> Pictures:
-    """Return the encoded pictures, from the cache if it holds enough of them.
+    """Return the encoded pictures, from the cache if it holds them.
 
     Raises:
         ValueError: the cache holds other pictures.
     """
-    total = options.train_pictures + options.val_pictures + options.test_pictures
-    cache = Path(options.features_cache) if options.features_cache else None
-    tokens = "the demo's tokens" if options.preset == "demo" else f"{COMPONENTS} components"
-    about = f"{total} pictures of {options.images or 'rendered scenes'} by {tokens}"
-    if cache and cache.exists():
-        with np.load(cache, allow_pickle=False) as file:
-            pictures = Pictures(clip_tokens=file["clip_tokens"], small=file["small"])
-            held = str(file["of"]) if "of" in file else "something else"
-        if held != about:
-            raise ValueError(f"{cache}: holds {held}, expected {about}")
-        return pictures
-    console.log(f"making and encoding {total} pictures")
     source = Simulate(
         images=options.images,
         dim=0 if options.preset == "demo" else COMPONENTS,
@@ -130,13 +130,35 @@ def load(options: Calibrate, console: Console) -> Pictures:
         val_pictures=options.val_pictures,
         test_pictures=options.test_pictures,
     )
+    cache = Path(options.features_cache) if options.features_cache else None
+    about = identity(options, source) if cache else ""
+    if cache and cache.exists():
+        with np.load(cache, allow_pickle=False) as file:
+            pictures = Pictures(clip_tokens=file["clip_tokens"], small=file["small"])
+            held = str(file["of"]) if "of" in file else "something else"
+        if held != about:
+            raise ValueError(f"{cache}: holds {held}, expected {about}")
+        return pictures
+    console.log(f"making and encoding {sum(source.counts.values())} pictures")
     stored = list(load_pictures(source))
     clip_tokens = encode(stored, source)[0][0].arrays
     shrunk = [small(decode(picture.jpeg, f"picture {i}")) for i, picture in enumerate(stored)]
     pictures = Pictures(clip_tokens=clip_tokens, small=np.stack(shrunk))
     if cache:
-        np.savez(cache, of=about, **vars(pictures))
+        partial = cache.with_name(f"{cache.stem}.partial.npz")
+        np.savez(partial, of=about, **vars(pictures))
+        partial.replace(cache)
     return pictures
+
+
+def identity(options: Calibrate, source: Simulate) -> str:
+    """Return in a line which pictures are encoded, and how."""
+    # Some of them stand for all: the first ones of another folder, or drawn otherwise, differ.
+    looks = [checksum(picture.jpeg) for picture in islice(load_pictures(source), LOOKED_AT)]
+    counts = ", ".join(f"{count} {split}" for split, count in source.counts.items())
+    tokens = "the demo's tokens" if options.preset == "demo" else f"{COMPONENTS} components"
+    pictures = f"{options.images or 'rendered scenes'} ({digest_of(' '.join(looks))})"
+    return f"{counts} pictures of {pictures} by {tokens}"
 
 
 def measure(

@@ -16,7 +16,7 @@ from mindeye_dist.checkpoint import CheckpointError
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.store import DataError
 from mindeye_dist.engine.trainer import NonFiniteLossError
-from mindeye_dist.strict import override
+from mindeye_dist.strict import check, override
 
 Item = TypeVar("Item")
 PLAIN_SECONDS = 10.0
@@ -59,6 +59,16 @@ def place(path: str) -> str:
     in_ray_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     default = Path.home() / "mindeye-dist" if in_ray_job else Path.cwd()
     return str(Path(os.environ.get("MINDEYE_HOME", default)) / path)
+
+
+def local_place(path: str, name: str) -> str:
+    """Return an absolute folder.
+
+    Raises:
+        ValueError: it is a URL, which as a folder would be a local one of that name.
+    """
+    check("://" not in path, name, path, "a folder, no URL")
+    return place(path)
 
 
 def watched(items: Iterable[Item], what: str, count: int | None = None) -> Iterator[Item]:

@@ -8,11 +8,12 @@ beside their controls.
 
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import tyro
 
-from jobs.command import KNOWN_ERRORS, clear_errors, place, watched
+from jobs.command import KNOWN_ERRORS, clear_errors, local_place, place, watched
 from jobs.generators import GeneratorOptions, open_generator
 from jobs.judges import NetworkOptions, open_judges
 from jobs.registry import SCHEME
@@ -26,6 +27,7 @@ from jobs.runs import (
     open_data,
 )
 from mindeye_dist.config import ReconstructionConfig
+from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.engine.journal import read_journal, read_summary
@@ -36,11 +38,12 @@ from mindeye_dist.evaluate import (
     evaluate_lowlevel,
     evaluate_lowlevel_alone,
 )
-from mindeye_dist.evaluate_pictures import PictureSettings, evaluate_pictures
+from mindeye_dist.evaluate_pictures import Made, PictureSettings, evaluate_pictures
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.pool import Pool
 from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor
+from mindeye_dist.reconstruction_shards import finished, made_with, reconstructions_of
 from mindeye_dist.report import Evaluation, write_report
 from mindeye_dist.strict import check
 
@@ -57,6 +60,9 @@ class Evaluate(RunOptions):
     seed: int = 0
     pictures: int = 100
     """Test pictures that are drawn and scored; 0 draws none."""
+    reconstructions: str = ""
+    """Folder or s3:// prefix of jobs/reconstruct.py: its pictures of the test split, made by the
+    same checkpoints and settings, are scored as the model's; their controls are drawn."""
     control_candidates: int = 4
     """Candidates of what is drawn for comparison alone."""
     pool: str = ""
@@ -67,9 +73,14 @@ class Evaluate(RunOptions):
     networks: NetworkOptions = field(default_factory=NetworkOptions)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.pictures == 0 or self.pictures > 1, "pictures", self.pictures, "0, or 2 or more")
+        drawn = self.pictures > 0 or not self.reconstructions
+        check(drawn, "reconstructions", self.reconstructions, "none beside --pictures 0")
         got = self.control_candidates
         check(got >= 1, "control_candidates", got, "at least 1")
+        place_of = self.draw.device
+        check(place_of in ("cpu", self.device), "draw.device", place_of, f"{self.device}, --device")
 
 
 @dataclass(frozen=True)
@@ -99,14 +110,14 @@ def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> 
     """Return where the report goes.
 
     Raises:
-        ValueError: that would be inside the checkpoint, which strangers make invalid.
+        ValueError: that would be inside the checkpoint, which strangers make invalid, or a URL.
     """
     if not options.out and options.checkpoint.startswith(SCHEME):
         name = options.checkpoint.removeprefix(SCHEME).replace("@", "-").replace("/", "-")
         return Path(place(f"runs/{name}"))
     if not options.out:
         return run_dir or checkpoint.with_name(f"{checkpoint.name}-report")
-    out = Path(place(options.out)).resolve()
+    out = Path(local_place(options.out, "out")).resolve()
     if out.is_relative_to(checkpoint):
         raise ValueError(f"--out: got {out}, expected a folder outside the checkpoint")
     return out
@@ -129,11 +140,18 @@ def judge(
     # Both are opened before either is evaluated: what is wrong is said at once.
     data = open_data(predictor, store, manifest, options.device)
     check_data(predictor, data)
+    reconstructor = open_reconstructor(options, predictor, store)
     beside = lowlevel_beside(
-        options, predictor, run_dir, lambda own: lowlevel_parts(options, own, store, manifest)
+        options,
+        predictor,
+        run_dir,
+        lambda own: lowlevel_parts(options, own, store, manifest),
+        drawn_over=reconstructor is not None,
     )
-    reconstructor = open_reconstructor(options, predictor, store, beside)
+    if reconstructor is not None and beside is not None:
+        reconstructor = reconstructor.over(LowLevelPipeline(beside.predictor, beside.codec))
     judges = open_judges(options.networks, store, options.device) if reconstructor else None
+    made = made_before(options, reconstructor, data.splits["test"]) if reconstructor else None
     pool = Pool(Path(place(options.pool)), data.targets) if options.pool else None
     print("scoring retrieval, ridge and the linear decoders beside it", file=sys.stderr)
     evaluation = evaluate(predictor, data, **chosen)
@@ -147,21 +165,20 @@ def judge(
             control_candidates=options.control_candidates,
             seed=options.seed,
         )
-        drawn = evaluate_pictures(reconstructor, data, judges, settings, pool)
+        drawn = evaluate_pictures(reconstructor, data, judges, settings, pool, made)
         evaluation = replace(evaluation, reconstructed=drawn)
     return evaluation
 
 
 def open_reconstructor(
-    options: Evaluate, predictor: Predictor, store: Store, beside: LowLevelParts | None
+    options: Evaluate, predictor: Predictor, store: Store
 ) -> Reconstructor | None:
-    """Return what draws pictures from a checkpoint's tokens, if there is such a generator.
+    """Return what draws pictures from a checkpoint's tokens and noise, if a generator takes them.
 
     One that was not asked for is left out where it does not fit, and that is said.
     """
     if not options.pictures:
         return None
-    lowlevel = LowLevelPipeline(beside.predictor, beside.codec) if beside else None
     try:
         return Reconstructor(
             predictor,
@@ -174,15 +191,29 @@ def open_reconstructor(
                 antialias=options.encoder_antialias,
             ),
             options.reconstruction,
-            lowlevel,
             watch=lambda batches: watched(batches, "drawing pictures, batch"),
         )
     except KNOWN_ERRORS as error:
-        asked = ("draw", "networks", "reconstruction", "pool", "pictures", "control_candidates")
-        if any(getattr(options, name) != getattr(Evaluate(), name) for name in asked):
+        asked = ("draw", "networks", "reconstruction", "reconstructions", "pool", "pictures")
+        names = (*asked, "control_candidates")
+        if any(getattr(options, name) != getattr(Evaluate(), name) for name in names):
             raise
         print(f"left out the pictures: {error}; --draw names a generator", file=sys.stderr)
         return None
+
+
+def made_before(options: Evaluate, reconstructor: Reconstructor, test: Dataset) -> Made | None:
+    """Return what reads the reconstructions that were named, if there are any.
+
+    Raises:
+        DataError: they are not finished, or were made with something else.
+    """
+    if not options.reconstructions:
+        return None
+    store = Store(place(options.reconstructions))
+    expected = made_with(reconstructor, "test", "average", options.device)
+    record = finished(store, expected, test.store, test.samples)
+    return partial(reconstructions_of, store, record)
 
 
 def lowlevel_parts(

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mindeye_dist.data.shards import ABOUT_PICTURES
@@ -31,6 +32,8 @@ class NetworkOptions:
     clip: str = ""
     efficientnet_b1: str = ""
     swav: str = ""
+    lite0: str = ""
+    """A file alone; that of the optional package if it is empty."""
     antialias: bool = False
     """Filter when pictures are made smaller; the published scores are not filtered."""
 
@@ -59,8 +62,9 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
                 raise
             gaps |= dict.fromkeys(keys, str(error))
     try:
-        networks += open_lite0(device=device)
-        encoder = EfficientNetLite0(efficientnet_lite0_weights(), device=device)
+        lite0 = options.lite0 or str(efficientnet_lite0_weights())
+        networks += open_lite0(lite0, device)
+        encoder = EfficientNetLite0(Path(lite0), device=device)
     except ImportError as error:
         gaps |= dict.fromkeys(("lite0_two_way", "lite0_distance"), str(error))
     known = about_pictures(store)

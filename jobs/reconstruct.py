@@ -25,7 +25,6 @@ from jobs.runs import (
     lowlevel_beside,
 )
 from jobs.stations import Workers, connect, run
-from mindeye_dist.checkpoint import MANIFEST, digest
 from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.embedding import intact_shard
 from mindeye_dist.data.loader import Dataset
@@ -36,6 +35,8 @@ from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor, check_lowl
 from mindeye_dist.reconstruction_shards import (
     MadeWith,
     Record,
+    known,
+    made_with,
     shard_path,
     write_reconstructions,
     write_record,
@@ -50,8 +51,6 @@ class Reconstruct(RunOptions):
     out: str = ""
     """Folder or s3:// prefix; by default RUN_DIR/reconstructions, or for a checkpoint of no run
     CHECKPOINT-reconstructions beside it."""
-    no_lowlevel: bool = False
-    """Draw from noise alone, even where there is a low-level run."""
     split: Literal["train", "val", "test"] = "test"
     limit: int = 0
     """Pictures of the split, the first ones; 0 takes all."""
@@ -70,6 +69,7 @@ class Reconstruct(RunOptions):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self.limit >= 0, "limit", self.limit, "0 or more")
         place_of = self.draw.device
         check(place_of in ("cpu", self.device), "draw.device", place_of, f"{self.device}, --device")
@@ -103,7 +103,7 @@ class Reconstructing:
         self._options, self._made_with, self._parts = options, made_with, parts
         self._out = Store(options.out)
         self._reconstructor = open_reconstructor(options, found)
-        own = describe(options, found, self._reconstructor)
+        own = describe(options, self._reconstructor)
         if own != made_with:
             raise ValueError(
                 f"this worker would make reconstructions with {own}, expected {made_with}, as "
@@ -141,37 +141,43 @@ def reconstruct(options: Reconstruct) -> Record:
     here = replace(options, device="cpu", draw=replace(options.draw, device="cpu"))
     found = find(here)
     reconstructor = open_reconstructor(here, found)
-    made_with = describe(options, found, reconstructor)
+    described = describe(options, reconstructor)
     dataset = open_split(here, reconstructor.predictor)
     size = options.pictures_per_shard
     count = min(options.limit or len(dataset), len(dataset))
+    bounds = [(first, min(first + size, count)) for first in range(0, count, size)]
     parts = [
         Part(
-            shard_path(made_with, first // size, dataset.samples[first : min(first + size, count)]),
+            shard_path(described, number, known(dataset.store, dataset.samples[first:stop])),
             first,
-            min(first + size, count),
+            stop,
         )
-        for first in range(0, count, size)
+        for number, (first, stop) in enumerate(bounds)
     ]
     print(
-        f"{count} pictures, {made_with.candidates} candidates each, by {made_with.generator} "
-        f"{'over' if made_with.lowlevel else 'without'} low-level pictures",
+        f"{count} pictures, {described.candidates} candidates each, by {described.generator} "
+        f"{'over' if described.lowlevel else 'without'} low-level pictures",
         file=sys.stderr,
     )
     del reconstructor  # the workers have their own
     answers = run(
         workers(options),
         Reconstructing,
-        (options, found, made_with, parts),
+        (options, found, described, parts),
         [part.stop - part.first for part in parts],
         "drawing pictures",
     )
     print(f"drew {sum(a['made'] for a in answers)} of {count} pictures", file=sys.stderr)
-    return write_record(Store(options.out), made_with, [Shard(**a["shard"]) for a in answers])
+    return write_record(Store(options.out), described, [Shard(**a["shard"]) for a in answers])
 
 
 def find(options: Reconstruct) -> Found:
-    """Return the checkpoints that are meant, the low-level one only where it fits."""
+    """Return the checkpoints that are meant, the low-level one where there is one.
+
+    Raises:
+        CheckpointError: the run has no good checkpoint.
+        DataError: there is a low-level run that cannot be opened.
+    """
     path, run_dir = chosen_checkpoint(options)
     predictor = Predictor(path)
 
@@ -179,9 +185,7 @@ def find(options: Reconstruct) -> Found:
         check_lowlevel(predictor, LowLevelPipeline(own, codec_of(options, own)))
         return str(own.path)
 
-    lowlevel = None
-    if not options.no_lowlevel:
-        lowlevel = lowlevel_beside(options, predictor, run_dir, fitting)
+    lowlevel = lowlevel_beside(options, predictor, run_dir, fitting, drawn_over=True)
     return Found(str(path), lowlevel or "")
 
 
@@ -225,27 +229,9 @@ def open_split(options: Reconstruct, predictor: Predictor) -> Dataset:
     return dataset
 
 
-def describe(options: Reconstruct, found: Found, reconstructor: Reconstructor) -> MadeWith:
+def describe(options: Reconstruct, reconstructor: Reconstructor) -> MadeWith:
     """Return what pictures by these models and options depend on."""
-    config, lowlevel = options.reconstruction, reconstructor.lowlevel
-    return MadeWith(
-        subject=reconstructor.predictor.config.data.subject,
-        split=options.split,
-        repeats=options.repeats,
-        checkpoint=digest(Path(found.checkpoint) / MANIFEST),
-        generator=reconstructor.generator.name,
-        generator_digest=reconstructor.generator.digest,
-        encoder=reconstructor.encoder.name,
-        encoder_digest=reconstructor.encoder.digest,
-        lowlevel=digest(Path(found.lowlevel) / MANIFEST) if found.lowlevel else "",
-        codec=lowlevel.codec.digest if lowlevel else "",
-        device=options.device,
-        candidates=config.candidates,
-        strength=config.strength,
-        seed=config.seed,
-        shared_noise=config.shared_noise,
-        averaged_samples=config.averaged_samples,
-    )
+    return made_with(reconstructor, options.split, options.repeats, options.device)
 
 
 def workers(options: Reconstruct) -> Workers:

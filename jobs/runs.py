@@ -20,6 +20,7 @@ from mindeye_dist.inference import Predictor, check_codec, check_pipeline
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.models.named_codecs import open_codec
 from mindeye_dist.shapes import TargetShape
+from mindeye_dist.strict import check
 
 SPLITS = ("train", "val", "test")
 Opened = TypeVar("Opened")
@@ -45,7 +46,9 @@ class RunOptions(CheckpointOptions):
     """The same, the low-level run beside it, and what made its latents."""
 
     lowlevel_run_dir: str = ""
-    """Run of the low-level pipeline; by default RUN_DIR-lowlevel, where it fits."""
+    """Run of the low-level pipeline; by default RUN_DIR-lowlevel, where there is one."""
+    no_lowlevel: bool = False
+    """Leave the low-level run out, even where there is one; pictures are drawn from noise alone."""
     codec: str = ""
     """What made the latents, where it needs weights: a folder or hub name of a VAE, or a folder
     with TAEF2."""
@@ -55,6 +58,10 @@ class RunOptions(CheckpointOptions):
     """CLIP's, where candidates are encoded by it: as --weights of jobs/embed.py."""
     encoder_antialias: bool = False
     """CLIP's preprocessing: as --antialias of jobs/embed.py."""
+
+    def __post_init__(self) -> None:
+        named, fits = self.lowlevel_run_dir, not (self.no_lowlevel and self.lowlevel_run_dir)
+        check(fits, "lowlevel_run_dir", named, "none, beside --no-lowlevel")
 
 
 def chosen_checkpoint(options: CheckpointOptions) -> tuple[Path, Path | None]:
@@ -167,11 +174,19 @@ def lowlevel_beside(
     predictor: Predictor,
     run_dir: Path | None,
     opened: Callable[[Predictor], Opened],
+    *,
+    drawn_over: bool,
 ) -> Opened | None:
     """Return what `opened` makes of the low-level run that goes with a high-level checkpoint.
 
-    A run that was found and not named is left out where it cannot be opened, and that is said.
+    A run that was found and not named is left out where it cannot be opened, and that is said;
+    unless pictures are drawn over its own, which without them would be others.
+
+    Raises:
+        DataError: it was found, pictures are drawn over its own, and it cannot be opened.
     """
+    if options.no_lowlevel:
+        return None
     named = options.lowlevel_run_dir
     folder = named or (f"{run_dir}-lowlevel" if run_dir else "")
     if not named and not (folder and Path(folder, "checkpoints").exists()):
@@ -187,6 +202,10 @@ def lowlevel_beside(
     except KNOWN_ERRORS as error:
         if named:
             raise
+        if drawn_over:
+            raise DataError(
+                f"the low-level run {folder}: {error}; --no-lowlevel draws without it"
+            ) from error
         print(f"left out the low-level run {folder}: {error}", file=sys.stderr)
         return None
 

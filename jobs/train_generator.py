@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from jobs.command import clear_errors, place, watched
+from jobs.command import clear_errors, local_place, place, watched
 from jobs.encoders import EncoderOptions, codec_from
 from jobs.generator_pictures import (
     PicturesInMemory,
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
     """Parse the command line and train."""
     with clear_errors():
         options = tyro.cli(TrainGenerator, args=arguments, description=__doc__)
-        print(train_generator(replace(options, run_dir=place(options.run_dir))))
+        print(train_generator(replace(options, run_dir=local_place(options.run_dir, "run_dir"))))
 
 
 def train_generator(options: TrainGenerator) -> Path:

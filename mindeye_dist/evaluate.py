@@ -26,10 +26,10 @@ from mindeye_dist.data.pictures import decode, small
 from mindeye_dist.data.shards import Manifest, Subject
 from mindeye_dist.data.simulate import OptimalDecoder, SimulatedSubject
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.image_metrics import pixcorr, ssim
 from mindeye_dist.inference import Predictor, check_codec
-from mindeye_dist.metrics import DIRECTIONS, bootstrap_interval, ranks
+from mindeye_dist.metrics import DIRECTIONS, ranks
 from mindeye_dist.models.codecs import LatentCodec
+from mindeye_dist.picture_scores import PIXEL_SIDE, PictureJudge
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.report import Evaluation, Example, LowLevel
 from mindeye_dist.retrieval import PUBLISHED_POOL, retrieval_in_draws, scores, similarity
@@ -144,10 +144,12 @@ def evaluate_lowlevel(
 
     Beside the model: ridge regression on the same data, the same pictures dealt out to other brains
     (shuffled), the mean latents of the training split for every brain (mean_picture), and the true
-    latents decoded (perfect_latents), which is the most that latents can give.
+    latents decoded (perfect_latents), which is the most that latents can give. Pictures are scored
+    as reconstructions are, at the published sizes.
 
     Raises:
         DataError: data or codec do not fit the checkpoint (see `check_data`, `check_codec`).
+        ValueError: the seen pictures are not square.
     """
     check_data(predictor, data)
     check_codec(predictor, codec)
@@ -155,53 +157,52 @@ def evaluate_lowlevel(
     voxels = test.averages()
     files = test.pictures(range(len(test)))
     seen = np.stack([decode(file, "a picture of the test split") for file in files])
+    judge = PictureJudge(seen.transpose(0, 3, 1, 2).astype(np.float32) / 255, networks=[])
     mean = splits["train"].all_targets("latents").mean(axis=0, keepdims=True)
     ridge = _ridge(splits, "latents", voxels).reshape(-1, *codec.shape)
     order = numpy_generator(seed, "shuffled brains").permutation(len(test))
-    made = _decoded(codec, predictor.latents(voxels), seen.shape[1])
+    made = _decoded(codec, predictor.latents(voxels))
     pictures = {
         "model": made,
-        "ridge": _decoded(codec, ridge, seen.shape[1]),
+        "ridge": _decoded(codec, ridge),
         "shuffled": made[order],
-        "mean_picture": _decoded(codec, mean, seen.shape[1]).repeat(len(test), axis=0),
-        "perfect_latents": _decoded(codec, test.all_targets("latents"), seen.shape[1]),
+        "mean_picture": _decoded(codec, mean).repeat(len(test), axis=0),
+        "perfect_latents": _decoded(codec, test.all_targets("latents")),
     }
-    truth = seen.transpose(0, 3, 1, 2).astype(np.float32) / 255
-    rows = {name: _picture_scores(truth, recon, seed) for name, recon in pictures.items()}
+    rows = {name: _picture_scores(judge, recon, seed) for name, recon in pictures.items()}
     shown = numpy_generator(seed, "lowlevel examples").permutation(len(test))[:num_examples]
     report = {
         "checkpoint": str(predictor.path),
         "codec": {"name": codec.name, "digest": codec.digest, "shape": list(codec.shape)},
         "pool": len(test),
-        "side": int(seen.shape[1]),
+        "side": PIXEL_SIDE,
         **rows,
     }
-    examples = [(files[n], made[n], pictures["perfect_latents"][n]) for n in shown.tolist()]
+    drawn = (_sized(pictures[name][shown], seen.shape[1]) for name in ("model", "perfect_latents"))
+    examples = list(zip([files[n] for n in shown], *drawn, strict=True))
     return LowLevel(report=report, examples=examples)
 
 
 def _decoded(
-    codec: LatentCodec, latents: Float[np.ndarray, "pictures channels height width"], side: int
+    codec: LatentCodec, latents: Float[np.ndarray, "pictures channels height width"]
 ) -> Float[np.ndarray, "pictures 3 side side"]:
-    parts = [
-        functional.interpolate(codec.decode(part), (side, side), mode="bilinear").clamp(0, 1)
-        for part in torch.from_numpy(latents.astype(np.float32)).split(64)
-    ]
-    return torch.cat(parts).cpu().numpy()
+    parts = torch.from_numpy(latents.astype(np.float32)).split(64)
+    return torch.cat([codec.decode(part).clamp(0, 1).cpu() for part in parts]).float().numpy()
+
+
+def _sized(
+    pictures: Float[np.ndarray, "pictures 3 height width"], side: int
+) -> Float[np.ndarray, "pictures 3 side side"]:
+    return functional.interpolate(torch.from_numpy(pictures), (side, side), mode="bilinear").numpy()
 
 
 def _picture_scores(
-    seen: Float[np.ndarray, "pictures 3 height width"],
-    recon: Float[np.ndarray, "pictures 3 height width"],
-    seed: int,
+    judge: PictureJudge, recon: Float[np.ndarray, "pictures 3 height width"], seed: int
 ) -> dict[str, Any]:
-    each = {"pixcorr": pixcorr(seen, recon), "ssim": ssim(seen, recon)}
+    scores = judge.scores(recon, seed)
     return {
-        name: {
-            "mean": float(values.mean()),
-            "ci": list(bootstrap_interval(values, numpy_generator(seed, "bootstrap"))),
-        }
-        for name, values in each.items()
+        key: {what: scores[key][what] for what in ("mean", "ci", "undefined")}
+        for key in ("pixcorr", "ssim")
     }
 
 

@@ -4,7 +4,7 @@ The published scores (Scotti et al. 2023, section 4.2) for every row of picture_
 scenes also how often object, colour and place are right, which is known there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,17 @@ from mindeye_dist.data.store import DataError
 from mindeye_dist.evaluate import EvaluationData
 from mindeye_dist.models.frozen import EfficientNetLite0
 from mindeye_dist.models.networks import FeatureNetwork
-from mindeye_dist.picture_rows import Brains, Drawn, Row, as_unit, picture_rows, sized
+from mindeye_dist.picture_rows import Brains, Row, as_unit, drawn_by, kept, picture_rows, shown
 from mindeye_dist.picture_scores import METRICS, PictureJudge
 from mindeye_dist.pool import Pool
 from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.reconstruct import Reconstructor
+from mindeye_dist.reconstruct import Reconstructions, Reconstructor
 from mindeye_dist.report_pictures import PictureExample, Reconstructed
 from mindeye_dist.scene_factors import FACTORS, FactorReader, factor_scores, fit_factor_reader
 
+Made = Callable[[Sequence[str]], Iterable[Reconstructions]]
+"""From keys to reconstructions that were made before, some at a time, in the keys' order."""
 SORTED_BY = "lite0_two_way"
-SHOWN_SIDE = 128
-"""Largest width of a picture on the page (pixels)."""
 READER_PICTURES = 1000
 """Training pictures that the judge of scenes learns from."""
 
@@ -75,10 +75,12 @@ def evaluate_pictures(
     judges: Judges,
     settings: PictureSettings,
     pool: Pool | None = None,
+    made: Made | None = None,
 ) -> Reconstructed:
     """Return the scores of pictures that are drawn for brains of the test split, and examples.
 
-    With a pool, its nearest picture to each brain is scored beside them.
+    With a pool, its nearest picture to each brain is scored beside them. The model's own pictures
+    may be `made` before by such a reconstructor; the others are drawn.
 
     Raises:
         DataError: a picture cannot be read.
@@ -92,11 +94,12 @@ def evaluate_pictures(
     seen = as_unit(pixels(files, numbers, "test"))
     if len(numbers) < 2:
         raise ValueError(f"got {len(numbers)} test pictures, expected at least 2 to compare")
-    reader = _factor_reader(brains, judges, reconstructor.generator.side)
-    model = reconstructor(brains.averages(), brains.keys)
-    few = settings.control_candidates
-    rows = picture_rows(reconstructor, brains, model, few, settings.seed, pool)
+    # Before anything is drawn, which takes long: what the judges cannot take is said at once.
     judge = PictureJudge(seen, judges.networks, gaps=judges.gaps, antialias=judges.antialias)
+    reader = _factor_reader(brains, judges, reconstructor.generator.side)
+    few = settings.control_candidates
+    model = kept(made(brains.keys) if made else drawn_by(reconstructor, brains), few)
+    rows = picture_rows(reconstructor, brains, model, few, settings.seed, pool)
     scores = {
         name: judge.scores(as_unit(row.pictures), settings.seed) for name, row in rows.items()
     }
@@ -115,10 +118,10 @@ def evaluate_pictures(
         PictureExample(
             number=number,
             seen=files[place],
-            lowlevel=None if model.lowlevel is None else _shown(model.lowlevel[place][None])[0],
-            candidates=_shown(model.candidates[place]),
+            lowlevel=None if model.lowlevel is None else shown(model.lowlevel[place][None])[0],
+            candidates=model.shown[place],
             scores=model.scores[place],
-            chosen=int(model.chosen[place]),
+            chosen=int(model.scores[place].argmax()),
             score=float(told[place]),
             caption=judges.captions.get(key, ""),
             truths=truths[place] if truths else {},
@@ -146,11 +149,6 @@ def pixels(
     return np.stack(rgb)
 
 
-def _shown(drawn: Drawn) -> Float32[np.ndarray, "pictures 3 side side"]:
-    """Return pictures as the page has them: small, or 100 x 16 of 512 pixels would be 5 GB."""
-    return sized(as_unit(drawn), min(SHOWN_SIDE, drawn.shape[1]))
-
-
 def _about(
     reconstructor: Reconstructor, settings: PictureSettings, count: int, available: int
 ) -> dict[str, Any]:
@@ -162,6 +160,7 @@ def _about(
             "side": generator.side,
             "note": str(getattr(generator, "about", {}).get("pictures", "")),
         },
+        "encoder": reconstructor.encoder.name,
         "candidates": config.candidates,
         "strength": config.strength if reconstructor.lowlevel else None,
         "seeds": [config.seed],

@@ -5,7 +5,7 @@ picture), with perfect tokens; and the model with one thing changed: fewer candi
 seed, no choice, one trial, no low-level picture.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int, UInt8
 from torch.nn.functional import interpolate
 
+from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.pool import Pool, retrieve
@@ -22,6 +23,10 @@ from mindeye_dist.reconstruct import Reconstructions, Reconstructor
 Drawn = UInt8[np.ndarray, "pictures side side 3"]
 BLOCK = 256
 """Training pictures whose tokens are compared at once."""
+BRAINS_AT_ONCE = 16
+"""Whose candidates are held at full size: 16 of 512 pixels each are 200 MB."""
+SHOWN_SIDE = 128
+"""Largest width of a picture on the page (pixels)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,29 @@ class Row:
     label: str
     note: str
     pictures: Drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """What is kept of the model's reconstructions: 982 x 16 of 512 pixels would be 12 GB.
+
+    Attributes:
+        keys: of the pictures that were seen.
+        pictures: each brain's best candidate.
+        fewer: the best of its first candidates, as many as the controls have.
+        first: its first candidate.
+        shown: all candidates, as small as the page has them.
+        scores: of all candidates.
+        lowlevel: the blurry pictures that were drawn over, where there were any.
+    """
+
+    keys: tuple[str, ...]
+    pictures: Drawn
+    fewer: Drawn
+    first: Drawn
+    shown: UInt8[np.ndarray, "pictures candidates small small 3"]
+    scores: Float[np.ndarray, "pictures candidates"]
+    lowlevel: Drawn | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +80,49 @@ class Brains:
         return np.stack([r.astype(np.float32).mean(axis=0) for r in repeats])
 
 
+def kept(parts: Iterable[Reconstructions], few: int) -> Model:
+    """Return what is kept of the model's reconstructions, which come some brains at a time.
+
+    Args:
+        parts: each is held until the next is drawn, no longer.
+        few: candidates of what is drawn for comparison.
+    """
+    rows = [_kept(part, few) for part in parts]
+    lowlevel = [row.lowlevel for row in rows if row.lowlevel is not None]
+    return Model(
+        keys=tuple(key for row in rows for key in row.keys),
+        pictures=np.concatenate([row.pictures for row in rows]),
+        fewer=np.concatenate([row.fewer for row in rows]),
+        first=np.concatenate([row.first for row in rows]),
+        shown=np.concatenate([row.shown for row in rows]),
+        scores=np.concatenate([row.scores for row in rows]),
+        lowlevel=np.concatenate(lowlevel) if lowlevel else None,
+    )
+
+
+def _kept(part: Reconstructions, few: int) -> Model:
+    return Model(
+        keys=part.keys,
+        pictures=part.pictures,
+        fewer=_best(part, few),
+        first=part.candidates[:, 0].copy(),  # a view would hold all of them
+        shown=np.stack([shown(candidates) for candidates in part.candidates]),
+        scores=part.scores,
+        lowlevel=part.lowlevel,
+    )
+
+
+def drawn_by(reconstructor: Reconstructor, brains: Brains) -> Iterator[Reconstructions]:
+    """Yield a model's reconstructions from the mean of repeats, some brains at a time."""
+    voxels, keys = brains.averages(), brains.keys
+    for some in _blocks(len(keys)):
+        yield reconstructor(voxels[some], keys[some])
+
+
 def picture_rows(
     reconstructor: Reconstructor,
     brains: Brains,
-    model: Reconstructions,
+    model: Model,
     control_candidates: int,
     seed: int,
     pool: Pool | None = None,
@@ -74,20 +141,26 @@ def picture_rows(
     few = min(control_candidates, count)
     best_of = f"best of {few}"
     rows = {"model": Row("This model", f"best of {count}", model.pictures)}
-    control = with_candidates(reconstructor, few)
+    control = configured(reconstructor, replace(reconstructor.config, candidates=few))
     true = brains.test.targets("clip_tokens", [(n, 0) for n in brains.numbers])
     tokens = np.stack(true).astype(np.float32)
     lowlevel = None if model.lowlevel is None else torch.from_numpy(as_unit(model.lowlevel))
-    upper = reconstructor.from_tokens(tokens, brains.keys, lowlevel)
-    rows["true_tokens"] = Row("True tokens", f"upper bound, best of {count}", upper.pictures)
+    parts = [
+        reconstructor.from_tokens(
+            tokens[some], brains.keys[some], None if lowlevel is None else lowlevel[some]
+        ).pictures
+        for some in _blocks(len(tokens))
+    ]
+    upper = np.concatenate(parts)
+    rows["true_tokens"] = Row("True tokens", f"upper bound, best of {count}", upper)
     if few < count:
-        rows["fewer"] = Row(f"Model, {best_of}", "", _best(model, slice(few)))
-    if 2 * few <= count:
-        other = _best(model, slice(few, 2 * few))
-        rows["other_seed"] = Row("Model, other seeds", best_of, other)
-    rows["no_choice"] = Row("Model, first candidate", "no choice", model.candidates[:, 0])
+        rows["fewer"] = Row(f"Model, {best_of}", "", model.fewer)
+    other = configured(control, replace(control.config, seed=control.config.seed + 1))
+    drawn = other(brains.averages(), brains.keys).pictures
+    rows["other_seed"] = Row("Model, other seeds", best_of, drawn)
+    rows["no_choice"] = Row("Model, first candidate", "no choice", model.first)
     rows |= _with_one_thing_changed(control, brains, model, best_of)
-    training = best_training_pictures(reconstructor, brains, model)
+    training = best_training_pictures(reconstructor, brains)
     rows["best_training_picture"] = Row("Best training picture", "", training)
     if pool is not None:
         nearest = nearest_of_pool(pool, reconstructor, brains)
@@ -99,20 +172,20 @@ def picture_rows(
     return rows
 
 
-def with_candidates(reconstructor: Reconstructor, count: int) -> Reconstructor:
-    """Return the same reconstructor with another number of candidates."""
+def configured(reconstructor: Reconstructor, config: ReconstructionConfig) -> Reconstructor:
+    """Return the same reconstructor with other settings."""
     return Reconstructor(
         reconstructor.predictor,
         reconstructor.generator,
         reconstructor.encoder,
-        replace(reconstructor.config, candidates=count),
+        config,
         reconstructor.lowlevel,
         watch=reconstructor.watch,
     )
 
 
 def _with_one_thing_changed(
-    control: Reconstructor, brains: Brains, model: Reconstructions, best_of: str
+    control: Reconstructor, brains: Brains, model: Model, best_of: str
 ) -> dict[str, Row]:
     rows = {}
     if model.lowlevel is not None:
@@ -127,9 +200,7 @@ def _with_one_thing_changed(
     return rows
 
 
-def best_training_pictures(
-    reconstructor: Reconstructor, brains: Brains, model: Reconstructions
-) -> Drawn:
+def best_training_pictures(reconstructor: Reconstructor, brains: Brains) -> Drawn:
     """Return, for each brain, the training picture whose tokens are closest to the projector's."""
     wanted = reconstructor.predictor.embed(brains.averages())
     best = np.full(len(wanted), -np.inf)
@@ -141,8 +212,7 @@ def best_training_pictures(
         places = np.where(closeness > best, start + nearest, places)
         best = np.maximum(best, closeness)
     files = brains.train.pictures(places.tolist())
-    side = model.candidates.shape[-2]
-    return _all_sized(files, side, "training picture")
+    return _all_sized(files, reconstructor.generator.side, "training picture")
 
 
 def nearest_of_pool(pool: Pool, reconstructor: Reconstructor, brains: Brains) -> Drawn:
@@ -169,10 +239,20 @@ def _token_blocks(train: Dataset) -> Iterator[tuple[int, Float32[np.ndarray, "bl
         yield start, flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
-def _best(model: Reconstructions, some: slice) -> Drawn:
-    """Return each brain's best among some of its candidates."""
-    chosen = model.scores[:, some].argmax(axis=1)
-    return model.candidates[:, some][np.arange(len(chosen)), chosen]
+def _blocks(count: int) -> Iterator[slice]:
+    for start in range(0, count, BRAINS_AT_ONCE):
+        yield slice(start, start + BRAINS_AT_ONCE)
+
+
+def shown(drawn: Drawn) -> Drawn:
+    """Return pictures as the page has them: small."""
+    return as_bytes(sized(as_unit(drawn), min(SHOWN_SIDE, drawn.shape[1])))
+
+
+def _best(model: Reconstructions, count: int) -> Drawn:
+    """Return each brain's best among its first candidates."""
+    chosen = model.scores[:, :count].argmax(axis=1)
+    return model.candidates[np.arange(len(chosen)), chosen]
 
 
 def derangement(count: int, seed: int) -> Int[np.ndarray, " count"]:

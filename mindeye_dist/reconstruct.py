@@ -95,6 +95,15 @@ class Reconstructor:
         self.predictor, self.generator, self.encoder = predictor, generator, encoder
         self.config, self.lowlevel, self.watch = config, lowlevel, watch
 
+    def over(self, lowlevel: LowLevelPipeline) -> "Reconstructor":
+        """Return what draws the same over the pictures of a low-level pipeline.
+
+        Raises:
+            DataError: it is of another brain, or its codec is another one.
+        """
+        parts = (self.predictor, self.generator, self.encoder, self.config)
+        return Reconstructor(*parts, lowlevel, watch=self.watch)
+
     def __call__(self, voxels: Voxels, keys: Sequence[str]) -> Reconstructions:
         """Return the candidates of each brain, and how close each is to the projector's output.
 

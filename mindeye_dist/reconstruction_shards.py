@@ -9,12 +9,13 @@ last and says which shards belong together.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from mindeye_dist.checkpoint import MANIFEST, digest
 from mindeye_dist.data.pictures import decode, encode_png
 from mindeye_dist.data.shards import (
     DISTINCT,
@@ -25,11 +26,12 @@ from mindeye_dist.data.shards import (
     encode_npy,
     read_index,
     read_members,
+    with_checksums,
     write_shard,
 )
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.writer import pack
-from mindeye_dist.reconstruct import Reconstructions
+from mindeye_dist.reconstruct import Reconstructions, Reconstructor
 from mindeye_dist.strict import from_dict
 
 RECORD = "reconstructions.json"
@@ -81,14 +83,53 @@ class Record:
     shards: tuple[Shard, ...]
 
 
+def made_with(
+    reconstructor: Reconstructor, split: str, repeats: Literal["average", "first"], device: str
+) -> MadeWith:
+    """Return what a reconstructor's pictures of a split depend on, drawn on a kind of device."""
+    predictor, lowlevel = reconstructor.predictor, reconstructor.lowlevel
+    config = reconstructor.config
+    return MadeWith(
+        subject=predictor.config.data.subject,
+        split=split,
+        repeats=repeats,
+        checkpoint=digest(predictor.path / MANIFEST),
+        generator=reconstructor.generator.name,
+        generator_digest=reconstructor.generator.digest,
+        encoder=reconstructor.encoder.name,
+        encoder_digest=reconstructor.encoder.digest,
+        lowlevel=digest(lowlevel.predictor.path / MANIFEST) if lowlevel else "",
+        codec=lowlevel.codec.digest if lowlevel else "",
+        device=device,
+        candidates=config.candidates,
+        strength=config.strength,
+        seed=config.seed,
+        shared_noise=config.shared_noise,
+        averaged_samples=config.averaged_samples,
+    )
+
+
+def known(store: Store, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Return samples with their voxels' checksums, which an index by tar headers does not tell.
+
+    Raises:
+        DataError: the voxels cannot be read.
+    """
+    names = (VOXELS, DISTINCT)
+    if all(sample.member(name).checksum for sample in samples for name in names):
+        return samples
+    bodies = iter(read_members(store, [(s, name) for s in samples for name in names]))
+    return [with_checksums(sample, {name: next(bodies) for name in names}) for sample in samples]
+
+
 def shard_path(made_with: MadeWith, number: int, samples: Sequence[Sample]) -> str:
-    """Return the path of a set's shard, which tells settings, keys and voxels."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(made_with)).encode())
+    """Return the path of a set's shard, which tells settings, keys and voxels (by checksum)."""
+    sha256 = hashlib.sha256(json.dumps(dataclasses.asdict(made_with)).encode())
     for sample in samples:
         sources = [sample.member(name).checksum for name in (VOXELS, DISTINCT)]
-        digest.update(f"{sample.key} {' '.join(sources)}\n".encode())
+        sha256.update(f"{sample.key} {' '.join(sources)}\n".encode())
     stem = f"{made_with.split}/{made_with.split}_{made_with.subject}_{number}"
-    return f"{stem}-{digest.hexdigest()[:12]}.tar"
+    return f"{stem}-{sha256.hexdigest()[:12]}.tar"
 
 
 def write_reconstructions(
@@ -125,6 +166,51 @@ def read_record(store: Store) -> Record:
         raise DataError(f"{where}: {error}") from error
 
 
+def finished(store: Store, expected: MadeWith, data: Store, samples: Sequence[Sample]) -> Record:
+    """Return the record of a finished set that was made as expected, from these samples' voxels.
+
+    Args:
+        store: of the reconstructions.
+        expected: what they are to depend on.
+        data: the shards whose brains they are of.
+        samples: of the split, of which a set may hold the first ones alone.
+
+    Raises:
+        DataError: there is no finished set, or it depends on something else.
+    """
+    record = read_record(store)
+    found, wanted = (dataclasses.asdict(one) for one in (record.made_with, expected))
+    if other := [f"{k} {found[k]!r}, not {wanted[k]!r}" for k in wanted if found[k] != wanted[k]]:
+        raise DataError(f"{store.locate(RECORD)}: was made with {'; '.join(other)}")
+    first = 0
+    for number, shard in enumerate(record.shards):
+        own = samples[first : first + shard.num_samples]
+        if shard.path != shard_path(expected, number, known(data, own)):
+            raise DataError(f"{store.locate(shard.path)}: is not of the voxels in {data.url}")
+        first += shard.num_samples
+    return record
+
+
+def reconstructions_of(
+    store: Store, record: Record, keys: Collection[str]
+) -> Iterator[Reconstructions]:
+    """Yield a set's reconstructions of these pictures, shard by shard.
+
+    Raises:
+        DataError: some are not in the set, or a shard is missing or damaged.
+    """
+    missing = set(keys)
+    for shard in record.shards:
+        if some := [sample for sample in read_index(store, shard) if sample.key in missing]:
+            missing -= {sample.key for sample in some}
+            yield _read(store, some)
+    if missing:
+        raise DataError(
+            f"{store.locate(RECORD)}: has no {', '.join(sorted(missing)[:3])}: lacks "
+            f"{len(missing)} of {len(keys)} pictures"
+        )
+
+
 def read_reconstructions(store: Store) -> Reconstructions:
     """Return all reconstructions of a finished set; `read_shard` gives them shard by shard.
 
@@ -147,7 +233,10 @@ def read_shard(store: Store, shard: Shard) -> Reconstructions:
     Raises:
         DataError: it is missing or damaged, or names another choice than its scores do.
     """
-    samples = read_index(store, shard)
+    return _read(store, read_index(store, shard))
+
+
+def _read(store: Store, samples: Sequence[Sample]) -> Reconstructions:
     rows = [_read_sample(store, sample) for sample in samples]
     lowlevel = [picture for _, _, picture in rows if picture is not None]
     return Reconstructions(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from markupsafe import Markup
 from PIL import Image
 
@@ -20,7 +20,6 @@ from mindeye_dist.report_drawing import (
     bars,
     jpeg_uri,
     opened,
-    painted,
     percent,
     thumbnail_uri,
 )
@@ -64,8 +63,8 @@ class PictureExample:
     Attributes:
         number: place in the test split.
         seen: encoded picture that the brain saw.
-        lowlevel: blurry picture that drawing started from, in [0, 1]; None without one.
-        candidates: drawn pictures, in [0, 1].
+        lowlevel: blurry picture that drawing started from; None without one.
+        candidates: drawn pictures.
         scores: cosine of each candidate's tokens with the projector's output.
         chosen: the candidate that is the reconstruction.
         score: what the page is sorted by, higher is better.
@@ -73,13 +72,13 @@ class PictureExample:
         truths: true value and the one read from the reconstruction, by factor; may be empty.
 
     Raises:
-        ValueError: values outside [0, 1] or not finite, or no candidate of that number.
+        ValueError: a score that is not finite, or no candidate of that number.
     """
 
     number: int
     seen: bytes
-    lowlevel: Float[np.ndarray, "3 rows columns"] | None
-    candidates: Float[np.ndarray, "candidates 3 height width"]
+    lowlevel: UInt8[np.ndarray, "rows columns 3"] | None
+    candidates: UInt8[np.ndarray, "candidates height width 3"]
     scores: Float[np.ndarray, " candidates"]
     chosen: int
     score: float
@@ -93,11 +92,6 @@ class PictureExample:
                 f"{name}: got candidate {self.chosen} as chosen and {len(self.scores)} scores for "
                 f"{len(self.candidates)} candidates"
             )
-        for what, rgb in (("low-level picture", self.lowlevel), ("candidates", self.candidates)):
-            # Written so that NaN fails too.
-            if rgb is not None and not (rgb.min() >= 0 and rgb.max() <= 1):
-                span = f"{rgb.min():.3g} to {rgb.max():.3g}"
-                raise ValueError(f"{name}: got {what} with values from {span}, expected 0 to 1")
         if not np.isfinite([self.score, *self.scores]).all():
             raise ValueError(f"{name}: got a score that is not finite")
 
@@ -107,9 +101,9 @@ class Reconstructed:
     """The reconstructions' part of an evaluation.
 
     Attributes:
-        report: JSON-able: generator, candidates, strength, seeds, pool, of, sorted_by, metrics
-            (label, chance, perfect, better, gap by key), rows (label, note, scores by name) and
-            factors (chance, rows, ceiling; empty where the pictures' truth is unknown).
+        report: JSON-able: generator, encoder (that chose), candidates, strength, seeds, pool, of,
+            sorted_by, metrics (label, chance, perfect, better, gap by key), rows (label, note,
+            scores by name), factors (chance, rows, ceiling; empty where the truth is unknown).
         examples: in any order.
     """
 
@@ -184,9 +178,10 @@ def score_words(report: dict[str, Any]) -> list[str]:
     measured = [key for key in metrics if key in rows["model"]["scores"]]
     if not measured:
         return ["No score could be made: see the gaps under the table."]
-    # Lite0 last: candidates may have been chosen by it, and the demo's tokens are its own.
-    judged = [key for key in measured if metrics[key]["chance"]]
-    key = next((k for k in reversed(judged) if not k.startswith("lite0")), (judged or measured)[-1])
+    judged = [key for key in reversed(measured) if metrics[key]["chance"]]
+    # What chose the candidates is no judge of them; Lite0 is none of the published ones.
+    judged.sort(key=lambda key: (_chose(key, report["encoder"]), key.startswith("lite0")))
+    key = judged[0] if judged else measured[-1]
     metric, sentences = metrics[key], []
     mine = rows["model"]["scores"][key]
     other = {name: row["scores"][key] for name, row in rows.items() if key in row["scores"]}
@@ -202,11 +197,22 @@ def score_words(report: dict[str, Any]) -> list[str]:
         )
     else:
         sentences.append(f"{metric['label']} of the reconstructions is {value(mine['mean'])}.")
+    if _chose(key, report["encoder"]):
+        sentences.append(
+            "That network made the tokens and chose among the candidates, which flatters them; no "
+            "other two-way score was measured."
+        )
     for name, (start, endings) in COMPARED.items():
         if name in other:
             verdict = _verdict(mine, other[name], metric["better"])
             sentences.append(f"{start} {value(other[name]['mean'])}: {endings[verdict]}.")
     return sentences
+
+
+def _chose(metric: str, encoder: str) -> bool:
+    """Return whether a metric's network is the encoder that chose the candidates."""
+    families = {"clip": "clip-", "lite0": "efficientnet-lite0"}
+    return any(metric.startswith(m) and encoder.startswith(e) for m, e in families.items())
 
 
 Verdict = Literal["better", "level", "worse"]
@@ -337,13 +343,13 @@ def _card(example: PictureExample, place: int) -> Card:
     )
 
 
-def _thumbnail(rgb: Float[np.ndarray, "3 height width"]) -> str:
+def _thumbnail(rgb: UInt8[np.ndarray, "height width 3"]) -> str:
     """Return a drawn picture at the thumbnail's size, scaled up smoothly where it is smaller."""
     return jpeg_uri(_resized(rgb, THUMBNAIL_SIDE))
 
 
-def _resized(rgb: Float[np.ndarray, "3 height width"], side: int) -> Image.Image:
-    return painted(rgb).resize((side, side), Image.Resampling.LANCZOS)
+def _resized(rgb: UInt8[np.ndarray, "height width 3"], side: int) -> Image.Image:
+    return Image.fromarray(rgb).resize((side, side), Image.Resampling.LANCZOS)
 
 
 def _strip(example: PictureExample) -> Strip:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 from torch.nn import functional
 
 from mindeye_dist.data.scenes import PLACES
@@ -289,7 +289,8 @@ def factor_scores(
     """Return the share of pictures whose kind, color, place, and all three, are right.
 
     Each with its mean and 95 % bootstrap interval over pictures. Shuffled, each reading is held
-    against the truths of all other pictures: the mean of every way to deal them out.
+    against the truths of all other pictures: the mean of every way to deal them out. Its interval
+    is over pictures too: readings and truths are drawn together.
 
     Raises:
         ValueError: there are not as many readings as truths, or a truth lacks a factor.
@@ -305,11 +306,31 @@ def factor_scores(
     right["all"] = np.logical_and.reduce(list(right.values()))
     scores = {}
     for factor, hits in right.items():
+        generator = numpy_generator(seed, "bootstrap", factor)
         own = hits.diagonal().astype(float)
-        each = (hits.sum(axis=1) - own) / (len(own) - 1) if shuffled else own
-        interval = bootstrap_interval(each, numpy_generator(seed, "bootstrap", factor))
-        scores[factor] = {"mean": float(each.mean()), "ci": list(interval)}
+        if shuffled:
+            mean = float((hits.sum() - own.sum()) / (len(own) * (len(own) - 1)))
+            interval = _shuffled_interval(hits, generator)
+        else:
+            mean, interval = float(own.mean()), bootstrap_interval(own, generator)
+        scores[factor] = {"mean": mean, "ci": list(interval)}
     return scores
+
+
+def _shuffled_interval(
+    hits: Bool[np.ndarray, "readings truths"], generator: np.random.Generator, draws: int = 2000
+) -> tuple[float, float]:
+    """Return the 95 % percentile interval of the share of hits between different pictures.
+
+    A picture that is drawn more than once is none of its own others; a draw of one alone has none.
+    """
+    count = len(hits)
+    pairs = hits & ~np.eye(count, dtype=bool)
+    picks = generator.integers(0, count, (draws, count))
+    often = np.stack([np.bincount(row, minlength=count) for row in picks]).astype(float)
+    hit, possible = ((often @ pairs) * often).sum(axis=1), count**2 - (often**2).sum(axis=1)
+    low, high = np.percentile((hit / possible.clip(1))[possible > 0], [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _by_factor(factors: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:

@@ -9,10 +9,12 @@ import torch
 from jobs.runs import open_data
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.data.pictures import decode, encode_png
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.evaluate import evaluate, evaluate_lowlevel
+from mindeye_dist.evaluate import evaluate, evaluate_lowlevel, evaluate_lowlevel_alone
 from mindeye_dist.inference import Predictor
+from mindeye_dist.picture_scores import PictureJudge
 from mindeye_dist.report import write_report
 from mindeye_dist.strict import override
 
@@ -69,9 +71,19 @@ def data_of(predictor, url):
     return open_data(predictor, store, read_manifest(store), "cpu")
 
 
-def test_perfect_latents_are_perfect_and_shuffled_ones_are_not(run, predictor, monkeypatch):
+@pytest.fixture
+def data(run, predictor, monkeypatch):
+    """Return the run's data, with seen pictures of many colours."""
+    own = data_of(predictor, run.data.url)
+    noise = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    monkeypatch.setattr(
+        own.splits["test"], "pictures", lambda numbers: [encode_png(noise[n]) for n in numbers]
+    )
+    return own
+
+
+def test_perfect_latents_are_perfect_and_shuffled_ones_are_not(data, predictor, monkeypatch):
     """A predictor that answers with the true latents scores what the codec allows."""
-    data = data_of(predictor, run.data.url)
     truth = data.splits["test"].all_targets("latents")
     monkeypatch.setattr(predictor, "latents", lambda voxels: truth)
     report = evaluate_lowlevel(predictor, TinyCodec(), data).report
@@ -81,6 +93,34 @@ def test_perfect_latents_are_perfect_and_shuffled_ones_are_not(run, predictor, m
     assert report["model"]["pixcorr"] != report["shuffled"]["pixcorr"]
     low, high = report["model"]["ssim"]["ci"]
     assert low <= report["model"]["ssim"]["mean"] <= high
+
+
+def test_lowlevel_pictures_are_scored_as_published(data, predictor, tmp_path):
+    """Oracle: the codec by hand, behind the judge of reconstructions; flat pictures are counted."""
+
+    class Flat(TinyCodec):
+        """Decodes the first three brains' latents to grey."""
+
+        def decode(self, latents):
+            pictures = super().decode(latents)
+            pictures[:3] = 0.5
+            return pictures
+
+    test = data.splits["test"]
+    found = evaluate_lowlevel(predictor, Flat(), data)
+    seen = np.stack([decode(file, "") for file in test.pictures(range(9))])
+    judge = PictureJudge(seen.transpose(0, 3, 1, 2).astype(np.float32) / 255, [])
+    made = Flat().decode(torch.from_numpy(predictor.latents(test.averages()))).numpy()
+    expected = judge.scores(made, 0)
+    for key in ("pixcorr", "ssim"):
+        assert found.report["model"][key] == {
+            what: expected[key][what] for what in ("mean", "ci", "undefined")
+        }
+    undefined = {n: found.report[n]["pixcorr"]["undefined"] for n in ("model", "mean_picture")}
+    assert undefined == {"model": 3, "mean_picture": 9}  # decoded alone, the mean is the first
+    evaluation = evaluate_lowlevel_alone(predictor, Flat(), data)
+    page = write_report(tmp_path, evaluation, [], {}).read_text()
+    assert "This model 3, Ridge regression 3, Perfect latents 3, Mean picture" in page
 
 
 def test_latents_of_another_codec_are_refused(run, predictor, tmp_path, write_subject):

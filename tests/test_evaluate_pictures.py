@@ -1,20 +1,31 @@
 """Pictures beside their controls: what each row is, against independent loops on tiny parts."""
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from mindeye_dist import picture_rows as rows_module
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.evaluate import evaluate
 from mindeye_dist.evaluate_pictures import Judges, PictureSettings, evaluate_pictures
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.networks import FeatureNetwork
-from mindeye_dist.picture_rows import Brains, as_unit, derangement, picture_rows, sized
+from mindeye_dist.picture_rows import (
+    Brains,
+    as_unit,
+    derangement,
+    drawn_by,
+    kept,
+    picture_rows,
+    sized,
+)
 from mindeye_dist.report import write_report
 from tests.test_evaluate_lowlevel import data_of
-from tests.test_reconstruct import CONFIG, checkpoints, reconstructor  # noqa: F401
+from tests.test_reconstruct import CONFIG, checkpoints, psnr, reconstructor  # noqa: F401
+from tests.tiny_generator import TinyGenerator
 
 SETTINGS = PictureSettings(pictures=6, control_candidates=2)
 
@@ -40,7 +51,7 @@ def rows(parts):
     own, data = parts
     brains = Brains(train=data.splits["train"], test=data.splits["test"], numbers=[0, 2, 3, 7, 8])
     model = own(brains.averages(), brains.keys)
-    return own, brains, model, picture_rows(own, brains, model, 2, seed=0)
+    return own, brains, model, picture_rows(own, brains, kept([model], 2), 2, seed=0)
 
 
 def test_rows_in_reading_order(rows):
@@ -60,16 +71,35 @@ def test_rows_in_reading_order(rows):
     assert {row.pictures.shape for row in rows[-1].values()} == {(5, 16, 16, 3)}
 
 
-def test_fewer_candidates_and_other_seeds_are_the_models_own(rows):
+def test_fewer_candidates_are_the_models_own(rows):
     """Oracle: a loop over the model's candidates and scores."""
     _, _, model, made = rows
-    for name, first in (("fewer", 0), ("other_seed", 2)):
-        for brain in range(5):
-            best = (
-                first if model.scores[brain, first] >= model.scores[brain, first + 1] else first + 1
-            )
-            np.testing.assert_array_equal(made[name].pictures[brain], model.candidates[brain, best])
+    for brain in range(5):
+        best = 0 if model.scores[brain, 0] >= model.scores[brain, 1] else 1
+        np.testing.assert_array_equal(made["fewer"].pictures[brain], model.candidates[brain, best])
     np.testing.assert_array_equal(made["no_choice"].pictures, model.candidates[:, 0])
+
+
+@pytest.mark.parametrize("averaged", [0, 3])
+def test_other_seeds_are_others_for_the_prior_too(rows, averaged):
+    """All candidates may come from one mean of samples. Oracle: the reconstructor of seed 43.
+
+    Its generator knows no seeds, so that what differs is the prior's.
+    """
+
+    class Seedless(TinyGenerator):
+        def __call__(self, tokens, seeds, init=None, strength=1.0):
+            return super().__call__(tokens, [0] * len(seeds), init, strength)
+
+    own, brains = rows[:2]
+    config = replace(CONFIG, candidates=2, averaged_samples=averaged)
+    parts = (own.predictor, Seedless(), own.encoder)
+    usual = type(own)(*parts, config, own.lowlevel)
+    model = usual(brains.averages(), brains.keys)
+    made = picture_rows(usual, brains, kept([model], 2), 2, seed=0)["other_seed"].pictures
+    other = type(own)(*parts, replace(config, seed=43), own.lowlevel)
+    np.testing.assert_array_equal(made, other(brains.averages(), brains.keys).pictures)
+    assert psnr(made, model.pictures) < 60
 
 
 def test_the_best_training_picture_is_the_nearest_of_all(rows):
@@ -83,6 +113,29 @@ def test_the_best_training_picture_is_the_nearest_of_all(rows):
         expected = sized(as_unit(decode(file, "")[None]), 16)[0]
         got = as_unit(made["best_training_picture"].pictures[brain])
         np.testing.assert_allclose(got, expected, atol=1 / 255)
+
+
+def test_no_more_candidates_are_held_than_of_some_brains(rows, monkeypatch):
+    """Oracle: all brains drawn at once; of earlier parts none but the last is left at full size."""
+    own, brains, model, _ = rows
+    monkeypatch.setattr(rows_module, "BRAINS_AT_ONCE", 2)
+    held = []
+
+    def watched():
+        for part in drawn_by(own, brains):
+            assert all(array() is None for array in held[:-1])
+            held.append(weakref.ref(part.candidates))
+            yield part
+            del part
+
+    found, expected = kept(watched(), 2), kept([model], 2)
+    assert len(held) == 3
+    assert found.keys == expected.keys
+    for name in ("pictures", "fewer", "first", "shown", "lowlevel"):
+        assert psnr(getattr(found, name), getattr(expected, name)) >= 60
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
+    upper = picture_rows(own, brains, found, 2, seed=0)["true_tokens"].pictures
+    assert psnr(upper, rows[3]["true_tokens"].pictures) >= 60
 
 
 def test_controls_change_one_thing(rows):
@@ -144,3 +197,13 @@ def test_without_a_network_pictures_are_sorted_by_the_projector(parts):
     made = evaluate_pictures(own, data, replace(JUDGES, networks=[]), SETTINGS)
     assert made.report["sorted_by"] == "similarity to the projector's output"
     assert [e.score for e in made.examples] == [float(e.scores.max()) for e in made.examples]
+
+
+def test_what_judges_cannot_take_is_said_before_anything_is_drawn(checkpoints, parts):  # noqa: F811
+    """Oracle: the generator's own count of its calls."""
+    generator = TinyGenerator()
+    own = reconstructor(checkpoints, generator=generator)
+    broken = replace(NETWORK, features=lambda images: means(images) * torch.nan)
+    with pytest.raises(ValueError, match="tiny: features of seen pictures .* are not finite"):
+        evaluate_pictures(own, parts[1], replace(JUDGES, networks=[broken]), SETTINGS)
+    assert generator.calls == []

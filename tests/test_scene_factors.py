@@ -63,8 +63,26 @@ def test_shuffled_is_the_mean_of_every_shuffle():
     for factor, score in shuffled.items():
         expected = np.mean([one[factor]["mean"] for one in dealt])
         np.testing.assert_allclose(score["mean"], expected, atol=1e-12)
+        assert np.isfinite(score["ci"]).all()
     with pytest.raises(ValueError, match="shuffled: got 1 picture, expected at least 2"):
         factor_scores({name: labels[:1] for name, labels in read.items()}, truth[:1], shuffled=True)
+
+
+def test_the_interval_of_every_shuffle_covers_the_true_rate():
+    """Oracle: coverage in simulations of 60 pictures with nine labels in unequal shares.
+
+    An interval over readings alone, against truths that never vary, covers 79 %.
+    """
+    generator, shares = np.random.default_rng(0), np.arange(1, 10) / 45
+    rate, covered = (shares**2).sum(), 0
+    for seed in range(150):
+        read, true = (generator.choice(9, 60, p=shares).astype(str).tolist() for _ in range(2))
+        truth = [dict.fromkeys(TRUTH, label) for label in true]
+        scores = factor_scores(dict.fromkeys(TRUTH, read), truth, seed, shuffled=True)
+        low, high = scores["kind"]["ci"]
+        assert low <= scores["kind"]["mean"] <= high
+        covered += low <= rate <= high
+    assert covered >= 0.9 * 150
 
 
 def test_the_linear_reader_is_ridge_regression():

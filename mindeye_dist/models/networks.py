@@ -113,9 +113,16 @@ def open_lite0(
 
     Raises:
         ImportError: no file is given and the package is not installed.
+        ValueError: the file is not there, or is another network's.
     """
     path = Path(weights) if weights else efficientnet_lite0_weights()
-    encoder = EfficientNetLite0(path, device=device)
+    if not path.is_file():
+        raise ValueError(f"lite0: weights {str(path)!r}: no such file")
+    try:
+        encoder = EfficientNetLite0(path, device=device)
+    except Exception as error:  # as in _read
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path}: cannot be read as EfficientNet-Lite0's: {reason}") from error
 
     def pooled(images: Pictures) -> Vectors:
         return encoder(images)[:, 0]

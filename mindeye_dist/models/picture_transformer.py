@@ -43,6 +43,8 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         for name in ("patch", "width", "depth", "heads", "guess_width", "guess_depth", "steps"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        # Comparisons with NaN are false.
+        check(1 <= self.guidance < math.inf, "guidance", self.guidance, "a number of at least 1")
         check(self.width % self.heads == 0, "width", self.width, f"a multiple of {self.heads}")
         check(
             self.guess_width % NORM_GROUPS == 0,

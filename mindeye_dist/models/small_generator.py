@@ -5,6 +5,7 @@ jobs/train_generator.py on pictures and their clip_tokens, for any encoder and c
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ from mindeye_dist.models.generator import (
 from mindeye_dist.models.generator import noise_like as noise_of
 from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
 from mindeye_dist.shapes import TargetShape
-from mindeye_dist.strict import from_dict
+from mindeye_dist.strict import check, from_dict
 
 TIMESTEPS = 1000
 SCENES_GENERATOR = Path(__file__).parents[1] / "assets" / "scenes-generator.safetensors"
@@ -46,6 +47,11 @@ class Imperfection:
     noise: float = 0.5
     """Most noise that a sample's tokens get, in units of their deviation: the prior's are imperfect
     too (Ho et al. 2022, conditioning augmentation)."""
+
+    def __post_init__(self) -> None:
+        check(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, less than 1")
+        # Comparisons with NaN are false.
+        check(0 <= self.noise < math.inf, "noise", self.noise, "a number of 0 or more")
 
 
 def sampler() -> Any:

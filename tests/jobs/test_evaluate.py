@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from jobs import embed, encoders, evaluate
+from jobs.generators import GeneratorOptions
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, verify
 from mindeye_dist.config import DataConfig, SimulationConfig
@@ -214,7 +215,7 @@ def another_pipeline(config, shards):
 def test_a_lowlevel_run_that_cannot_be_evaluated(
     spoil, message, config, run, shards, capsys, monkeypatch
 ):
-    """Found, it is left out in one line; named, it is an error before anything is computed."""
+    """Found, and nothing drawn, it is left out in one line; named, it is an error at once."""
     spoil(config, shards)
     capsys.readouterr()
     evaluate.main(["--run-dir", str(run), "--pictures", "0"])
@@ -251,6 +252,21 @@ def test_a_checkpoint_of_no_run(pipeline, config, tmp_path, monkeypatch, capsys)
     verify(imported)
     evaluate.main(["--checkpoint", str(imported), "--out", str(tmp_path / "elsewhere")])
     assert report_in(tmp_path / "elsewhere")[0] == report
+
+
+def test_a_report_goes_to_no_url(run, tmp_path, monkeypatch):
+    """As a folder it would be a local one of that name."""
+    monkeypatch.chdir(tmp_path)
+    message = fails("--run-dir", run, "--out", "s3://lab/report")
+    assert "out: got 's3://lab/report', expected a folder, no URL" in message
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_the_generator_computes_where_the_others_do():
+    with pytest.raises(ValueError, match="draw.device: got 'cuda', expected cpu, --device"):
+        evaluate.Evaluate(draw=GeneratorOptions(device="cuda"))
+    both = evaluate.Evaluate(device="cuda", draw=GeneratorOptions(device="cuda"))
+    assert both.draw.device == "cuda"
 
 
 def test_a_checkpoint_of_a_run_reports_into_the_run(run):

@@ -5,6 +5,7 @@ Oracles: webdataset's reader, the Reconstructor by hand, and an undisturbed run,
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,21 +18,34 @@ import pytest
 import torch
 import webdataset
 
-from jobs import embed, reconstruct
+from jobs import embed, evaluate, reconstruct
 from jobs.generators import GeneratorOptions
 from jobs.reconstruct import Found, Reconstruct, open_reconstructor
 from jobs.worker import worker
+from mindeye_dist import evaluate_pictures
 from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.config import ReconstructionConfig
+from mindeye_dist.config import DataConfig, ReconstructionConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode
-from mindeye_dist.data.shards import read_manifest
+from mindeye_dist.data.shards import (
+    read_index,
+    read_manifest,
+    shard_entry,
+    with_checksums,
+    write_manifest,
+)
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.models import frozen
 from mindeye_dist.models.codecs import PixelCodec
 from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
 from mindeye_dist.models.small_generator import SmallGenerator
-from mindeye_dist.reconstruction_shards import read_reconstructions, read_record, read_shard
+from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.reconstruction_shards import (
+    finished,
+    read_reconstructions,
+    read_record,
+    read_shard,
+)
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import override
 from tests.conftest import tiny_run, write_tiny_subject
@@ -240,16 +254,86 @@ def test_other_settings_do_not_mix(lab, undisturbed, tmp_path, capsys, changes):
     assert (found.lowlevel is None) is bool(changes.get("no_lowlevel"))
 
 
-def test_voxels_that_changed_are_drawn_again(lab, tmp_path, capsys):
+def seed_within(count, of, pictures=2):
+    """Return a seed by which the page takes its pictures from a split's first ones."""
+    orders = (numpy_generator(seed, "pictures").permutation(of)[:pictures] for seed in range(999))
+    return next(seed for seed, order in enumerate(orders) if max(order) < count)
+
+
+def page_of(lab, out, *more):
+    """Evaluate two pictures of the run and return their part of the report."""
+    own = ["--run-dir", str(lab.run), "--pictures", "2", "--draw.weights", str(lab.weights)]
+    own += ["--reconstruction.candidates", "2", "--control-candidates", "1"]
+    evaluate.main([*own, "--out", str(out), *map(str, more)])
+    return json.loads((out / "report.json").read_text())["pictures"]
+
+
+def test_what_was_made_before_is_scored(lab, undisturbed, tmp_path, monkeypatch):
+    """Oracle: the same page with all of it drawn."""
+    seed = seed_within(9, of=64)
+    drawn = page_of(lab, tmp_path / "drawn", "--seed", seed)
+    monkeypatch.setattr(evaluate_pictures, "drawn_by", None)
+    made = page_of(lab, tmp_path / "made", "--seed", seed, "--reconstructions", undisturbed)
+    assert made["rows"].keys() == drawn["rows"].keys()
+    for name, row in drawn["rows"].items():
+        for key, score in row["scores"].items():
+            found = made["rows"][name]["scores"][key]["mean"]
+            assert found == pytest.approx(score["mean"], abs=2e-3), (name, key)
+
+
+def test_what_was_made_with_something_else_is_not_scored(lab, undisturbed, tmp_path):
+    own = ["--reconstructions", undisturbed]
+    inside = [*own, "--seed", seed_within(9, of=64)]
+    for more, message in (
+        (["--reconstruction.seed", "43"], r"was made with seed 42, not 43"),
+        (["--no-lowlevel"], r"was made with lowlevel '\w{64}', not ''; codec"),
+        (["--draw.steps", "3"], r"was made with generator_digest '\w{64}', not"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            page_of(lab, tmp_path, *inside, *more)
+    with pytest.raises(SystemExit, match=r"has no .*: lacks \d of 2 pictures"):
+        page_of(lab, tmp_path, *own, "--seed", "0")
+    with pytest.raises(SystemExit, match=r"reconstructions.json: cannot be read"):
+        page_of(lab, tmp_path, "--reconstructions", tmp_path)
+    with pytest.raises(ValueError, match="got 'made', expected none beside --pictures 0"):
+        evaluate.Evaluate(pictures=0, reconstructions="made")
+    record = read_record(Store(str(undisturbed)))
+    store = Store(str(lab.shards))
+    samples = Dataset(store, read_manifest(store), DataConfig(), "test").samples
+    with pytest.raises(DataError, match=r"tar: is not of the voxels in "):
+        finished(Store(str(undisturbed)), record.made_with, store, samples[1:])
+
+
+def indexed_by_headers(folder):
+    """Index shards anew as `jobs/shards.py index` does without --checksums."""
+    store = Store(str(folder))
+    manifest = read_manifest(store)
+    splits = {}
+    for name, shards in manifest.subject("subj01").splits.items():
+        entries = []
+        for shard in shards:
+            samples = [with_checksums(sample, {}) for sample in read_index(store, shard)]
+            entry, index = shard_entry(shard.path, shard.num_bytes, shard.sha256, samples)
+            store.write(entry.index, index)
+            entries.append(entry)
+        splits[name] = tuple(entries)
+    subject = replace(manifest.subject("subj01"), splits=splits)
+    write_manifest(store, replace(manifest, subjects={"subj01": subject}))
+
+
+@pytest.mark.parametrize("checksums", [True, False])
+def test_voxels_that_changed_are_drawn_again(lab, tmp_path, capsys, checksums):
     """The same keys with other voxels: another simulation in the same place."""
-    other = tmp_path / "shards"
-    write_tiny_subject(other, counts={"train": 6, "val": 2, "test": 32})
-    (other / "encoders").mkdir()
-    file = "encoders/efficientnet-lite0.safetensors"
-    (other / file).write_bytes((lab.shards / file).read_bytes())
-    out = tmp_path / "out"
-    reconstruct.reconstruct(options(lab, out, limit=2))
-    reconstruct.reconstruct(options(lab, out, limit=2, data_url=str(other)))
+    url, out = tmp_path / "shards", tmp_path / "out"
+    for count in (64, 32):
+        shutil.rmtree(url, ignore_errors=True)
+        write_tiny_subject(url, counts={"train": 6, "val": 2, "test": count})
+        (url / "encoders").mkdir()
+        file = "encoders/efficientnet-lite0.safetensors"
+        (url / file).write_bytes((lab.shards / file).read_bytes())
+        if not checksums:
+            indexed_by_headers(url)
+        reconstruct.reconstruct(options(lab, out, limit=2, data_url=str(url)))
     assert capsys.readouterr().err.count("drew 2 of 2 pictures") == 2
 
 
@@ -288,18 +372,46 @@ def test_what_does_not_fit_is_said(lab, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_lowlevel_run_that_does_not_fit_is_left_out(lab, tmp_path, capsys):
-    """A run that lies beside but has no good checkpoint is named; the pictures are made anyway."""
+def test_a_lowlevel_run_that_cannot_be_opened(lab, tmp_path, capsys, monkeypatch):
+    """Pictures from noise are other pictures: they are drawn where that is asked for alone.
+
+    Oracle: the run by hand without its low-level one.
+    """
     run = tmp_path / "run"
     run.mkdir()
     (run / "checkpoints").symlink_to(lab.run / "checkpoints")
     (tmp_path / "run-lowlevel" / "checkpoints").mkdir(parents=True)
-    own = options(lab, tmp_path / "out", limit=1, run_dir=str(run))
-    reconstruct.reconstruct(own)
-    said = capsys.readouterr().err
-    assert "left out the low-level run" in said
-    assert "without low-level pictures" in said
-    assert read_reconstructions(Store(own.out)).lowlevel is None
+    own = flags(lab, tmp_path / "out", "--run-dir", run, "--limit", "1", "--without-ray")
+    own = [str(flag) for flag in own]
+    message = fails(*own)
+    assert f"the low-level run {run}-lowlevel: " in message
+    assert message.endswith("has no good checkpoint; --no-lowlevel draws without it")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="got 'other', expected none, beside --no-lowlevel"):
+        options(lab, "", no_lowlevel=True, lowlevel_run_dir="other")
+    reconstruct.main([*own, "--no-lowlevel"])
+    assert "without low-level pictures" in capsys.readouterr().err
+    made = read_reconstructions(Store(str(tmp_path / "out")))
+    assert made.lowlevel is None
+    assert psnr(made.candidates, by_hand(lab, limit=1, lowlevel=False).candidates) >= 40
+
+
+def test_the_page_draws_over_a_lowlevel_run_or_says_why_not(lab, tmp_path):
+    """The same run evaluated: an error where pictures are drawn; without it where that is asked."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(lab.run / "checkpoints")
+    (tmp_path / "run-lowlevel" / "checkpoints").mkdir(parents=True)
+    own = ["--run-dir", str(run), "--pictures", "2", "--draw.weights", str(lab.weights)]
+    own += ["--reconstruction.candidates", "2", "--control-candidates", "1"]
+    with pytest.raises(SystemExit, match="has no good checkpoint; --no-lowlevel draws without it"):
+        evaluate.main(own)
+    evaluate.main([*own, "--no-lowlevel"])
+    rows = json.loads((run / "report.json").read_text())["pictures"]["rows"]
+    assert "lowlevel_only" not in rows
+    evaluate.main([*own, "--lowlevel-run-dir", f"{lab.run}-lowlevel"])
+    rows = json.loads((run / "report.json").read_text())["pictures"]["rows"]
+    assert {"lowlevel_only", "no_lowlevel"} <= rows.keys()
 
 
 def test_where_pictures_go(lab):

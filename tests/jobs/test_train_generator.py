@@ -16,6 +16,7 @@ from jobs.generator_pictures import open_source
 from jobs.generators import GeneratorOptions, open_generator
 from jobs.simulate import Simulate, load_pictures
 from jobs.train_generator import TrainGenerator, train_generator
+from jobs.train_generator import main as train_generator_main
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.scenes import GENERATOR_SERIES
@@ -237,6 +238,13 @@ def test_what_does_not_fit_is_said_before_anything_is_prepared(shards, tmp_path)
     with pytest.raises(ValueError, match="expected multiples of 3"):
         train_generator(wrong)
     assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_generator_is_not_trained_into_a_url(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="run_dir: got 's3://lab/made', expected a folder, no URL"):
+        train_generator_main(["--run-dir", "s3://lab/made"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def whole(training, pictures):

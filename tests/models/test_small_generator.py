@@ -125,9 +125,9 @@ def test_loss_is_the_weighted_error_of_an_independent_loop():
 
 
 def test_imperfection_drops_and_blurs():
-    """Dropout 1 leaves no token; noise moves them, by no more than its level."""
+    """Dropout of all but 1e-9 leaves no token; noise moves them, by no more than its level."""
     network, asked, _ = watched()
-    for imperfection in (Imperfection(dropout=1.0), Imperfection(dropout=0.0, noise=0.5)):
+    for imperfection in (Imperfection(dropout=1 - 1e-9), Imperfection(dropout=0.0, noise=0.5)):
         generator_loss(
             network,
             sampler().alphas_cumprod,
@@ -141,6 +141,23 @@ def test_imperfection_drops_and_blurs():
     levels = (blurred - tokens(200)).flatten(1).std(dim=1) / tokens(200).std()
     assert levels.min() < 0.05
     assert 0.45 < levels.max() < 0.65
+
+
+@pytest.mark.parametrize(
+    ("kind", "setting", "value", "expected"),
+    [
+        (Imperfection, "dropout", 1.0, "0 or more, less than 1"),
+        (Imperfection, "dropout", -0.1, "0 or more, less than 1"),
+        (Imperfection, "noise", -1.0, "a number of 0 or more"),
+        (Imperfection, "noise", float("nan"), "a number of 0 or more"),
+        (GeneratorConfig, "guidance", 0.5, "a number of at least 1"),
+        (GeneratorConfig, "guidance", float("nan"), "a number of at least 1"),
+        (GeneratorConfig, "guidance", float("inf"), "a number of at least 1"),
+    ],
+)
+def test_ruinous_settings_are_refused(kind, setting, value, expected):
+    with pytest.raises(ValueError, match=f"{setting}: got {value}, expected {expected}"):
+        kind(**{setting: value})
 
 
 def test_what_is_saved_is_loaded(tmp_path):
