@@ -22,7 +22,7 @@ demo: setup  ## simulated subject, training on Ray, report with pictures: runs/d
 
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ray
 
 unit: setup  ## the tests of a minute: no Ray, no DeepSpeed, no S3 server
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5

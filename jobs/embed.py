@@ -15,7 +15,7 @@ import tyro
 from jobs.command import clear_errors, place
 from jobs.encoders import EncoderOptions, target_encoder
 from jobs.stations import Workers, connect, run
-from mindeye_dist.config import DataConfig, Recipe
+from mindeye_dist.config import DataConfig
 from mindeye_dist.data.embedding import (
     Made,
     TargetEncoder,
@@ -39,6 +39,7 @@ from mindeye_dist.data.shards import (
     write_manifest,
 )
 from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.shapes import Recipe
 from mindeye_dist.strict import check
 
 AUGMENTED_SPLITS = ("train", "val")

@@ -14,9 +14,6 @@ from typing import Literal
 
 from mindeye_dist.strict import check
 
-Recipe = Literal["release", "development", "lowlevel"]
-"""How pictures are augmented; data/augment.py says what each is."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ComputedConfig:

@@ -5,7 +5,9 @@ to 425 x 425 from there, bilinearly and without antialias. What the published sc
 stands beside them: how many pictures have no correlation at all, and which networks are missing.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -21,7 +23,8 @@ from mindeye_dist.randomness import numpy_generator
 
 SIDE, PIXEL_SIDE = 256, 425
 BATCH = 16
-"""Pictures in work at once."""
+"""Pictures that one network or thread has in work."""
+THREADS = min(8, os.cpu_count() or 1)
 FLAT = 1e-3
 """Range of values of a channel, a quarter of an 8-bit step, up to which it is of one colour."""
 # A sampler's rounding; what lies further out is not in [0, 1] by mistake.
@@ -159,8 +162,8 @@ class PictureJudge:
 
         In blocks: at 425 x 425 a thousand pictures are 4 GB.
         """
-        parts = []
-        for start in range(0, len(recon), BATCH):
+
+        def score(start: int) -> tuple[PerPicture, PerPicture]:
             pair = [
                 published_size(
                     published_size(pictures[start : start + BATCH], antialias=self._antialias),
@@ -169,7 +172,10 @@ class PictureJudge:
                 )
                 for pictures in (self._seen, recon)
             ]
-            parts.append((pixcorr(*pair), ssim(*pair)))
+            return pixcorr(*pair), ssim(*pair)
+
+        with ThreadPoolExecutor(THREADS) as pool:  # it is NumPy's and SciPy's work, one core each
+            parts = list(pool.map(score, range(0, len(recon), BATCH)))
         correlations, similarities = (np.concatenate(part) for part in zip(*parts, strict=True))
         flat = _of_one_colour(self._seen) | _of_one_colour(recon)
         correlations[flat] = 0

@@ -6,6 +6,8 @@ from typing import Literal
 Kind = Literal["clip_tokens", "latents", "feature_map"]
 """What a target is: clip_tokens (tokens, dim), latents (channels, height, width) or a teacher's
 feature_map (tokens, dim)."""
+Recipe = Literal["release", "development", "lowlevel"]
+"""How pictures are augmented before they are encoded: see data/augment.py."""
 
 
 @dataclass(frozen=True)

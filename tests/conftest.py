@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -224,6 +225,17 @@ def tiny_run(url, run_dir):
         training=TrainingConfig(epochs=6, global_batch_size=6, validate_every_epochs=2),
     )
     return replace(config, tracking=replace(config.tracking, mlflow="off", every_steps=1))
+
+
+def ray_environment(**more):
+    """Return the environment of a program that starts its own Ray, beside which others may run.
+
+    Without what this process was told of Ray; with a folder of its own, in which Ray's processes
+    look for their cluster.
+    """
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    own = {"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"), "RAY_USAGE_STATS_ENABLED": "0"}
+    return {**kept, **own, **more}
 
 
 def run_workers(configs, count, folder):

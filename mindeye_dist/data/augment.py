@@ -18,8 +18,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from mindeye_dist.config import Recipe
 from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.shapes import Recipe
 
 Picture = Float[Tensor, "3 _ _"]
 

@@ -18,7 +18,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mindeye_dist.config import Recipe
 from mindeye_dist.data.loader import Dataset, picture_member
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.data.shards import (
@@ -34,7 +33,7 @@ from mindeye_dist.data.shards import (
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.targets import ComputedTargets, Request
 from mindeye_dist.data.writer import SAMPLES_PER_SHARD, pack
-from mindeye_dist.shapes import Kind
+from mindeye_dist.shapes import Kind, Recipe
 
 SOURCE = "source.txt"
 BATCH = 32

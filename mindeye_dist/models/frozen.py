@@ -213,9 +213,7 @@ def _same_conv(
     total = conv.kernel_size[0] - conv.stride[0]
     lacking, after = total % 2, total - total // 2
     kernel = nn.functional.pad(conv.weight, (lacking, 0, lacking, 0))
-    return nn.functional.conv2d(
-        x, kernel, conv.bias, conv.stride, after, conv.dilation, conv.groups
-    )
+    return nn.functional.conv2d(x, kernel, conv.bias, conv.stride, after, groups=conv.groups)
 
 
 @dataclass(frozen=True, kw_only=True)

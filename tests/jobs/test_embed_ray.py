@@ -1,6 +1,5 @@
 """The embedding job on Ray Data. Oracle: the same job in one process, without Ray, byte by byte."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import Store
+from tests.conftest import ray_environment
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
@@ -17,11 +17,10 @@ pytestmark = pytest.mark.ray
 def embed(folder, *more):
     """Run the job as a user does; return its exit code and what it said."""
     flags = ["--data-url", str(folder), "--encoder", "pixels", "--side", "8", "--variants", "2"]
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "jobs/embed.py", *flags, *more],
         cwd=ROOT,
-        env={**variables, "RAY_USAGE_STATS_ENABLED": "0"},
+        env=ray_environment(),
         capture_output=True,
         text=True,
         timeout=240,

@@ -26,7 +26,7 @@ from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_place, read_weights
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.strict import override
-from tests.conftest import flags
+from tests.conftest import flags, ray_environment
 from tests.s3 import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -44,19 +44,11 @@ def command(config, *more):
     return ["jobs/train.py", *flags(config), *more]
 
 
-def environment(**more):
-    return {
-        **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
-        "RAY_USAGE_STATS_ENABLED": "0",
-        **more,
-    }
-
-
 def start(config, *more, **variables):
     return subprocess.Popen(
         [sys.executable, *command(config, *more)],
         cwd=ROOT,
-        env=environment(**variables),
+        env=ray_environment(**variables),
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -116,7 +108,7 @@ def test_killed_worker_then_resume(tiny_config, workers, tmp_path):
     try:
         victim = find_worker(process, killed.run_dir)
         victim.send_signal(signal.SIGKILL)
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=240)
     finally:
         process.kill()
     assert process.returncode != 0
@@ -170,7 +162,7 @@ def cluster(s3):
         f"--dashboard-agent-listen-port={agent}",  # its default may be another cluster's
     ]
     path = f"{BIN}:{os.environ['PATH']}"
-    variables = environment(RAY_AUTH_MODE="token", PATH=path, **s3)
+    variables = ray_environment(RAY_AUTH_MODE="token", PATH=path, **s3)
     token = [str(BIN / "ray"), "get-auth-token", "--generate"]
     subprocess.run(token, env=variables, check=True, capture_output=True)
     process = subprocess.Popen(
@@ -189,7 +181,6 @@ def cluster(s3):
                 child.kill()
         process.kill()
         process.wait()
-        Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)
 
 
 def await_dashboard(url, process):

@@ -4,7 +4,6 @@ Oracles: webdataset's reader, the Reconstructor by hand, and an undisturbed run,
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -48,7 +47,7 @@ from mindeye_dist.reconstruction_shards import (
 )
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import override
-from tests.conftest import tiny_run, write_tiny_subject
+from tests.conftest import ray_environment, tiny_run, write_tiny_subject
 from tests.test_reconstruct import psnr
 
 ROOT = Path(__file__).parents[2]
@@ -455,14 +454,13 @@ def test_workers_and_batches_change_nothing(lab, tmp_path):
     # Batches do not cross shards: one of 16 pictures is two batches of 16 candidates.
     large = {"limit": 64, "pictures_per_shard": 16, "reconstruction": sixteen}
     reconstruct.reconstruct(options(lab, alone, **large))
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     for out, count, batch in ((one, 1, 16), (two, 2, 1)):
         own = flags(lab, out, "--limit", "64", "--pictures-per-shard", "16")
         own += ["--workers", count, "--batch-size", batch]
         done = subprocess.run(
             [sys.executable, "jobs/reconstruct.py", *map(str, own)],
             cwd=ROOT,
-            env={**variables, "RAY_USAGE_STATS_ENABLED": "0"},
+            env=ray_environment(),
             capture_output=True,
             text=True,
             timeout=400,

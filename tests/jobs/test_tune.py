@@ -1,7 +1,6 @@
 """Sweeps on a real Ray cluster. Oracles: the same trials without Ray, and an undisturbed count."""
 
 import json
-import os
 import signal
 import sqlite3
 import subprocess
@@ -23,7 +22,7 @@ from mindeye_dist.checkpoint import verify
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.strict import override
 from mindeye_dist.sweep import read_trials
-from tests.conftest import flags
+from tests.conftest import flags, ray_environment
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
@@ -47,11 +46,10 @@ def lab(tiny_config, tmp_path):
 
 
 def start(config, *more):
-    variables = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, "jobs/tune.py", "--recipe", "demo", *flags(config), *map(str, more)],
         cwd=ROOT,
-        env={**variables, "RAY_USAGE_STATS_ENABLED": "0"},
+        env=ray_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
