@@ -238,16 +238,16 @@ def print_scores(evaluation: Evaluation) -> None:
             pixcorr = evaluation.lowlevel.report[name]["pixcorr"]["mean"]
             print(f"low level, {name:15s} PixCorr {pixcorr:.3f}")
     if evaluation.reconstructed:
-        metrics = evaluation.reconstructed.report["metrics"]
-        for name, row in evaluation.reconstructed.report["rows"].items():
+        metrics, rows = (evaluation.reconstructed.report[part] for part in ("metrics", "rows"))
+        for row in rows.values():
             values = [
                 f"{metrics[key]['label']} {score['mean']:.3f}"
                 for key, score in row["scores"].items()
             ]
-            print(f"drawn, {name:21s} {'  '.join(values)}")
+            print(f"{row['label']:26s} {'  '.join(values)}")
         for name, row in evaluation.reconstructed.report["factors"].get("rows", {}).items():
             shares = [f"{factor} {score['mean']:.0%}" for factor, score in row.items()]
-            print(f"drawn, {name:21s} right: {'  '.join(shares)}")
+            print(f"{rows[name]['label']:26s} right: {'  '.join(shares)}")
 
 
 if __name__ == "__main__":

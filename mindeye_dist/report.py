@@ -19,8 +19,17 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mindeye_dist.metrics import DIRECTIONS
-from mindeye_dist.report_drawing import INKS, bars, opened, painted, percent, svg, thumbnail_uri
-from mindeye_dist.report_pictures import Reconstructed, pictures_page, three
+from mindeye_dist.report_drawing import (
+    INKS,
+    bars,
+    opened,
+    painted,
+    percent,
+    svg,
+    three,
+    thumbnail_uri,
+)
+from mindeye_dist.report_pictures import Reconstructed, pictures_page
 from mindeye_dist.strict import paths
 
 CURVE_POINTS = 300

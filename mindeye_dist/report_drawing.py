@@ -4,6 +4,7 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -102,3 +103,8 @@ def jpeg_uri(picture: Image.Image, quality: int = 85) -> str:
 def percent(share: float) -> str:
     """Return a share (0..1) in percent."""
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def three(value: float | np.floating[Any]) -> str:
+    """Return a score with three decimals, and zero without a sign."""
+    return f"{round(float(value), 3) + 0.0:.3f}"

@@ -7,7 +7,7 @@ instead. The words are made from the numbers: where two intervals overlap, the p
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -20,18 +20,15 @@ from mindeye_dist.report_drawing import (
     bars,
     jpeg_uri,
     opened,
-    percent,
     thumbnail_uri,
 )
+from mindeye_dist.report_words import FACTORS, factor_words, pixel_words, score_words
 
 GROUP_SIZE = 8
 RANDOM_PAGE = 12
 STRIP_COLUMNS = 8
 STRIP_SIDE = 56
 STRIP_QUALITY = 75
-
-FACTORS = {"kind": "kind", "color": "colour", "all": "all of them"}
-"""Reader's words for factors that the code calls otherwise."""
 
 COMPARABLE = 0.01
 """Least share of shuffled brains that another is called a multiple of."""
@@ -140,7 +137,7 @@ def pictures_page(made: Reconstructed) -> dict[str, Any]:
     ranked = sorted(made.examples, key=lambda example: (-example.score, example.number))
     cards = [_card(example, place) for place, example in enumerate(ranked, 1)]
     return {
-        "lead": [*_how_drawn(report), *score_words(report)],
+        "lead": [*_how_drawn(report), *score_words(report), *pixel_words(report)],
         "factor_words": factor_words(report),
         "measured": {key: m for key, m in report["metrics"].items() if not m["gap"]},
         "gaps": {m["label"]: m["gap"] for m in report["metrics"].values() if m["gap"]},
@@ -169,116 +166,6 @@ def _how_drawn(report: dict[str, Any]) -> list[str]:
             "The one shown is the one nearest to the projector's output: the choice never sees the "
             "true picture."
         )
-    return sentences
-
-
-def score_words(report: dict[str, Any]) -> list[str]:
-    """Return sentences that say what the scores say, and no more than their intervals allow."""
-    rows, metrics = report["rows"], report["metrics"]
-    measured = [key for key in metrics if key in rows["model"]["scores"]]
-    if not measured:
-        return ["No score could be made: see the gaps under the table."]
-    judged = [key for key in reversed(measured) if metrics[key]["chance"]]
-    # What chose the candidates is no judge of them; Lite0 is none of the published ones.
-    judged.sort(key=lambda key: (_chose(key, report["encoder"]), key.startswith("lite0")))
-    key = judged[0] if judged else measured[-1]
-    metric, sentences = metrics[key], []
-    mine = rows["model"]["scores"][key]
-    other = {name: row["scores"][key] for name, row in rows.items() if key in row["scores"]}
-    value = percent if metric["chance"] else three
-    if metric["chance"]:
-        low, high = mine["ci"]
-        apart = low > metric["chance"] or high < metric["chance"]
-        sentences.append(
-            f"By {metric['label']}, the reconstruction is nearer to the picture that was seen than "
-            f"to another test picture in {value(mine['mean'])} of the pairs; guessing would be "
-            f"right in {value(metric['chance'])}"
-            + ("." if apart else ", and the interval of the model does not exclude that.")
-        )
-    else:
-        sentences.append(f"{metric['label']} of the reconstructions is {value(mine['mean'])}.")
-    if _chose(key, report["encoder"]):
-        sentences.append(
-            "That network made the tokens and chose among the candidates, which flatters them; no "
-            "other two-way score was measured."
-        )
-    for name, (start, endings) in COMPARED.items():
-        if name in other:
-            verdict = _verdict(mine, other[name], metric["better"])
-            sentences.append(f"{start} {value(other[name]['mean'])}: {endings[verdict]}.")
-    return sentences
-
-
-def _chose(metric: str, encoder: str) -> bool:
-    """Return whether a metric's network is the encoder that chose the candidates."""
-    families = {"clip": "clip-", "lite0": "efficientnet-lite0"}
-    return any(metric.startswith(m) and encoder.startswith(e) for m, e in families.items())
-
-
-Verdict = Literal["better", "level", "worse"]
-
-COMPARED: dict[str, tuple[str, dict[Verdict, str]]] = {
-    "shuffled": (
-        "The same pictures dealt out to the wrong brains reach",
-        {
-            "better": "the model is better than that",
-            "level": "the model is no better than that, as far as the intervals can tell",
-            "worse": "the model is worse than that",
-        },
-    ),
-    "true_tokens": (
-        "Given the true tokens in place of the brain's, the generator reaches",
-        {
-            "better": "less than the model, so it is no upper bound here",
-            "level": "the model cannot be told from that upper bound",
-            "worse": "the model stays below that upper bound",
-        },
-    ),
-    "best_training_picture": (
-        "The best training picture, shown in place of a reconstruction, reaches",
-        {
-            "better": "drawing is better than looking up",
-            "level": "drawing is no better than looking up, as far as the intervals can tell",
-            "worse": "drawing is worse than looking up",
-        },
-    ),
-}
-"""How the lead compares the model with a row: start of the sentence, and its end by verdict."""
-
-
-def _verdict(mine: dict[str, Any], other: dict[str, Any], better: str) -> Verdict:
-    """Return how the model stands to another row; level where their intervals touch."""
-    (low, high), (other_low, other_high) = mine["ci"], other["ci"]
-    if low > other_high:
-        return "better" if better == "higher" else "worse"
-    if high < other_low:
-        return "worse" if better == "higher" else "better"
-    return "level"
-
-
-def factor_words(report: dict[str, Any]) -> list[str]:
-    """Return sentences on how often each factor is right, beside shuffled brains."""
-    rows = report["factors"].get("rows", {})
-    if "model" not in rows or "shuffled" not in rows:
-        return []
-    sentences = []
-    for name, mine in rows["model"].items():
-        shuffled = rows["shuffled"][name]
-        one = f"The {FACTORS.get(name, name)} of the object is"
-        subject = "All of these are" if name == "all" else one
-        share = f"{subject} right in {percent(mine['mean'])} of the pictures"
-        against = f"shuffled brains ({percent(shuffled['mean'])})"
-        verdict = _verdict(mine, shuffled, "higher")
-        if verdict == "level":
-            sentences.append(
-                f"{share}, no more often than for {against}, as far as the intervals can tell."
-            )
-        elif shuffled["mean"] == 0:
-            sentences.append(f"{share}, and in none for shuffled brains.")
-        else:
-            times = mine["mean"] / shuffled["mean"]
-            only = "only " if verdict == "worse" else ""
-            sentences.append(f"{share}, {only}{times:.1f} times as often as for {against}.")
     return sentences
 
 
@@ -387,8 +274,3 @@ def _random_page(cards: list[Card]) -> list[Card]:
     by_number = sorted(cards, key=lambda card: card.example.number)
     order = numpy_generator(0, "random page").permutation(len(cards))[:RANDOM_PAGE]
     return [by_number[n] for n in order]
-
-
-def three(value: float | np.floating[Any]) -> str:
-    """Return a score with three decimals, and zero without a sign."""
-    return f"{round(float(value), 3) + 0.0:.3f}"

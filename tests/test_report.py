@@ -17,13 +17,8 @@ from mindeye_dist.data.scenes import render_scene
 from mindeye_dist.metrics import DIRECTIONS
 from mindeye_dist.report import Evaluation, Example, write_report
 from mindeye_dist.report_drawing import INKS
-from mindeye_dist.report_pictures import (
-    RANDOM_PAGE,
-    PictureExample,
-    Reconstructed,
-    factor_words,
-    score_words,
-)
+from mindeye_dist.report_pictures import RANDOM_PAGE, PictureExample, Reconstructed
+from mindeye_dist.report_words import factor_words, pixel_words, score_words
 from mindeye_dist.strict import to_dict
 
 VOID = {"meta", "link", "img", "br"}
@@ -318,6 +313,7 @@ LABELS = {
     "best_training_picture": "Best training picture",
     "mean_brain": "Mean brain",
     "shuffled": "Shuffled brains",
+    "lowlevel_only": "Low-level picture alone",
 }
 
 
@@ -506,6 +502,21 @@ def test_what_chose_the_candidates_does_not_lead(encoder, measured, leads, flatt
     said = score_words(report)
     assert said[0].startswith(f"By {leads}, ")
     assert any("chose among the candidates" in words for words in said) == flattered
+
+
+def test_the_page_says_where_blur_wins():
+    report = reconstructed().report
+    rows = report["rows"]
+    rows["model"]["scores"]["pixcorr"] |= interval(0.571)
+    rows["lowlevel_only"]["scores"]["pixcorr"] |= interval(0.604)
+    (said,) = pixel_words(report)
+    assert said.replace("\xa0", " ").startswith(
+        "The low-level picture alone is nearer by PixCorr (0.604 against 0.571)"
+    )
+    rows["lowlevel_only"]["scores"]["pixcorr"] |= interval(0.5)
+    assert pixel_words(report) == []
+    del rows["lowlevel_only"]
+    assert pixel_words(report) == []
 
 
 def test_sentences_stand_on_the_page(tmp_path):
