@@ -131,7 +131,9 @@ def nodes() -> list[dict[str, float]]:
 
 def room_for_workers(compute: ComputeConfig) -> int:
     """Return how many workers fit into the cluster's nodes, each whole into one."""
-    each = worker_resources(compute)
+    each = {kind: count for kind, count in worker_resources(compute).items() if count > 0}
+    if not each:
+        return compute.num_workers
     return sum(
         min(fits(node.get(kind, 0.0), count, kind) for kind, count in each.items())
         for node in nodes()

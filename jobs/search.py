@@ -1,5 +1,6 @@
 """How a sweep searches: what is tried next, what is stopped early, and what mattered in the end."""
 
+import logging
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -45,6 +46,8 @@ def searcher(
     """
     if search == "optuna":
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        # It warns at each result of a trial that had failed and goes on.
+        logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
         # A third of the trials by chance, at most ten; those that run count as bad, so that two at
         # once do not try the same.
         sampler = optuna.samplers.TPESampler(

@@ -106,9 +106,12 @@ def take_over(config: ExperimentConfig) -> None:
     with given.as_directory() as marker:
         source = Path(json.loads(Path(marker, DONOR).read_text()))
     own, donor = Checkpoints(config.run_dir, 1).folder, source.parents[1]
+    if not source.exists():  # whose it was went on for long: from its newest, then
+        newest = Checkpoints(str(donor), 1).newest()
+        if newest is None:
+            return
+        source = newest
     if source.parent != own:
-        if not source.exists():  # the donor went on for long: from its newest, then
-            source = Checkpoints(str(donor), 1).newest() or source
         best = source.parent / f"step-{read_place(source).best_step:08d}"
         shutil.rmtree(own, ignore_errors=True)
         for checkpoint in {source, best if best.exists() else source}:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from jobs.recipes import recipe, recipe_flag
 from jobs.registry import start_parent
 from jobs.search import halving, population, searcher
 from jobs.spaces import check_space, parse_space, read_space, space_values
-from jobs.stop import Stop
+from jobs.stop import Budget, BudgetSpentError, Patience, note_stopped
 from jobs.sweep_options import SWEEP, Sweep, Tune, slots_of
 from jobs.sweep_results import conclude, open_session
 from jobs.sweep_table import SweepTable
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
         name = recipe_flag(arguments, Tune.recipe)
         default = Tune(recipe=name, config=recipe(name))
         options = tyro.cli(Tune, default=default, args=arguments, description=__doc__)
-        sweep = again(options, default) if options.resume else plan(options)
+        sweep = again(arguments, options) if options.resume else plan(options)
         connect_apart(sweep)
         check_population(sweep)
         sweep = sweep if options.resume else begin(sweep)
@@ -83,8 +84,7 @@ def plan(options: Tune) -> Sweep:
         raise ValueError(
             "pipeline: got lowlevel, expected highlevel: trials are compared by their retrieval"
         )
-    if options.gpu_hours and config.compute.device != "cuda":
-        raise ValueError("--gpu-hours: trials use no GPU; --hours limits the time")
+    check_budget(options, config)
     space = read_space(options.space, config)
     if options.config.data.url == DataConfig.url:
         simulate_demo(config.data.url)
@@ -124,7 +124,7 @@ def begin(planned: Sweep) -> Sweep:
     return replace(planned, parent_run=parent)
 
 
-def again(options: Tune, default: Tune) -> Sweep:
+def again(arguments: list[str], options: Tune) -> Sweep:
     """Return the sweep that is in the run folder, as it was begun but for what may grow.
 
     Raises:
@@ -135,21 +135,31 @@ def again(options: Tune, default: Tune) -> Sweep:
         raise ValueError(f"--resume: no sweep in {folder}")
     about = json.loads((folder / SWEEP).read_text())
     then = from_dict(Tune, {**about["options"]})
-    free = (*MAY_GROW, "resume", "config.run_dir")
-    given, usual, was = paths(options), paths(default), paths(then)
+    # Every flag that is not given is as it was, not as it is by default.
+    now = tyro.cli(Tune, default=replace(then, resume=True), args=arguments)
+    was, free = paths(then), (*MAY_GROW, "resume", "overwrite", "config.run_dir")
     changed = [
         f"{path} was {was[path]!r}, is {value!r}"
-        for path, value in given.items()
-        if value not in (usual[path], was[path]) and path not in free
+        for path, value in paths(now).items()
+        if value != was[path] and path not in free
     ]
     if changed:
         raise ValueError(f"--resume: goes on as it was begun, but {'; '.join(changed)}")
     config = from_dict(ExperimentConfig, about["config"])
+    check_budget(now, config)
     space = parse_space(about["space"], str(folder / SWEEP))
-    grown = {name: given[name] for name in MAY_GROW if given[name] != usual[name]}
-    now = replace(then, **grown)
     write_whole(folder / SWEEP, json.dumps({**about, "options": to_dict(now)}, indent=1))
     return Sweep(now, config, space, about["parent_run"])
+
+
+def check_budget(options: Tune, config: ExperimentConfig) -> None:
+    """See that there is something to count a budget by.
+
+    Raises:
+        ValueError: there is not.
+    """
+    if options.gpu_hours and config.compute.device != "cuda":
+        raise ValueError("--gpu-hours: trials use no GPU; --hours limits the time")
 
 
 def check_population(sweep: Sweep) -> None:
@@ -249,7 +259,7 @@ def search(sweep: Sweep) -> None:
     )
     state = sweep.folder / "ray" / "tune"
     table = SweepTable(sweep.folder / TRIALS, planned(sweep), config.training.epochs)
-    if any(state.glob("experiment_state-*")):
+    if has_state(state):
         tuner = tune.Tuner.restore(
             str(state), trainable=trainable, resume_unfinished=True, resume_errored=True
         )
@@ -257,7 +267,6 @@ def search(sweep: Sweep) -> None:
         shutil.rmtree(state, ignore_errors=True)
         tuning, own = settings_of_search(sweep, slots_of(sweep))
         each = worker_resources(config.compute).get("GPU", 0.0) * config.compute.num_workers
-        stop = Stop(sweep.folder, options.patience, each)
         tuner = tune.Tuner(
             trainable,
             param_space=own,
@@ -265,16 +274,46 @@ def search(sweep: Sweep) -> None:
             run_config=tune.RunConfig(
                 name=state.name,
                 storage_path=str(state.parent),
-                stop=stop,
-                callbacks=[table],
+                stop=Patience(sweep.folder / TRIALS, options.patience),
+                callbacks=[table, Budget(sweep.folder, each, table)],
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 verbose=0,
             ),
         )
     try:
         tuner.fit()
+    except BudgetSpentError as error:
+        note_stopped(sweep.folder / TRIALS)
+        print(error, file=sys.stderr)
     finally:
         Console(stderr=True).show_cursor(True)  # the live table hides it
+
+
+def has_state(folder: Path) -> bool:
+    """Return whether Tune left a search in a folder that can go on.
+
+    Raises:
+        ValueError: its state was cut short; Tune would begin another search without a word.
+    """
+    files = sorted(folder.glob("experiment_state-*"), reverse=True)
+    broken = list(takewhile(is_cut_short, files))
+    if files and broken == files:
+        raise ValueError(
+            f"{folder}: the state of the search was cut short, and there is no earlier one; the "
+            "trials are whole, but only --overwrite can begin a search again"
+        )
+    for file in broken:  # Tune would take the newest
+        file.rename(file.with_name(f"broken-{file.name}"))
+    return bool(files)
+
+
+def is_cut_short(file: Path) -> bool:
+    """Return whether a file is no whole JSON."""
+    try:
+        json.loads(file.read_text())
+    except json.JSONDecodeError:
+        return True
+    return False
 
 
 def trial_base(sweep: Sweep) -> ExperimentConfig:

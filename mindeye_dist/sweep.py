@@ -94,18 +94,19 @@ def note_event(folder: Path, event: str, error: str = "") -> None:
 
     What `died` may live the next time; what `failed` would fail again.
     """
+    line = json.dumps({"time": time.time(), "event": event, "error": error})
     with (folder / EVENTS).open("a") as file:
-        file.write(json.dumps({"time": time.time(), "event": event, "error": error}) + "\n")
+        file.write(f"\n{line}\n")  # apart from what a kill may have cut short before it
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """Return what befell a trial, in order; a last line cut short by a kill is left out."""
+    """Return what befell a trial, in order; lines cut short by a kill are left out."""
     path, events = folder / EVENTS, []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             events.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return events
 
 

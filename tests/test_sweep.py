@@ -147,7 +147,8 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
     write_trial(tmp_path / "t", [0.1], [("started", "")])
     with (tmp_path / "t" / "events.jsonl").open("a") as file:
         file.write('{"time": 1.0, "eve')
-    assert [event["event"] for event in read_events(tmp_path / "t")] == ["started"]
+    note_event(tmp_path / "t", "failed", "loss is nan")
+    assert [event["event"] for event in read_events(tmp_path / "t")] == ["started", "failed"]
 
 
 @pytest.mark.parametrize(

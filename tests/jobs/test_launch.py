@@ -40,6 +40,7 @@ def test_room_is_counted_node_by_node():
     assert room_for_workers(compute()) == 2  # and not the three of twelve CPUs
     assert room_for_workers(compute(cpus_per_worker=1.0, device="cuda")) == 4
     assert room_for_workers(compute(cpus_per_worker=7.0)) == 0
+    assert room_for_workers(compute(cpus_per_worker=0.0, device="cuda")) == 4  # GPUs alone count
 
 
 @pytest.mark.usefixtures("three_nodes")

@@ -6,14 +6,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
+import tyro
 
 from jobs import tune as job
-from jobs.recipes import recipe
 from jobs.runs import given
 from jobs.spaces import trial_config
 from jobs.sweep_options import Tune
@@ -169,18 +168,39 @@ def test_a_resumed_sweep_keeps_its_settings_but_for_what_may_grow(lab):
     config, space = lab
     options = Tune(recipe="demo", space=str(space), trials=3, config=config)
     begun = job.begin(job.plan(options))
-    default = Tune(recipe="demo", config=recipe("demo"))
-    given_again = Tune(recipe="demo", resume=True, config=config)
-    resumed = job.again(given_again, default)
-    assert (resumed.config, resumed.space) == (begun.config, begun.space)
-    assert resumed.options.trials == 3
-    other = Tune(recipe="demo", resume=True, trials=5, config=config)
+    base = ["--recipe", "demo", "--run-dir", config.run_dir, "--resume"]
+
+    def resumed(*more):
+        words = [*base, *map(str, more)]
+        return job.again(words, tyro.cli(Tune, default=Tune(recipe="demo"), args=words))
+
+    assert (resumed().config, resumed().space) == (begun.config, begun.space)
+    assert resumed().options.trials == 3
     with pytest.raises(ValueError, match="trials was 3, is 5"):
-        job.again(other, default)
+        resumed("--trials", 5)
+    with pytest.raises(ValueError, match="training.epochs was 6, is 9"):
+        resumed("--training.epochs", 9)
+    with pytest.raises(ValueError, match="trials use no GPU"):
+        resumed("--gpu-hours", 9)
     with pytest.raises(ValueError, match="holds a sweep"):
         job.plan(options)
-    grown = Tune(recipe="demo", resume=True, hours=9.0, alias="staging", config=config)
-    assert replace(begun.options, hours=9.0, alias="staging") == job.again(grown, default).options
+    assert resumed("--hours", 9, "--alias", "staging").options.hours == 9.0
+    assert resumed().options.alias == "staging"  # it is the sweep's from then on
+    grown = resumed("--hours", 0, "--alias", "champion").options
+    assert (grown.hours, grown.alias) == (0.0, "champion")  # the defaults, by their flags
+
+
+def test_a_search_whose_state_was_cut_short_is_not_begun_anew(tmp_path):
+    assert not job.has_state(tmp_path)
+    earlier, last = (tmp_path / f"experiment_state-2026-11-2{day}.json" for day in (1, 2))
+    earlier.write_text("{}")
+    last.write_text('{"trials": [')
+    assert job.has_state(tmp_path)
+    assert not last.exists()
+    earlier.write_text("")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the state of the search was cut short"):
+            job.has_state(tmp_path)
 
 
 def wait_for(holds, process, seconds=200):
