@@ -2,6 +2,7 @@
 
 import logging
 import random
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -45,9 +46,6 @@ def searcher(
         ValueError: a grid of a domain that has no finite number of values.
     """
     if search == "optuna":
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        # It warns at each result of a trial that had failed and goes on.
-        logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
         # A third of the trials by chance, at most ten; those that run count as bad, so that two at
         # once do not try the same.
         sampler = optuna.samplers.TPESampler(
@@ -121,6 +119,13 @@ def within(space: Space, params: dict[str, Any]) -> dict[str, Any]:
         path: space[path].nearest(value) if path in space else value
         for path, value in params.items()
     }
+
+
+def quiet_optuna() -> None:
+    """Keep off the terminal what Optuna says at each result of a trial that was resumed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "The reported value is ignored", module="optuna")
 
 
 def tune_domain(domain: Domain) -> Any:

@@ -27,7 +27,7 @@ from jobs.command import clear_errors, settle
 from jobs.launch import connect, worker_resources
 from jobs.recipes import recipe, recipe_flag
 from jobs.registry import start_parent
-from jobs.search import halving, population, searcher
+from jobs.search import halving, population, quiet_optuna, searcher
 from jobs.spaces import check_space, parse_space, read_space, space_values
 from jobs.stop import Budget, BudgetSpentError, Patience, note_stopped
 from jobs.sweep_options import SWEEP, Sweep, Tune, slots_of
@@ -252,6 +252,7 @@ def search(sweep: Sweep) -> None:
         # A trial is on record before its folder is there.
         "TUNE_GLOBAL_CHECKPOINT_S": "1",
     }
+    quiet_optuna()
     hands_over = options.scheduler == "pbt"
     task = Task(to_dict(trial_base(sweep)), sweep.parent_run, hands_over)
     trainable = tune.with_resources(
