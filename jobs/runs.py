@@ -94,7 +94,9 @@ def best(run_dir: str) -> Path:
     """
     found = Checkpoints(place(run_dir), 1).best()
     if found is None:
-        raise CheckpointError(f"{place(run_dir)}: has no good checkpoint")
+        there = Path(place(run_dir)).is_dir()
+        said = "has no good checkpoint" if there else "no such folder; jobs/train.py makes one"
+        raise CheckpointError(f"{place(run_dir)}: {said}")
     return found
 
 

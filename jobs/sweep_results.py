@@ -23,6 +23,9 @@ from mindeye_dist.report_sweep import write_sweep_report
 from mindeye_dist.strict import override
 from mindeye_dist.sweep import Trial, ranked, read_trials, rung_levels
 
+PRINTED = 12
+"""Trials of the ranking on the terminal."""
+
 
 def open_session(sweep: Sweep) -> None:
     """Note that the sweep goes on now; an earlier session that was killed ended with its trials."""
@@ -128,11 +131,13 @@ def publish(sweep: Sweep, champion: Trial) -> None:
 
 def print_ranking(order: list[Trial]) -> None:
     """Print the best trials."""
-    table = Table("trial", "state", "epochs", SCORE, "settings", title="val retrieval")
-    for trial in order[:10]:
+    table = Table("trial", "state", "epochs", SCORE, "at epoch", "settings", title="val retrieval")
+    for trial in order[:PRINTED]:
         best = trial.best
         assert best is not None  # it is ranked
-        where = f"{best.epoch}/{trial.epochs}"
-        line = settings(trial.params)
-        table.add_row(trial.name, trial.state, where, f"{best.score:.3f}", line)
+        ran = f"{trial.curve[-1].epoch}/{trial.epochs}"
+        values = (f"{best.score:.3f}", str(best.epoch), settings(trial.params))
+        table.add_row(trial.name, trial.state, ran, *values)
+    if len(order) > PRINTED:
+        table.caption = f"{len(order) - PRINTED} more in the report"
     Console().print(table)

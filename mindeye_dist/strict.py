@@ -5,6 +5,7 @@ An unknown path, a missing one or a value of another type is an error that names
 
 import dataclasses
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 C = TypeVar("C")
@@ -51,7 +52,9 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
             if not isinstance(node, dict):
                 node = {}
         if key not in node or isinstance(node[key], dict):
-            raise ValueError(f"{path}: no such setting")
+            near = get_close_matches(path, paths(config), n=1)
+            hint = f"; there is {near[0]}" if near else ""
+            raise ValueError(f"{path}: no such setting{hint}")
         node[key] = value
     return from_dict(type(config), values)
 

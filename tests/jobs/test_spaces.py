@@ -54,7 +54,10 @@ def test_weights_are_counted_without_a_model(tiny_config, shapes):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"loss.mixco_fractoin": {"uniform": [0.1, 0.5]}}, "loss.mixco_fractoin: no such setting"),
+        (
+            {"loss.mixco_fractoin": {"uniform": [0.1, 0.5]}},
+            "no such setting; there is loss.mixco_fraction",
+        ),
         ({"model.backbone.hidden": {"uniform": [16, 64.5]}}, "hidden: got 64.5, expected int"),
         ({"loss.mixco_fraction": {"uniform": [0.5, 1.5]}}, "got 1.5, expected 0..1"),
         ({"loss.mixco_temperature": {"choice": [0.01, "hot"]}}, "got 'hot', expected float"),
