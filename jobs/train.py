@@ -26,7 +26,7 @@ from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import Store
-from mindeye_dist.distributed import rank
+from mindeye_dist.distributed import leave, rank
 from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
 from mindeye_dist.models.frozen import ENCODER_FILE, SCENES_ENCODER
 
@@ -179,7 +179,7 @@ def run_here(runs: Sequence[ExperimentConfig], options: Train) -> None:
         else:
             worker(config)
     if not alone:
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

@@ -251,7 +251,12 @@ def run_workers(configs, count, folder):
     ]
     result = subprocess.run(
         [*torchrun, str(Path(__file__).parent / "workers.py"), str(file)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "DS_ACCELERATOR": "cpu",
+            "PYTHONFAULTHANDLER": "1",
+        },
         capture_output=True,
         text=True,
         timeout=300,

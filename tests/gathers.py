@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import ExperimentConfig, LossConfig
-from mindeye_dist.distributed import local_slice, rank, world_size
+from mindeye_dist.distributed import leave, local_slice, rank, world_size
 from mindeye_dist.draws import Mixing
 from mindeye_dist.models.mindeye import Outputs
 from mindeye_dist.objective import HighLevelObjective
@@ -52,7 +52,7 @@ def main() -> None:
     if rank() == 0:
         save_file({"gradient": gradient, **{k: v.detach() for k, v in losses.items()}}, sys.argv[1])
     if world_size() > 1:
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from jobs.worker import worker
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.distributed import leave
 from mindeye_dist.strict import from_dict
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     for values in json.loads(Path(sys.argv[1]).read_text()):
         worker(from_dict(ExperimentConfig, values))
     if several:
-        dist.destroy_process_group()
+        leave()
 
 
 if __name__ == "__main__":
