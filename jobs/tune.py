@@ -312,7 +312,7 @@ def is_cut_short(file: Path) -> bool:
     """Return whether a file is no whole JSON."""
     try:
         json.loads(file.read_text())
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or no text
         return True
     return False
 

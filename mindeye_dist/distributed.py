@@ -79,7 +79,7 @@ def leave() -> NoReturn:
     At once: gloo's threads may let go of their last tensors while Python shuts down, and abort for
     want of its lock (PyTorch's pull request 179291), by which a finished run would have failed.
     """
-    dist.barrier()
+    barrier()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

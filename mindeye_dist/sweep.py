@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from mindeye_dist.engine.journal import read_journal, write_whole
+from mindeye_dist.engine.journal import read_journal, read_lines, write_whole
 
 TRIAL, EVENTS = "trial.json", "events.jsonl"
 State = Literal["finished", "settled", "stopped", "failed", "interrupted"]
@@ -101,13 +101,7 @@ def note_event(folder: Path, event: str, error: str = "") -> None:
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
     """Return what befell a trial, in order; lines cut short by a kill are left out."""
-    path, events = folder / EVENTS, []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
+    return read_lines(folder / EVENTS)
 
 
 def read_trial(folder: Path) -> Trial:

@@ -34,13 +34,17 @@ class Journal:
 
 def read_journal(run_dir: str) -> list[dict[str, Any]]:
     """Return the rows of a run's journal; a last line cut short by a kill is left out."""
-    path = Path(run_dir) / JOURNAL
+    return read_lines(Path(run_dir) / JOURNAL)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return a file's JSON lines, none where there is no file; those cut short are left out."""
     rows: list[dict[str, Any]] = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            break
+            continue
     return rows
 
 

@@ -118,10 +118,13 @@ def open_lite0(
     path = Path(weights) if weights else efficientnet_lite0_weights()
     if not path.is_file():
         raise ValueError(f"lite0: weights {str(path)!r}: no such file")
+    if path.suffix == ".safetensors":
+        raise ValueError(f"lite0: weights {str(path)!r}: expected the published .pth")
+    _read("lite0", path)  # says what is no file of weights at all
     try:
         encoder = EfficientNetLite0(path, device=device)
-    except Exception as error:  # as in _read
-        reason = str(error).partition("\n")[0] or type(error).__name__
+    except RuntimeError as error:  # of another network
+        reason = str(error).partition("\n")[0]
         raise ValueError(f"{path}: cannot be read as EfficientNet-Lite0's: {reason}") from error
 
     def pooled(images: Pictures) -> Vectors:
