@@ -1,7 +1,7 @@
 """Stop rules of a sweep. Oracles: curves and clocks made by hand."""
 
 import json
-import pickle
+from copy import deepcopy
 
 import pytest
 
@@ -77,7 +77,7 @@ def test_a_sweep_is_broken_off_by_what_its_folder_says(tmp_path, monkeypatch):
     table = SweepTable(tmp_path / "trials", 1, 9)
     budget = Budget(tmp_path, 0, table)
     budget.setup()
-    kept = pickle.loads(pickle.dumps(budget))  # as Tune keeps it
+    kept = deepcopy(budget)  # as Tune keeps it
     for hours, each in ((2.0, budget), (0.5, kept)):
         said = about(hours, 0, [{"begun": 0.0, "ended": 3600.0}])
         (tmp_path / "sweep.json").write_text(json.dumps(said))
