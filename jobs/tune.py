@@ -6,11 +6,14 @@ trials. What a sweep learned is in report.html of its folder; its best checkpoin
 MLflow.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -59,12 +62,30 @@ def main(arguments: list[str]) -> None:
         default = Tune(recipe=name, config=recipe(name))
         options = tyro.cli(Tune, default=default, args=arguments, description=__doc__)
         sweep = again(arguments, options) if options.resume else plan(options)
-        connect_apart(sweep)
-        check_population(sweep)
-        sweep = sweep if options.resume else begin(sweep)
-        open_session(sweep)
-        search(sweep)
-        conclude(sweep)
+        with alone(sweep.folder):
+            connect_apart(sweep)
+            check_population(sweep)
+            sweep = sweep if options.resume else begin(sweep)
+            open_session(sweep)
+            search(sweep)
+            conclude(sweep)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other programs of this machine off a sweep; the lock ends with the program, or its kill.
+
+    Raises:
+        ValueError: another one is at work on it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the folder, which --overwrite deletes.
+    with folder.with_name(f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another jobs/tune.py is at work on this sweep") from None
+        yield
 
 
 def plan(options: Tune) -> Sweep:

@@ -190,6 +190,18 @@ def test_a_resumed_sweep_keeps_its_settings_but_for_what_may_grow(lab):
     assert (grown.hours, grown.alias) == (0.0, "champion")  # the defaults, by their flags
 
 
+def test_one_program_works_on_a_sweep_at_a_time(tmp_path):
+    folder = tmp_path / "runs" / "sweep"
+    with job.alone(folder):
+        message = "another jobs/tune.py is at work on this sweep"
+        with pytest.raises(ValueError, match=message), job.alone(folder):
+            pass
+        with job.alone(folder.with_name("other")):
+            pass
+    with job.alone(folder):
+        pass
+
+
 def test_a_search_whose_state_was_cut_short_is_not_begun_anew(tmp_path):
     assert not job.has_state(tmp_path)
     earlier, last = (tmp_path / f"experiment_state-2026-11-2{day}.json" for day in (1, 2))
