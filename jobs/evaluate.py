@@ -14,11 +14,11 @@ from pathlib import Path
 import tyro
 
 from jobs.command import KNOWN_ERRORS, clear_errors, local_place, place, watched
-from jobs.generators import GeneratorOptions, open_generator
+from jobs.drawing import DrawOptions
+from jobs.generators import open_generator
 from jobs.judges import NetworkOptions, open_judges
 from jobs.registry import SCHEME
 from jobs.runs import (
-    RunOptions,
     chosen_checkpoint,
     codec_of,
     data_store,
@@ -26,7 +26,6 @@ from jobs.runs import (
     lowlevel_beside,
     open_data,
 )
-from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest, read_manifest
 from mindeye_dist.data.store import Store
@@ -49,7 +48,7 @@ from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(RunOptions):
+class Evaluate(DrawOptions):
     """Score a checkpoint on the test split and write its report."""
 
     out: str = ""
@@ -67,9 +66,6 @@ class Evaluate(RunOptions):
     """Candidates of what is drawn for comparison alone."""
     pool: str = ""
     """Pool of jobs/pool.py, whose nearest picture is scored beside what is drawn."""
-    draw: GeneratorOptions = field(default_factory=GeneratorOptions)
-    """The generator; it computes on --device as the other models do."""
-    reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
     networks: NetworkOptions = field(default_factory=NetworkOptions)
 
     def __post_init__(self) -> None:
@@ -79,8 +75,6 @@ class Evaluate(RunOptions):
         check(drawn, "reconstructions", self.reconstructions, "none beside --pictures 0")
         got = self.control_candidates
         check(got >= 1, "control_candidates", got, "at least 1")
-        place_of = self.draw.device
-        check(place_of in ("cpu", self.device), "draw.device", place_of, f"{self.device}, --device")
 
 
 @dataclass(frozen=True)

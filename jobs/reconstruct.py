@@ -15,15 +15,8 @@ import numpy as np
 import tyro
 
 from jobs.command import clear_errors, place
-from jobs.generators import GeneratorOptions, open_generator
-from jobs.runs import (
-    RunOptions,
-    chosen_checkpoint,
-    codec_of,
-    data_store,
-    encoder_of,
-    lowlevel_beside,
-)
+from jobs.drawing import DrawOptions, Found, find, open_reconstructor
+from jobs.runs import chosen_checkpoint, data_store
 from jobs.stations import Workers, connect, run
 from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.embedding import intact_shard
@@ -31,7 +24,7 @@ from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Shard, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.inference import Predictor
-from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor, check_lowlevel
+from mindeye_dist.reconstruct import Reconstructor
 from mindeye_dist.reconstruction_shards import (
     MadeWith,
     Record,
@@ -45,7 +38,7 @@ from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruct(RunOptions):
+class Reconstruct(DrawOptions):
     """Draw the pictures that brains of a split saw, and write them with all their candidates."""
 
     out: str = ""
@@ -62,8 +55,6 @@ class Reconstruct(RunOptions):
     """Ray workers, each with a copy of the models."""
     without_ray: bool = False
     """Compute in this very process."""
-    draw: GeneratorOptions = field(default_factory=GeneratorOptions)
-    """The generator; it computes on --device as the other models do."""
     reconstruction: Annotated[ReconstructionConfig, tyro.conf.arg(name="")] = field(
         default_factory=ReconstructionConfig
     )
@@ -71,18 +62,8 @@ class Reconstruct(RunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self.limit >= 0, "limit", self.limit, "0 or more")
-        place_of = self.draw.device
-        check(place_of in ("cpu", self.device), "draw.device", place_of, f"{self.device}, --device")
         for name in ("pictures_per_shard", "workers"):
             check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-
-
-@dataclass(frozen=True)
-class Found:
-    """The folders of the checkpoints that are meant; no low-level one where it is empty."""
-
-    checkpoint: str
-    lowlevel: str
 
 
 @dataclass(frozen=True)
@@ -169,48 +150,6 @@ def reconstruct(options: Reconstruct) -> Record:
     )
     print(f"drew {sum(a['made'] for a in answers)} of {count} pictures", file=sys.stderr)
     return write_record(Store(options.out), described, [Shard(**a["shard"]) for a in answers])
-
-
-def find(options: Reconstruct) -> Found:
-    """Return the checkpoints that are meant, the low-level one where there is one.
-
-    Raises:
-        CheckpointError: the run has no good checkpoint.
-        DataError: there is a low-level run that cannot be opened.
-    """
-    path, run_dir = chosen_checkpoint(options)
-    predictor = Predictor(path)
-
-    def fitting(own: Predictor) -> str:
-        check_lowlevel(predictor, LowLevelPipeline(own, codec_of(options, own)))
-        return str(own.path)
-
-    lowlevel = lowlevel_beside(options, predictor, run_dir, fitting, drawn_over=True)
-    return Found(str(path), lowlevel or "")
-
-
-def open_reconstructor(options: Reconstruct, found: Found) -> Reconstructor:
-    """Return the models of a reconstruction, on the options' device.
-
-    Raises:
-        DataError: they do not belong together.
-        ValueError: weights are not there or do not fit.
-    """
-    config = options.reconstruction
-    predictor = Predictor(Path(found.checkpoint), options.device, config.batch_size)
-    lowlevel = None
-    if found.lowlevel:
-        own = Predictor(Path(found.lowlevel), options.device, config.batch_size)
-        lowlevel = LowLevelPipeline(own, codec_of(options, own))
-    encoder = encoder_of(
-        predictor,
-        data_store(options, predictor),
-        options.device,
-        weights=options.encoder_weights,
-        antialias=options.encoder_antialias,
-    )
-    generator = open_generator(replace(options.draw, device=options.device))
-    return Reconstructor(predictor, generator, encoder, config, lowlevel)
 
 
 def open_split(options: Reconstruct, predictor: Predictor) -> Dataset:
