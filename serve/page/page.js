@@ -7,6 +7,7 @@ import { readVoxels, Unfit } from "./voxels.js";
 const CANDIDATES = 6;
 const MATCHES = 8;
 const SETTLE = 250; // milliseconds without another step before a brain is decoded
+const UNFIT = [413, 415, 422]; // statuses of voxels that no second try will make better
 const KEPT = "mindeye-token";
 
 const byId = (id) => document.getElementById(id);
@@ -33,7 +34,8 @@ function tokenOfAddress() {
 /** Keep the token until the tab is closed; a browser that keeps nothing is no reason to stop. */
 function keep(words) {
   try {
-    sessionStorage.setItem(KEPT, words);
+    if (words) sessionStorage.setItem(KEPT, words);
+    else sessionStorage.removeItem(KEPT);
   } catch {
     // It is asked for again after a reload.
   }
@@ -223,7 +225,7 @@ async function draw(parent, candidates) {
     if (parent.aborted) return;
     if (error.status === 404) return view.hideDrawings();
     view.placesForDrawings(candidates, "none");
-    byId("again").hidden = false;
+    byId("again").hidden = UNFIT.includes(error.status);
     if (stopped(error)) view.state("draw-state", "Drawing was cancelled.");
     else told("draw-state", error, (place, message) => view.state(place, message, true));
   } finally {

@@ -15,9 +15,11 @@ const WORDS = {
 /** The service said no, or could not be reached (status 0). */
 export class Refusal extends Error {
   constructor(status, reason = "", request = "") {
-    const detail = reason && status !== 401 ? reason[0].toUpperCase() + reason.slice(1) : "";
+    const stop = /[.!?]$/.test(reason) ? "" : ".";
+    const detail = reason && reason[0].toUpperCase() + reason.slice(1) + stop;
     const words = WORDS[status] ?? (detail ? "" : `The service answered with status ${status}.`);
-    super([words, detail].filter(Boolean).join(" ") + (request ? ` (request ${request})` : ""));
+    const known = status === 401 ? [words] : [words, detail, request && `(request ${request})`];
+    super(known.filter(Boolean).join(" "));
     this.status = status;
   }
 }

@@ -24,8 +24,9 @@ export function percent(share) {
 /** Show the page for those who have a token, or the field for it. */
 export function unlock(open) {
   byId("access").hidden = open;
-  byId("work").hidden = byId("forget").hidden = !open;
+  byId("work").hidden = !open;
   if (!open) byId("facts").replaceChildren();
+  skipTo("main", "content");
 }
 
 /** Write a sentence into one of the places for what went wrong; "" empties it. */
@@ -72,8 +73,7 @@ export function showSamples({ count, repeats }, card) {
   byId("number").max = count;
   byId("count").textContent = whole(count);
   const trials = repeats > 1 ? `Each has ${repeats} trials, which are averaged. ` : "";
-  byId("samples-note").textContent =
-    `${trials}In this group, the keys ← and → step from brain to brain.`;
+  byId("samples-note").textContent = `${trials}The keys ← and → step from brain to brain.`;
   byId("file-note").textContent =
     `or drop one anywhere: .npy or .json, ${whole(card.num_voxels)} voxels, z-scored, at most 16 MiB`;
 }
@@ -81,6 +81,7 @@ export function showSamples({ count, repeats }, card) {
 /** Empty the result for a new brain: places for what is to come. */
 export function begin({ title, sample, candidates, matches }) {
   byId("result").hidden = false;
+  skipTo("result-title", "result");
   byId("result-title").textContent = title;
   byId("pictures").hidden = sample === undefined && !candidates;
   byId("pictures-title").textContent =
@@ -179,6 +180,11 @@ export function state(id, words, failed = false) {
 export function answeredBy(model, milliseconds) {
   const seconds = (milliseconds / 1000).toFixed(1);
   return ["Answered by ", element("code", {}, model), ` in ${seconds} s.`];
+}
+
+function skipTo(id, name) {
+  byId("skip").setAttribute("href", `#${id}`);
+  byId("skip").textContent = `Skip to the ${name}`;
 }
 
 function sentence(words) {

@@ -10,7 +10,8 @@ export class Unfit extends Error {}
 export async function readVoxels(file, numVoxels) {
   const say = (words) => new Unfit(`${file.name}: ${words}`);
   if (file.size > LARGEST) {
-    throw say(`has ${(file.size / 2 ** 20).toFixed(1)} MiB; at most 16 MiB are taken.`);
+    const tenths = Math.ceil((10 * file.size) / 2 ** 20);
+    throw say(`has ${(tenths / 10).toFixed(1)} MiB; at most 16 MiB are taken.`);
   }
   let bytes;
   try {
