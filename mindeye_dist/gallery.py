@@ -7,7 +7,7 @@ ahead of the second is the right one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -22,6 +22,7 @@ NEIGHBOURS = 50
 AT_ONCE = 16
 
 
+@runtime_checkable
 class Gallery(Protocol):
     """Pictures by number, and the search among them."""
 

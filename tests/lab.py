@@ -24,17 +24,18 @@ SHORT = {
 }
 
 
-def make_lab(folder, truth="", subject="subj01", **settings):
+def make_lab(folder, truth="", subject="subj01", num_test=64, settings=None):
     """Make shards, a run with its low-level one, and a generator.
 
     Args:
         folder: where.
         truth: what the manifest says of the simulator's truth; a brain with any is simulated.
         subject: what the brain is called.
+        num_test: pictures of the test split.
         settings: of both runs, by dotted path.
     """
     shards, run, weights = folder / "shards", folder / "run", folder / "generator.safetensors"
-    write_tiny_subject(shards, counts={"train": 6, "val": 4, "test": 64})
+    write_tiny_subject(shards, counts={"train": 6, "val": 4, "test": num_test})
     rename_subject(shards, subject, truth)
     base = frozen.EfficientNetLite0(frozen.efficientnet_lite0_weights())
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -45,7 +46,7 @@ def make_lab(folder, truth="", subject="subj01", **settings):
         flags = ["--data-url", str(shards), "--encoder", encoder, *more, "--without-ray"]
         embed.main(flags)
     for pipeline, run_dir in (("highlevel", run), ("lowlevel", f"{run}-lowlevel")):
-        changes = {**SHORT, "pipeline": pipeline, "data.subject": subject, **settings}
+        changes = {**SHORT, "pipeline": pipeline, "data.subject": subject, **(settings or {})}
         worker(override(tiny_run(shards, run_dir), changes))
     targets = TargetShape((50, 4), projected.name, projected.digest)
     write_generator(weights, targets)

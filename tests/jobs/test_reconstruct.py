@@ -44,6 +44,8 @@ from tests.lab import make_lab, write_generator
 from tests.test_reconstruct import psnr
 
 ROOT = Path(__file__).parents[2]
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Return shards, a run with its low-level one, and a generator, all tiny and all real."""
