@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -135,11 +136,18 @@ def set_alias(config: ExperimentConfig, version: str, alias: str) -> str:
     return f"{SCHEME}{name}@{alias}"
 
 
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model, and where its files are."""
+
+    name: str
+    number: str
+    source: str
+    run_id: str
+
+
 def resolve(model: str, mlflow: str) -> Path:
     """Return the checkpoint's folder of `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-
-    One that MLflow keeps elsewhere is copied here once; its digests are checked when it is opened.
-    What it is called there ends with the digest of its manifest, which must be what is found.
 
     Args:
         model: its name.
@@ -148,7 +156,16 @@ def resolve(model: str, mlflow: str) -> Path:
     Raises:
         CheckpointError: there is no such model, or it cannot be fetched.
     """
-    uri = mlflow or os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{place('runs/mlflow.db')}")
+    return fetch(look_up(model, mlflow), mlflow)
+
+
+def look_up(model: str, mlflow: str) -> Registered:
+    """Return the version that a name in the registry leads to now.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    uri = registry_uri(mlflow)
     name, at, alias = model.removeprefix(SCHEME).partition("@")
     try:
         client = MlflowClient(uri)
@@ -156,23 +173,49 @@ def resolve(model: str, mlflow: str) -> Path:
             version = client.get_model_version_by_alias(name, alias)
         else:
             version = client.get_model_version(*name.rsplit("/", 1))
-        source = str(version.source)
-        if source.startswith("file:"):
-            return checked(Path(unquote(urlparse(source).path)), model)
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")
-        target = cache / "models" / str(version.run_id)
-        found = target / source.rsplit("/", 1)[-1]
+    except (*TOLD, TypeError) as error:
+        raise CheckpointError(f"{model}: not in the registry of {uri}: {error}") from error
+    return Registered(
+        str(version.name), str(version.version), str(version.source), str(version.run_id)
+    )
+
+
+def registry_uri(mlflow: str) -> str:
+    """Return the tracking server's URL that is meant."""
+    return mlflow or os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{place('runs/mlflow.db')}")
+
+
+def fetch(version: Registered, mlflow: str) -> Path:
+    """Return the checkpoint's folder of a version.
+
+    One that MLflow keeps elsewhere is copied here once; its digests are checked when it is opened.
+    What it is called there ends with the digest of its manifest, which must be what is found.
+
+    Raises:
+        CheckpointError: it cannot be fetched, or is another one.
+    """
+    model, uri = f"{SCHEME}{version.name}/{version.number}", registry_uri(mlflow)
+    try:
+        if version.source.startswith("file:"):
+            return checked(Path(unquote(urlparse(version.source).path)), model)
+        target = cache_folder() / "models" / version.run_id
+        found = target / version.source.rsplit("/", 1)[-1]
         if found.exists():
             return checked(found, model)
         target.mkdir(parents=True, exist_ok=True)
         # What was cut off in mid-download must not pass for the whole the next time.
         with tempfile.TemporaryDirectory(dir=target) as partial:
-            fetched = Path(download_artifacts(source, dst_path=partial, tracking_uri=uri))
+            fetched = Path(download_artifacts(version.source, dst_path=partial, tracking_uri=uri))
             if not found.exists():  # another process may have been faster
                 fetched.rename(found)
         return checked(found, model)
-    except (*TOLD, TypeError) as error:
-        raise CheckpointError(f"{model}: not in the registry of {uri}: {error}") from error
+    except TOLD as error:
+        raise CheckpointError(f"{model}: cannot be had from {uri}: {error}") from error
+
+
+def cache_folder() -> Path:
+    """Return where copies of what lies elsewhere are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")
 
 
 def checked(folder: Path, model: str) -> Path:

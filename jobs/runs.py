@@ -8,9 +8,10 @@ from typing import Literal, TypeVar
 
 from jobs.command import KNOWN_ERRORS, place
 from jobs.encoders import EncoderOptions, open_split, target_encoder, while_training
-from jobs.registry import SCHEME, resolve
+from jobs.registry import SCHEME, cache_folder, resolve
 from jobs.worker import data_shapes
 from mindeye_dist.checkpoint import CheckpointError, Checkpoints
+from mindeye_dist.checkpoint_copy import copy_checkpoint
 from mindeye_dist.data.embedding import TargetEncoder
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest
@@ -33,7 +34,8 @@ class CheckpointOptions:
     run_dir: str = "runs/demo"
     """Run whose checkpoint of the best validation is taken."""
     checkpoint: str = ""
-    """Folder of one checkpoint, instead of the run's best; or models:/NAME@ALIAS in MLflow."""
+    """Folder or s3:// prefix of one checkpoint, instead of the run's best; or models:/NAME@ALIAS in
+    MLflow."""
     mlflow: str = ""
     """Tracking server of models:/; by default MLFLOW_TRACKING_URI, or else runs/mlflow.db."""
     data_url: str = ""
@@ -76,13 +78,15 @@ def chosen_checkpoint(options: CheckpointOptions) -> tuple[Path, Path | None]:
 
 
 def given(checkpoint: str, mlflow: str = "") -> Path:
-    """Return the folder of a checkpoint that was named, or registered in MLflow.
+    """Return the folder of a checkpoint that was named, registered in MLflow, or lies on S3.
 
     Raises:
-        CheckpointError: there is none of that name in the registry.
+        CheckpointError: there is none of that name, or it cannot be fetched.
     """
     if checkpoint.startswith(SCHEME):
         return resolve(checkpoint, mlflow)
+    if "://" in checkpoint:
+        return copy_checkpoint(checkpoint, cache_folder() / "checkpoints")
     return Path(place(checkpoint)).resolve()
 
 

@@ -7,6 +7,7 @@ come from where boto users keep them (environment, ~/.aws); nothing here knows t
 import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import fsspec
 from botocore.exceptions import BotoCoreError
@@ -100,6 +101,13 @@ class Store:
     def open(self, path: str) -> "RangeFile":
         """Return a file to read here and there, of which only what is read is fetched."""
         return RangeFile(self, path)
+
+    def copy(self, path: str, target: Path) -> None:
+        """Copy a whole file to this machine, without holding it in memory."""
+        try:
+            self._files.get_file(f"{self._root}/{path}", str(target))
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be copied: {error}") from error
 
     def delete(self, path: str) -> None:
         """Delete a file where there is one."""

@@ -1,0 +1,81 @@
+"""What runs tell Prometheus, through Ray: a table of names, and the meters made from it.
+
+Ray exports each as `ray_NAME`, counters as `ray_NAME_total`. Nothing here names a subject or a run.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray.util import metrics
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric; `bounds` are the upper ends of a histogram's bins."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    description: str
+    tags: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+
+
+TRAINING = (
+    Metric("mindeye_train_step", "gauge", "Optimizer steps done."),
+    Metric("mindeye_train_samples_per_second", "gauge", "Samples a second since the start."),
+    Metric("mindeye_train_data_wait_fraction", "gauge", "Share of the time waiting for data."),
+    Metric("mindeye_train_checkpoint_pause_seconds", "gauge", "How long the last save took."),
+    Metric("mindeye_read_retries", "counter", "Members of shards that had to be read again."),
+    Metric("mindeye_stations_items", "counter", "Items of batch jobs that are done.", ("what",)),
+)
+ROWS = {
+    "step": "mindeye_train_step",
+    "train/samples_per_s": "mindeye_train_samples_per_second",
+    "train/data_wait_fraction": "mindeye_train_data_wait_fraction",
+    "train/checkpoint_pause_s": "mindeye_train_checkpoint_pause_seconds",
+}
+"""From the columns of a run's journal to metrics."""
+
+
+class Meters:
+    """The meters of a table, by name; made inside the Ray process that uses them."""
+
+    def __init__(self, table: Sequence[Metric]) -> None:
+        self._meters: dict[str, Any] = {metric.name: _meter(metric) for metric in table}
+
+    def count(self, name: str, by: float = 1.0, **tags: str) -> None:
+        """Add to a counter."""
+        self._meters[name].inc(by, tags=tags or None)
+
+    def set(self, name: str, value: float, **tags: str) -> None:
+        """Set a gauge."""
+        self._meters[name].set(value, tags=tags or None)
+
+    def observe(self, name: str, value: float, **tags: str) -> None:
+        """Add an observation to a histogram."""
+        self._meters[name].observe(value, tags=tags or None)
+
+
+def _meter(metric: Metric) -> metrics.Counter | metrics.Gauge | metrics.Histogram:
+    if metric.kind == "counter":
+        return metrics.Counter(metric.name, metric.description, metric.tags)
+    if metric.kind == "gauge":
+        return metrics.Gauge(metric.name, metric.description, metric.tags)
+    return metrics.Histogram(metric.name, metric.description, list(metric.bounds), metric.tags)
+
+
+class TrainingMeters:
+    """A report of a run's rows."""
+
+    def __init__(self) -> None:
+        self._meters, self._retries = Meters(TRAINING), 0.0
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Take over a row of metrics."""
+        for column, name in ROWS.items():
+            if column in row:
+                self._meters.set(name, float(row[column]))
+        if "train/read_retries" in row:
+            self._meters.count("mindeye_read_retries", row["train/read_retries"] - self._retries)
+            self._retries = row["train/read_retries"]
