@@ -1,4 +1,4 @@
-"""The files of cluster/ as data, each object on its own: nothing is shared between YAML's aliases."""
+"""The files of cluster/ as data, with nothing shared between YAML's aliases."""
 
 import json
 from functools import cache

@@ -64,21 +64,26 @@ def test_spot_workers_and_a_head_that_stays(config):
     assert head["resources"]["CPU"] == 0
 
 
+def doors_of(node):
+    found = []
+    if not node.get("SecurityGroupIds"):
+        found.append("Ray's own security group lets ssh in from everywhere")
+    if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
+        found.append("the role's credentials go to whoever asks")
+    if not node.get("IamInstanceProfile"):
+        found.append("no role")
+    if not all(disk["Ebs"].get("Encrypted") for disk in node["BlockDeviceMappings"]):
+        found.append("disk is not encrypted")
+    return found
+
+
 def open_doors(config):
     """Return what lets others in."""
     found = []
     if config["provider"].get("use_internal_ips") is not True:
         found.append("machines have public addresses")
     for name, kind in config["available_node_types"].items():
-        node = kind["node_config"]
-        if not node.get("SecurityGroupIds"):
-            found.append(f"{name}: Ray's own security group lets ssh in from everywhere")
-        if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
-            found.append(f"{name}: the role's credentials go to whoever asks")
-        if not node.get("IamInstanceProfile"):
-            found.append(f"{name}: no role")
-        if not all(disk["Ebs"].get("Encrypted") for disk in node["BlockDeviceMappings"]):
-            found.append(f"{name}: disk is not encrypted")
+        found += [f"{name}: {what}" for what in doors_of(kind["node_config"])]
     for kind in ("head", "worker"):
         start = config[f"{kind}_start_ray_commands"][-1]
         if "RAY_AUTH_MODE=token" not in start:

@@ -9,8 +9,8 @@ import pytest
 import tyro
 
 from jobs import train, tune
-from jobs.reconstruct import Reconstruct
 from jobs.recipes import recipe, recipe_flag
+from jobs.reconstruct import Reconstruct
 from jobs.sweep_options import SWEEP
 from mindeye_dist.checkpoint import MANIFEST
 from tests.cluster.manifests import ROOT, cluster_spec, documents, named

@@ -1,4 +1,4 @@
-"""Secure by default: no manifest breaks tests/cluster/policy.py, and the policy sees what it should."""
+"""Secure by default: no manifest breaks the policy, and the policy sees what it should."""
 
 import pytest
 

@@ -20,7 +20,7 @@ needs_schemas = pytest.mark.skipif(
 
 
 def closed(schema):
-    """Return a CRD's schema that refuses the unknown fields which Kubernetes would drop silently."""
+    """Return a CRD's schema that refuses unknown fields, which Kubernetes drops silently."""
     if isinstance(schema, list):
         return [closed(each) for each in schema]
     if not isinstance(schema, dict):
