@@ -9,6 +9,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
+from kubernetes_validate import utils
 
 from tests.cluster.manifests import KUBERAY, documents, name_of, named, pod_templates, read
 
@@ -43,6 +44,14 @@ def validator(kind):
 def errors(document):
     found = validator(document["kind"]).iter_errors(document)
     return [f"{'.'.join(map(str, error.path))}: {error.message}" for error in found]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _read_once():
+    """Keep Kubernetes' schemas, which the validator reads anew for each object."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "schema_contents", cache(utils.schema_contents))
+        yield
 
 
 def valid_in_kubernetes(document):
