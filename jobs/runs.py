@@ -48,7 +48,8 @@ class RunOptions(CheckpointOptions):
     """The same, the low-level run beside it, and what made its latents."""
 
     lowlevel_run_dir: str = ""
-    """Run of the low-level pipeline; by default RUN_DIR-lowlevel, where there is one."""
+    """Run of the low-level pipeline, or s3:// prefix or models:/NAME@ALIAS of its checkpoint; by
+    default RUN_DIR-lowlevel, where there is one."""
     no_lowlevel: bool = False
     """Leave the low-level run out, even where there is one; pictures are drawn from noise alone."""
     codec: str = ""
@@ -198,7 +199,8 @@ def lowlevel_beside(
     if not named and not (folder and Path(folder, "checkpoints").exists()):
         return None
     try:
-        own = Predictor(best(folder), options.device)
+        elsewhere = ":/" in folder
+        own = Predictor(given(folder, options.mlflow) if elsewhere else best(folder), options.device)
         if own.config.pipeline != "lowlevel":
             raise CheckpointError(f"{own.path}: is of the {own.config.pipeline} pipeline")
         subject, other = own.config.data.subject, predictor.config.data.subject

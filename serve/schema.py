@@ -36,7 +36,7 @@ class VoxelsBody(BaseModel):
     smaller and faster.
     """
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     voxels: Trial | Annotated[list[Trial], Field(min_length=1, max_length=MAX_REPEATS)] = Field(
         description="z-scored responses, (voxels,) or (repeats, voxels).",
@@ -47,7 +47,7 @@ class VoxelsBody(BaseModel):
 class BatchBody(BaseModel):
     """Voxels of many brains as JSON, each one trial or repeats."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     voxels: Annotated[
         list[Trial | Annotated[list[Trial], Field(min_length=1, max_length=MAX_REPEATS)]],

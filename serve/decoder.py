@@ -1,0 +1,326 @@
+"""What is served, opened once: a predictor with its gallery, and what draws pictures.
+
+No Ray and no web: rows of voxels in, answers out, each with the version of the model that gave it.
+Rows that cannot be answered are refused one by one; the others of their batch are answered.
+"""
+
+import base64
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from PIL import Image
+
+from jobs.command import place
+from jobs.drawing import Found, find, open_reconstructor
+from jobs.runs import data_store, open_data
+from mindeye_dist.checkpoint import MANIFEST, digest, read_place
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.pictures import decode
+from mindeye_dist.data.shards import read_manifest
+from mindeye_dist.evaluate import check_data
+from mindeye_dist.gallery import Gallery, Leads, SplitGallery, val_leads
+from mindeye_dist.inference import Predictor, check_pipeline
+from mindeye_dist.pool import Pool
+from mindeye_dist.reconstruct import Reconstructor
+from serve.schema import (
+    Candidate,
+    Histogram,
+    Lead,
+    Match,
+    ModelCard,
+    PictureFormat,
+    Reconstruction,
+    Retrieval,
+    Samples,
+)
+from serve.schema import Gallery as GalleryCard
+from serve.settings import Service
+from serve.voxels import RefusedError
+
+DIGITS = 12
+BINS = 24
+LONGEST_SIDE = 512
+"""Pictures are sent no wider than this (pixels)."""
+KEPT_PICTURES = 512
+NOTES = (
+    "A decoder of one brain: what it says of another brain's responses means nothing.",
+    "Responses must be z-scored as those it was trained on were.",
+    "Similarities are cosines, not probabilities; a best picture is found for any input.",
+)
+OF_A_PERSON = "Trained on a person's brain responses: treat weights and answers as derived data."
+Row = Float[np.ndarray, " voxels"]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An embedding and the version of the model that gave it."""
+
+    model: str
+    embedding: Float[np.ndarray, " features"]
+
+
+class Decoder:
+    """A checkpoint and its gallery: embeds and retrieves.
+
+    Args:
+        settings: of the service.
+        path: the checkpoint's folder.
+        version: what it is called in answers.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: the checkpoint is not whole.
+        DataError: its data cannot be read, or do not fit; a low-level checkpoint.
+    """
+
+    def __init__(self, settings: Service, path: Path, version: str, device: str) -> None:
+        self.version = version
+        self.predictor = Predictor(path, device, settings.predictor.batch)
+        check_pipeline(self.predictor, "highlevel")
+        store = data_store(settings, self.predictor)
+        data = open_data(self.predictor, store, read_manifest(store), "cpu")
+        check_data(self.predictor, data)
+        self._test: Dataset = data.splits["test"]
+        self._gallery: Gallery = (
+            Pool(Path(place(settings.pool)), data.targets)
+            if settings.pool
+            else SplitGallery(self._test)
+        )
+        self._leads: Leads = val_leads(self.predictor, data.splits["val"], self._gallery)
+        subject = data.manifest.subject(self.predictor.config.data.subject)
+        self._simulated = bool(subject.truth)
+        self._settings = settings
+        self._picture = lru_cache(maxsize=KEPT_PICTURES)(self._encoded)
+
+    def embed(self, rows: Sequence[Row]) -> list[Embedded | RefusedError]:
+        """Return each row's embedding, of unit norm."""
+        return [
+            each if isinstance(each, RefusedError) else Embedded(self.version, each)
+            for each in self._embeddings(rows)
+        ]
+
+    def retrieve(
+        self, requests: Sequence[tuple[Row, int, PictureFormat]]
+    ) -> list[Retrieval | RefusedError]:
+        """Return each row's k nearest pictures and its lead."""
+        rows = self._embeddings([row for row, _, _ in requests])
+        held = len(self._gallery)
+        for number, (_, k, _) in enumerate(requests):
+            if k > held and not isinstance(rows[number], RefusedError):
+                rows[number] = RefusedError(422, f"k: the gallery has {held} pictures")
+        asked = [n for n, row in enumerate(rows) if not isinstance(row, RefusedError)]
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        if asked:
+            most = min(held, max(2, *(requests[n][1] for n in asked)))
+            embeddings = np.stack([np.asarray(rows[n]) for n in asked])
+            tables = self._gallery.search(embeddings, most)
+            found = dict(zip(asked, zip(*tables, strict=True), strict=True))
+        return [
+            row if isinstance(row, RefusedError) else self._retrieval(*found[n], *requests[n][1:])
+            for n, row in enumerate(rows)
+        ]
+
+    def card(self, generator: str, max_candidates: int) -> ModelCard:
+        """Return what is served, with what draws pictures beside it."""
+        predictor, leads = self.predictor, self._leads
+        where = read_place(predictor.path)
+        tokens = predictor.shapes.targets["clip_tokens"]
+        return ModelCard(
+            model=self.version,
+            num_voxels=predictor.shapes.num_voxels,
+            tokens=(int(tokens.shape[0]), int(tokens.shape[1])),
+            parameters=sum(p.numel() for p in predictor.model.parameters()),
+            encoder=tokens.encoder,
+            steps=where.step,
+            val_score=where.best_score if np.isfinite(where.best_score) else None,
+            simulated=self._simulated,
+            gallery=GalleryCard(
+                pictures=len(self._gallery),
+                val_top1=float(leads.right.mean()),
+                val_leads=histogram(leads),
+            ),
+            generator=generator,
+            max_candidates=max_candidates,
+            max_batch=self._settings.limits.batch,
+            notes=[*NOTES, *([] if self._simulated else [OF_A_PERSON])],
+        )
+
+    def samples(self) -> Samples:
+        """Return how many responses there are to try: none of a person's, who did not agree."""
+        repeats, num_voxels = self._test.voxel_shape
+        count = len(self._test) if self._simulated else 0
+        return Samples(count=count, num_voxels=num_voxels, repeats=repeats)
+
+    def sample(self, number: int) -> tuple[Float[np.ndarray, "repeats voxels"], bytes]:
+        """Return the responses to a test picture, and the picture.
+
+        Raises:
+            RefusedError: there is none of that number.
+        """
+        if number >= self.samples().count:
+            raise RefusedError(404, f"number: there are {self.samples().count} samples")
+        picture = self._test.pictures([number])[0]
+        return self._test.voxels([number])[0].astype(np.float32), as_picture(
+            decode(picture, f"sample {number}"), "webp"
+        )
+
+    def _embeddings(self, rows: Sequence[Row]) -> list[Float[np.ndarray, " f"] | RefusedError]:
+        expected = self.predictor.shapes.num_voxels
+        fits = [len(row) == expected for row in rows]
+        found: dict[int, np.ndarray] = {}
+        if kept := [number for number, fit in enumerate(fits) if fit]:
+            embeddings = self.predictor.embed(np.stack([rows[number] for number in kept]))
+            found = dict(zip(kept, embeddings, strict=True))
+        answers: list[np.ndarray | RefusedError] = []
+        for number, row in enumerate(rows):
+            if number not in found:
+                answers.append(wrong_size(len(row), expected))
+            elif not np.isfinite(found[number]).all():
+                answers.append(RefusedError(422, "voxels: the model's answer is not finite"))
+            else:
+                answers.append(found[number])
+        return answers
+
+    def _retrieval(
+        self, numbers: np.ndarray, cosines: np.ndarray, k: int, form: PictureFormat
+    ) -> Retrieval:
+        lead = float(cosines[0] - cosines[1])
+        return Retrieval(
+            model=self.version,
+            matches=[
+                Match(number=number, similarity=cosine, picture=self._picture(number, form))
+                for number, cosine in zip(numbers[:k].tolist(), cosines[:k].tolist(), strict=True)
+            ],
+            lead=Lead(
+                value=lead,
+                val_smaller=self._leads.smaller(lead),
+                val_right=self._leads.right_near(lead),
+            ),
+        )
+
+    def _encoded(self, number: int, form: PictureFormat) -> str:
+        if form == "none":
+            return ""
+        return as_url(decode(self._gallery.pictures([number])[0], f"picture {number}"), form)
+
+
+class Drawer:
+    """A checkpoint, its low-level pipeline and a generator: draws pictures.
+
+    Args:
+        settings: of the service.
+        path: the checkpoint's folder.
+        version: what it is called in answers.
+        device: where to compute.
+
+    Raises:
+        CheckpointError: the checkpoint is not whole.
+        DataError: the parts do not belong together.
+        ValueError: weights are not there or do not fit.
+    """
+
+    def __init__(self, settings: Service, path: Path, version: str, device: Any) -> None:
+        self.version = version
+        own = replace(
+            settings,
+            checkpoint=str(path),
+            device=device,
+            draw=replace(settings.draw, device=device),
+        )
+        lowlevel = find(replace(own, device="cpu", draw=replace(own.draw, device="cpu"))).lowlevel
+        self._whole = open_reconstructor(own, Found(str(path), lowlevel))
+        self.generator = self._whole.generator.name
+        self.max_candidates = settings.reconstruction.candidates
+
+    def reconstruct(
+        self, requests: Sequence[tuple[Row, int, PictureFormat]]
+    ) -> list[Reconstruction | RefusedError]:
+        """Return each row's candidates and the choice among them; 0 candidates are the most."""
+        answers: dict[int, Reconstruction | RefusedError] = {}
+        expected = self._whole.predictor.shapes.num_voxels
+        groups: dict[int, list[int]] = {}
+        for number, (row, candidates, _) in enumerate(requests):
+            if len(row) != expected:
+                answers[number] = wrong_size(len(row), expected)
+            elif candidates > self.max_candidates:
+                most = self.max_candidates
+                answers[number] = RefusedError(422, f"candidates: at most {most} are drawn")
+            else:
+                groups.setdefault(candidates or self.max_candidates, []).append(number)
+        for candidates, numbers in groups.items():
+            drawn = self._draw(candidates, [requests[number] for number in numbers])
+            answers |= dict(zip(numbers, drawn, strict=True))
+        return [answers[number] for number in range(len(requests))]
+
+    def _draw(
+        self, candidates: int, requests: Sequence[tuple[Row, int, PictureFormat]]
+    ) -> list[Reconstruction | RefusedError]:
+        whole = self._whole
+        config = replace(whole.config, candidates=candidates)
+        parts = (whole.predictor, whole.generator, whole.encoder, config, whole.lowlevel)
+        # Seeds come from the responses themselves: the same ones are drawn the same again.
+        keys = [hashlib.sha256(row.tobytes()).hexdigest()[:DIGITS] for row, _, _ in requests]
+        try:
+            made = Reconstructor(*parts)(np.stack([row for row, _, _ in requests]), keys)
+        except ValueError:  # tokens or a picture of one of them are not finite
+            if len(requests) == 1:
+                return [RefusedError(422, "voxels: what is drawn from them is not finite")]
+            return [self._draw(candidates, [request])[0] for request in requests]
+        return [
+            Reconstruction(
+                model=self.version,
+                chosen=int(made.chosen[brain]),
+                candidates=[
+                    Candidate(similarity=score, picture=as_url(picture, form))
+                    for score, picture in zip(
+                        made.scores[brain].tolist(), made.candidates[brain], strict=True
+                    )
+                ],
+                lowlevel="" if made.lowlevel is None else as_url(made.lowlevel[brain], form),
+            )
+            for brain, (_, _, form) in enumerate(requests)
+        ]
+
+
+def version_of(path: Path, name: str) -> str:
+    """Return what a checkpoint is called: a name, and the digest of its manifest."""
+    return f"{name}@{digest(path / MANIFEST)[:DIGITS]}"
+
+
+def wrong_size(got: int, expected: int) -> RefusedError:
+    """Return the refusal of a row of voxels of another brain."""
+    return RefusedError(422, f"voxels: got {got}, expected {expected}")
+
+
+def histogram(leads: Leads) -> Histogram:
+    """Return the val split's leads in equal bins."""
+    top = float(leads.values[-1]) or 1.0
+    edges = np.linspace(0.0, top, BINS + 1)
+    return Histogram(
+        start=0.0,
+        width=top / BINS,
+        right=np.histogram(leads.values[leads.right], edges)[0].tolist(),
+        wrong=np.histogram(leads.values[~leads.right], edges)[0].tolist(),
+    )
+
+
+def as_picture(rgb: np.ndarray, form: PictureFormat) -> bytes:
+    """Return a picture as WebP or PNG, no wider than is shown."""
+    picture, buffer = Image.fromarray(rgb), io.BytesIO()
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    picture.save(buffer, form, **({"quality": 90} if form == "webp" else {}))
+    return buffer.getvalue()
+
+
+def as_url(rgb: np.ndarray, form: PictureFormat) -> str:
+    """Return a picture as a data: URL, empty where none is wanted."""
+    if form == "none":
+        return ""
+    return f"data:image/{form};base64,{base64.b64encode(as_picture(rgb, form)).decode()}"

@@ -1,0 +1,346 @@
+"""The routes: HTTP in, HTTP out; between them only what `Models` promises.
+
+Under Ray Serve the models are other deployments, in the bench's plain server they are objects of
+the same process: the routes do not know.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+from fastapi import FastAPI, Query, Request, Response
+from fastapi import Path as PathNumber
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from jaxtyping import Float
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from mindeye_dist.data.shards import encode_npy
+from serve.guard import REASONS, Guard, Watch
+from serve.schema import (
+    MAX_CANDIDATES,
+    MAX_MATCHES,
+    BatchBody,
+    BatchLine,
+    Embedding,
+    ModelCard,
+    PictureFormat,
+    Problem,
+    Reconstruction,
+    Retrieval,
+    Samples,
+    Task,
+    VoxelsBody,
+)
+from serve.settings import Limits
+from serve.tokens import Tokens
+from serve.voxels import NPY, RefusedError, many_brains, one_brain
+
+PAGE = Path(__file__).parent / "page"
+PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+WORKING_AT_ONCE = 32
+"""Brains of one batch that are under way at once."""
+
+Row = Float[np.ndarray, " voxels"]
+PictureQuery = Annotated[PictureFormat, Query(description="How pictures are sent, or none.")]
+CountQuery = Annotated[int, Query(ge=1, le=MAX_MATCHES, description="Pictures to find.")]
+CandidatesQuery = Annotated[
+    int, Query(ge=0, le=MAX_CANDIDATES, description="Pictures to draw; 0 for as many as there are.")
+]
+Number = Annotated[int, PathNumber(ge=0, lt=10**9)]
+
+
+class Models(Protocol):
+    """What is behind the routes; each raises RefusedError for what it does not answer."""
+
+    async def embed(self, voxels: Row) -> tuple[str, Float[np.ndarray, " features"]]:
+        """Return the model's version, and the embedding."""
+        ...
+
+    async def retrieve(self, voxels: Row, k: int, pictures: PictureFormat) -> Retrieval:
+        """Return the nearest pictures."""
+        ...
+
+    async def reconstruct(
+        self, voxels: Row, candidates: int, pictures: PictureFormat
+    ) -> Reconstruction:
+        """Return drawn pictures; `candidates` 0 is the model's own number."""
+        ...
+
+    async def card(self) -> ModelCard:
+        """Return what is served."""
+        ...
+
+    async def samples(self) -> Samples:
+        """Return how many responses of the simulated subject there are to try."""
+        ...
+
+    async def sample(self, number: int) -> tuple[Float[np.ndarray, "repeats voxels"], bytes]:
+        """Return one of them, and the picture that was seen."""
+        ...
+
+    async def metrics(self) -> str:
+        """Return the metrics of this machine, in Prometheus's words."""
+        ...
+
+
+def make_app(
+    models: Models, tokens: Tokens | None, limits: Limits, watch: Watch | None = None
+) -> Guard:
+    """Return the routes behind the guard, which lets anybody see the page and whether it lives."""
+    open_paths = [*page_files(), "/healthz", "/readyz"]
+    return Guard(
+        make_routes(models, limits), tokens, limits, watch or Watch(), open_paths=open_paths
+    )
+
+
+def make_routes(models: Models, limits: Limits) -> FastAPI:
+    """Return the routes, without the guard."""
+    app = FastAPI(
+        title="mindeye-dist", version="1", docs_url=None, redoc_url=None, openapi_url=OPENAPI
+    )
+    _handle_problems(app)
+    _add_page(app)
+    _add_facts(app, models, limits)
+    _add_answers(app, models, limits)
+    _add_batch(app, models, limits)
+    return app
+
+
+OPENAPI = "/openapi.json"
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": reason} for status, reason in REASONS.items()
+}
+
+
+def _handle_problems(app: FastAPI) -> None:
+    def problem(request: Request, status: int, message: str, retry_after: float = 0) -> Response:
+        content = {"error": message, "request_id": request.scope["state"].get("request_id", "")}
+        headers = {"Retry-After": str(max(1, round(retry_after)))} if retry_after else {}
+        return JSONResponse(content, status, headers)
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
+        return problem(request, error.status, error.message, error.retry_after)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        # Names of settings are ours, what was given for them is not repeated.
+        first = error.errors()[0]
+        known = {"k", "pictures", "candidates", "task", "number"}
+        name = next((str(part) for part in first["loc"] if part in known), "request")
+        return problem(request, 422, f"{name}: {first['msg']}"[:200])
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> Response:
+        words = {404: "no such route", 405: "not by this method"}
+        return problem(request, error.status_code, words.get(error.status_code, "malformed"))
+
+
+def page_files() -> dict[str, Path]:
+    """Return the files of the page by their route."""
+    files = sorted(path for path in PAGE.iterdir() if path.suffix in PAGE_TYPES)
+    return {"/" if file.name == "index.html" else f"/{file.name}": file for file in files}
+
+
+def _add_page(app: FastAPI) -> None:
+    def serve_file(route: str, file: Path) -> None:
+        body = file.read_bytes()
+
+        @app.get(route, include_in_schema=False)
+        async def page() -> Response:
+            return Response(body, media_type=PAGE_TYPES[file.suffix])
+
+    for route, file in page_files().items():
+        serve_file(route, file)
+
+
+def _add_facts(app: FastAPI, models: Models, limits: Limits) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """Say that the gateway lives."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: _PROBLEMS[503]})
+    async def readyz() -> dict[str, str]:
+        """Say that the models answer."""
+        await bounded(models.card(), min(limits.request_seconds, 5.0), status=503)
+        return {"status": "ready"}
+
+    @app.get("/metrics", responses=_some(401))
+    async def metrics() -> Response:
+        """Return the metrics of this machine for Prometheus."""
+        return Response(await models.metrics(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/model", responses=_some(401, 503))
+    async def model() -> ModelCard:
+        """Tell what is served."""
+        return await bounded(models.card(), limits.request_seconds)
+
+    @app.get("/v1/samples", responses=_some(401, 503))
+    async def samples() -> Samples:
+        """Tell how many responses of the simulated subject there are to try."""
+        return await bounded(models.samples(), limits.request_seconds)
+
+    @app.get("/v1/samples/{number}", responses=_some(401, 404, 422), response_class=NpyResponse)
+    async def sample(number: Number) -> Response:
+        """Return the responses of the simulated subject to a test picture, (repeats, voxels)."""
+        voxels, _ = await bounded(models.sample(number), limits.request_seconds)
+        return NpyResponse(encode_npy(voxels))
+
+    @app.get("/v1/samples/{number}/picture", responses=_some(401, 404, 422))
+    async def sample_picture(number: Number) -> Response:
+        """Return the picture that was seen."""
+        _, picture = await bounded(models.sample(number), limits.request_seconds)
+        return Response(picture, media_type="image/webp")
+
+
+def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
+    post = ANSWERED | {"openapi_extra": body_of(VoxelsBody)}
+
+    async def voxels(request: Request) -> Row:
+        return one_brain(await request.body(), request.headers.get("content-type", ""), limits)
+
+    @app.post("/v1/embed", response_model=Embedding, **post)
+    async def embed(request: Request) -> Response:
+        """Return the projector's embedding; as .npy if `Accept` asks for application/x-npy."""
+        version, row = await bounded(models.embed(await voxels(request)), limits.request_seconds)
+        if NPY[0] in request.headers.get("accept", ""):
+            return NpyResponse(encode_npy(row), headers={"X-Model-Version": version})
+        return as_json(Embedding(model=version, embedding=row.tolist()))
+
+    @app.post("/v1/retrieve", response_model=Retrieval, **post)
+    async def retrieve(
+        request: Request, k: CountQuery = 5, pictures: PictureQuery = "none"
+    ) -> Response:
+        """Return the gallery's nearest pictures, and how far ahead the best one is."""
+        row = await voxels(request)
+        return as_json(await bounded(models.retrieve(row, k, pictures), limits.request_seconds))
+
+    @app.post("/v1/reconstruct", response_model=Reconstruction, **post)
+    async def reconstruct(
+        request: Request, candidates: CandidatesQuery = 0, pictures: PictureQuery = "webp"
+    ) -> Response:
+        """Draw pictures and choose one, without the true picture having a say."""
+        row = await voxels(request)
+        drawn = models.reconstruct(row, candidates, pictures)
+        return as_json(await bounded(drawn, limits.request_seconds))
+
+
+def _add_batch(app: FastAPI, models: Models, limits: Limits) -> None:
+    @app.post(
+        "/v1/batch", response_class=NdjsonResponse, **ANSWERED, openapi_extra=body_of(BatchBody)
+    )
+    async def batch(
+        request: Request,
+        task: Task,
+        k: CountQuery = 5,
+        candidates: CandidatesQuery = 0,
+        pictures: PictureQuery = "none",
+    ) -> StreamingResponse:
+        """Answer many brains, a JSON line each (`BatchLine`), as they are finished."""
+        kind = request.headers.get("content-type", "")
+        rows = many_brains(await request.body(), kind, limits)
+
+        async def one(row: Row) -> Embedding | Retrieval | Reconstruction:
+            if task == "embed":
+                version, embedding = await models.embed(row)
+                return Embedding(model=version, embedding=embedding.tolist())
+            if task == "retrieve":
+                return await models.retrieve(row, k, pictures)
+            return await models.reconstruct(row, candidates, pictures)
+
+        return NdjsonResponse(lines(rows, one, limits.request_seconds))
+
+
+async def lines(
+    rows: list[Row],
+    one: Callable[[Row], Awaitable[Embedding | Retrieval | Reconstruction]],
+    seconds: float,
+) -> AsyncIterator[bytes]:
+    """Yield a line for each brain as it is finished, a bounded number being under way."""
+    waiting = iter(enumerate(rows))
+    under_way: set[asyncio.Task[BatchLine]] = set()
+
+    async def line(brain: int, row: Row) -> BatchLine:
+        try:
+            return BatchLine(brain=brain, answer=await patient(lambda: one(row), seconds))
+        except RefusedError as refused:
+            return BatchLine(brain=brain, error=refused.message)
+
+    try:
+        while True:
+            for brain, row in waiting:
+                under_way.add(asyncio.create_task(line(brain, row)))
+                if len(under_way) >= WORKING_AT_ONCE:
+                    break
+            if not under_way:
+                return
+            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                yield task.result().model_dump_json().encode() + b"\n"
+    finally:
+        for task in under_way:
+            task.cancel()
+
+
+async def patient(call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
+    """Return a call's answer, called again while the models are busy, for a bounded time."""
+    loop, wait = asyncio.get_running_loop(), 0.05
+    deadline = loop.time() + seconds
+    while True:
+        try:
+            return await bounded(call(), deadline - loop.time())
+        except RefusedError as refused:
+            if refused.status not in (429, 503) or loop.time() + wait > deadline:
+                raise
+        await asyncio.sleep(wait)
+        wait = min(2 * wait, 1.0)
+
+
+async def bounded(answer: Awaitable[Any], seconds: float, status: int = 504) -> Any:
+    """Return an answer that comes in time.
+
+    Raises:
+        RefusedError: it did not.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError:
+        raise RefusedError(status, "the models did not answer in time", retry_after=1) from None
+
+
+class NpyResponse(Response):
+    """An array."""
+
+    media_type = NPY[0]
+
+
+class NdjsonResponse(StreamingResponse):
+    """Lines of JSON."""
+
+    media_type = "application/x-ndjson"
+
+
+def as_json(answer: BaseModel) -> Response:
+    """Return a model as JSON, written by pydantic's own writer."""
+    return Response(answer.model_dump_json(), media_type="application/json")
+
+
+def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: _PROBLEMS[status] for status in statuses}
+
+
+ANSWERED: dict[str, Any] = {"responses": _some(401, 408, 413, 415, 422, 429, 503, 504)}
+
+
+def body_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return what OpenAPI is to say of a body that is read by hand."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content = {"application/json": {"schema": schema}, NPY[0]: binary}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,104 @@
+// Calls to the service: the token's header, refusals in words, and waiting when it is busy.
+
+const TRIES_AGAIN = 5;
+const LONGEST_WAIT = 60; // seconds
+const BUSY = [429, 503];
+
+const WORDS = {
+  0: "The service cannot be reached.",
+  401: "The service does not know this token.",
+  429: "The service is busy.",
+  503: "The service is busy or still starting.",
+  504: "The service took too long to answer.",
+};
+
+/** The service said no, or could not be reached (status 0). */
+export class Refusal extends Error {
+  constructor(status, reason = "", request = "") {
+    const stop = /[.!?]$/.test(reason) ? "" : ".";
+    const detail = reason && reason[0].toUpperCase() + reason.slice(1) + stop;
+    const words = WORDS[status] ?? (detail ? "" : `The service answered with status ${status}.`);
+    const known = status === 401 ? [words] : [words, detail, request && `(request ${request})`];
+    super(known.filter(Boolean).join(" "));
+    this.status = status;
+  }
+}
+
+/** Whether an error only says that somebody stopped the work. */
+export function stopped(error) {
+  return error.name === "AbortError";
+}
+
+/** Wait; aborting the signal ends it with an AbortError. */
+export function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, milliseconds);
+    if (signal?.aborted) stop();
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}
+
+/**
+ * Return the service's response; a Refusal where it is not one.
+ *
+ * `waiting` gets a sentence before each wait for a busy service, and "" when it is asked again.
+ */
+export async function call(path, { token, body, type, signal, waiting = () => {} }) {
+  const headers = { Authorization: `Bearer ${token}`, ...(type && { "Content-Type": type }) };
+  const request = { method: body ? "POST" : "GET", headers, body, signal };
+  for (let again = 1; ; again++) {
+    const response = await send(path, request);
+    if (response.ok) return response;
+    const refusal = await refused(response);
+    if (!BUSY.includes(response.status) || again > TRIES_AGAIN) throw refusal;
+    const seconds = retryAfter(response.headers.get("Retry-After"));
+    const retry = `Trying again in ${seconds} s (${again} of ${TRIES_AGAIN}).`;
+    waiting(`${WORDS[response.status]} ${retry}`);
+    await pause(1000 * seconds, signal);
+    waiting("");
+  }
+}
+
+/** Return the JSON of an answer. */
+export async function ask(path, options) {
+  return read(await call(path, options), (response) => response.json());
+}
+
+/** Return the body of an answer, by `take(response)`. */
+export async function read(response, take) {
+  try {
+    return await take(response);
+  } catch (error) {
+    throw stopped(error) ? error : new Refusal(0, "The answer broke off.");
+  }
+}
+
+async function send(path, request) {
+  try {
+    return await fetch(path, { ...request, cache: "no-store", credentials: "omit", redirect: "error" });
+  } catch (error) {
+    throw stopped(error) ? error : new Refusal(0);
+  }
+}
+
+async function refused(response) {
+  try {
+    const problem = await response.json();
+    return new Refusal(response.status, problem.error, problem.request_id);
+  } catch (error) {
+    if (stopped(error)) throw error;
+    return new Refusal(response.status);
+  }
+}
+
+function retryAfter(header) {
+  const seconds = Number(header ?? "") || (Date.parse(header) - Date.now()) / 1000 || 1;
+  return Math.min(Math.max(Math.ceil(seconds), 1), LONGEST_WAIT);
+}
