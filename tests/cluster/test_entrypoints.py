@@ -6,18 +6,18 @@ import shlex
 import subprocess
 
 import pytest
+import torch
 import tyro
 
 from jobs import train, tune
 from jobs.recipes import recipe, recipe_flag
 from jobs.reconstruct import Reconstruct
 from jobs.sweep_options import SWEEP
-from mindeye_dist.checkpoint import MANIFEST
+from mindeye_dist.checkpoint import Checkpoints, Place
 from tests.cluster.manifests import ROOT, cluster_spec, documents, named
 
 JOBS = ("train", "tune", "reconstruct")
 PLACEHOLDER = re.compile(r"[A-Z]+(_[A-Z]+)+")
-CHECKPOINT = f"runs/mindeye1-subj01/checkpoints/step-00000100/{MANIFEST}"
 
 
 def entrypoint(job):
@@ -60,13 +60,6 @@ def begins_with(words, command):
     return len(words) >= len(command) > 2 and same
 
 
-def volume(home, *files):
-    for file in files:
-        (home / file).parent.mkdir(parents=True, exist_ok=True)
-        (home / file).write_text("{}")
-    return home
-
-
 def test_these_are_all_jobs():
     """Oracle: the objects."""
     names = [d["metadata"]["name"] for d in documents() if d["kind"] == "RayJob"]
@@ -94,26 +87,35 @@ def test_the_job_takes_its_flags(job, tmp_path, capsys):
     assert "num-wokers" in capsys.readouterr().err
 
 
-def test_training_goes_on_from_a_whole_checkpoint_and_only_from_one(tmp_path):
-    """Oracle: the submitter's shell, on folders as jobs/train.py leaves them."""
-    assert options("train", run("train", tmp_path)[1:]).overwrite  # the first time
-    volume(tmp_path, "runs/mindeye1-subj01/journal.jsonl")
-    (tmp_path / "runs/mindeye1-subj01/checkpoints").mkdir()
-    broken_off = options("train", run("train", tmp_path)[1:])
-    assert broken_off.overwrite
-    assert not broken_off.resume
-    volume(tmp_path, CHECKPOINT)
-    again = options("train", run("train", tmp_path)[1:])
-    assert again.resume
-    assert not again.overwrite
-    assert again.config.run_dir == recipe("mindeye1-subj01").run_dir
+def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path):
+    """Oracle: the submitter's shell, while mindeye_dist.checkpoint writes."""
+    checkpoints = Checkpoints(str(tmp_path / recipe("mindeye1-subj01").run_dir), 1)
+
+    def asked():
+        found = options("train", run("train", tmp_path)[1:])
+        assert tmp_path / found.config.run_dir == checkpoints.folder.parent
+        return found.resume, found.overwrite
+
+    def save(step, killed_here):
+        def parameters():
+            assert asked() == killed_here
+            yield "weight", {key: torch.ones(2) for key in ("weight", "exp_avg", "exp_avg_sq")}
+
+        checkpoints.save(Place(step=step), parameters(), {"config.json": {}})
+
+    assert asked() == (False, False)  # the first time, or where the volume is not there
+    save(1, killed_here=(False, True))
+    assert asked() == (True, False)
+    save(2, killed_here=(True, False))
+    assert asked() == (True, False)
 
 
 def test_a_sweep_that_was_begun_goes_on(tmp_path):
     """Oracle: the submitter's shell, on a folder as jobs/tune.py leaves it."""
     first = options("tune", run("tune", tmp_path)[1:])
     assert not first.resume
-    volume(tmp_path, f"{first.config.run_dir}/{SWEEP}")
+    (tmp_path / first.config.run_dir).mkdir(parents=True)
+    (tmp_path / first.config.run_dir / SWEEP).write_text("{}")
     assert options("tune", run("tune", tmp_path)[1:]).resume
 
 
