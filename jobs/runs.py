@@ -200,7 +200,9 @@ def lowlevel_beside(
         return None
     try:
         elsewhere = ":/" in folder
-        own = Predictor(given(folder, options.mlflow) if elsewhere else best(folder), options.device)
+        own = Predictor(
+            given(folder, options.mlflow) if elsewhere else best(folder), options.device
+        )
         if own.config.pipeline != "lowlevel":
             raise CheckpointError(f"{own.path}: is of the {own.config.pipeline} pipeline")
         subject, other = own.config.data.subject, predictor.config.data.subject

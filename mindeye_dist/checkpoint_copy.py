@@ -1,4 +1,4 @@
-"""A checkpoint that lies elsewhere -> a verified copy of it on this machine, whole or not at all."""
+"""A checkpoint that lies elsewhere -> a verified copy of it here, whole or not at all."""
 
 import hashlib
 import json

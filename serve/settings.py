@@ -56,6 +56,7 @@ class Scale:
     """How long the first of a batch waits for others while nothing is being computed."""
     cpus: float = 0.5
     gpus: float = 0.0
+    """GPUs of each replica with `device` cuda; a deployment without any computes on the CPU."""
 
     def __post_init__(self) -> None:
         at_most = self.max_replicas
@@ -88,7 +89,9 @@ class Service(DrawOptions):
     predictor: Scale = field(default_factory=Scale)
     """Embeds and retrieves."""
     generator: Scale = field(
-        default_factory=lambda: Scale(max_ongoing=8, max_queued=16, batch=4, target_ongoing=2)
+        default_factory=lambda: Scale(
+            max_ongoing=8, max_queued=16, batch=4, target_ongoing=2, cpus=1, gpus=1
+        )
     )
     """Draws pictures, on GPUs where it has any."""
 
