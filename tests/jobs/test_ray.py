@@ -4,15 +4,12 @@ Oracle: the same run in one process, without Ray.
 """
 
 import json
-import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +24,8 @@ from mindeye_dist.checkpoint import Checkpoints, read_place, read_weights
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.strict import override
 from tests.conftest import flags, ray_environment
-from tests.s3 import free_ports
+from tests.ray_cluster import BIN, ROOT, head
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 NO_DROPOUT = {"model.backbone.input_dropout": 0.0, "model.backbone.block_dropout": 0.0}
 TWO_WORKERS = {
     "compute.num_workers": 2,
@@ -153,50 +148,8 @@ def test_bad_shard_is_named_through_ray(tiny_shards, tiny_config, tmp_path):
 @pytest.fixture
 def cluster(s3):
     """Return the environment of clients of a fresh cluster, with token authentication on."""
-    port, dashboard, client, agent = free_ports(4)
-    head = [str(BIN / "ray"), "start", "--head", "--block"]
-    ports = [
-        f"--port={port}",
-        f"--dashboard-port={dashboard}",
-        f"--ray-client-server-port={client}",
-        f"--dashboard-agent-listen-port={agent}",  # its default may be another cluster's
-    ]
-    path = f"{BIN}:{os.environ['PATH']}"
-    variables = ray_environment(RAY_AUTH_MODE="token", PATH=path, **s3)
-    token = [str(BIN / "ray"), "get-auth-token", "--generate"]
-    subprocess.run(token, env=variables, check=True, capture_output=True)
-    process = subprocess.Popen(
-        [*head, *ports, "--num-cpus=2"],
-        env=variables,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        await_dashboard(f"http://127.0.0.1:{dashboard}", process)
-        yield {**variables, "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    finally:
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
-        process.kill()
-        process.wait()
-
-
-def await_dashboard(url, process):
-    deadline = time.monotonic() + 90
-    while True:
-        assert process.poll() is None, "ray start ended"
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-        except urllib.error.HTTPError as answer:
-            answer.close()  # 401: it is up, and asks for the token
-            return
-        except OSError:
-            assert time.monotonic() < deadline, "the dashboard did not start"
-            time.sleep(0.5)
-        else:
-            return
+    with head(**s3) as environment:
+        yield environment
 
 
 def submitted(arguments, cluster):
