@@ -20,6 +20,8 @@ from mindeye_dist.strict import check, override
 
 Item = TypeVar("Item")
 PLAIN_SECONDS = 10.0
+SCHEME = "models:/"
+"""Of what is in MLflow's registry."""
 SCORES = ("top1_brain_to_image", "top1_image_to_brain", "latent_correlation")
 KNOWN_ERRORS = (
     DataError,
@@ -59,6 +61,11 @@ def place(path: str) -> str:
     in_ray_job = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     default = Path.home() / "mindeye-dist" if in_ray_job else Path.cwd()
     return str(Path(os.environ.get("MINDEYE_HOME", default)) / path)
+
+
+def cache_folder() -> Path:
+    """Return where copies of what lies elsewhere are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")
 
 
 def local_place(path: str, name: str) -> str:

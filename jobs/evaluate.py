@@ -13,11 +13,10 @@ from pathlib import Path
 
 import tyro
 
-from jobs.command import KNOWN_ERRORS, clear_errors, local_place, place, watched
+from jobs.command import KNOWN_ERRORS, SCHEME, clear_errors, local_place, place, watched
 from jobs.drawing import DrawOptions
 from jobs.generators import open_generator
 from jobs.judges import NetworkOptions, open_judges
-from jobs.registry import SCHEME
 from jobs.runs import (
     chosen_checkpoint,
     codec_of,
@@ -30,14 +29,9 @@ from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.engine.journal import read_journal, read_summary
-from mindeye_dist.evaluate import (
-    EvaluationData,
-    check_data,
-    evaluate,
-    evaluate_lowlevel,
-    evaluate_lowlevel_alone,
-)
+from mindeye_dist.evaluate import evaluate, evaluate_lowlevel, evaluate_lowlevel_alone
 from mindeye_dist.evaluate_pictures import Made, PictureSettings, evaluate_pictures
+from mindeye_dist.evaluation_data import EvaluationData, check_data
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.pool import Pool

@@ -29,7 +29,7 @@ from mindeye_dist.data.pictures import PictureFiles, decode
 from mindeye_dist.data.pool_files import ABOUT, MAX_SIDE, build_pool
 from mindeye_dist.data.shards import Sample, Split, read_index, read_manifest, read_members
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.evaluate import check_data
+from mindeye_dist.evaluation_data import check_data
 from mindeye_dist.inference import Predictor
 from mindeye_dist.pool import Pool
 from mindeye_dist.randomness import numpy_generator

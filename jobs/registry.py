@@ -18,13 +18,12 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
-from jobs.command import place
+from jobs.command import SCHEME, cache_folder, place
 from jobs.tracking import experiment_id, tracking_uri
 from mindeye_dist.checkpoint import MANIFEST, CheckpointError, digest
 from mindeye_dist.config import ExperimentConfig
 
 log = logging.getLogger(__name__)
-SCHEME = "models:/"
 ARTEFACT, DIGITS = "checkpoint", 12
 TOLD = (MlflowException, OSError, BotoCoreError, ClientError, Boto3Error)
 """What MLflow, its server and its store of artefacts raise, S3 among them."""
@@ -211,11 +210,6 @@ def fetch(version: Registered, mlflow: str) -> Path:
         return checked(found, model)
     except TOLD as error:
         raise CheckpointError(f"{model}: cannot be had from {uri}: {error}") from error
-
-
-def cache_folder() -> Path:
-    """Return where copies of what lies elsewhere are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")
 
 
 def checked(folder: Path, model: str) -> Path:

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from jobs.command import KNOWN_ERRORS, place
+from jobs.command import KNOWN_ERRORS, SCHEME, cache_folder, place
 from jobs.encoders import EncoderOptions, open_split, target_encoder, while_training
-from jobs.registry import SCHEME, cache_folder, resolve
 from jobs.worker import data_shapes
 from mindeye_dist.checkpoint import CheckpointError, Checkpoints
 from mindeye_dist.checkpoint_copy import copy_checkpoint
@@ -16,7 +15,7 @@ from mindeye_dist.data.embedding import TargetEncoder
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import Manifest
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.evaluate import EvaluationData
+from mindeye_dist.evaluation_data import EvaluationData
 from mindeye_dist.inference import Predictor, check_codec, check_pipeline
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.models.named_codecs import open_codec
@@ -85,6 +84,8 @@ def given(checkpoint: str, mlflow: str = "") -> Path:
         CheckpointError: there is none of that name, or it cannot be fetched.
     """
     if checkpoint.startswith(SCHEME):
+        from jobs.registry import resolve  # MLflow takes seconds to import
+
         return resolve(checkpoint, mlflow)
     if "://" in checkpoint:
         return copy_checkpoint(checkpoint, cache_folder() / "checkpoints")

@@ -10,9 +10,8 @@ opens the data, since targets may be stored or computed.
 import hashlib
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,9 +22,14 @@ from mindeye_dist.baseline import fit_ridge
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode, small
-from mindeye_dist.data.shards import Manifest, Subject
+from mindeye_dist.data.shards import Subject
 from mindeye_dist.data.simulate import OptimalDecoder, SimulatedSubject
 from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.evaluation_data import (
+    EvaluationData,
+    check_data,
+    set_name,
+)
 from mindeye_dist.inference import Predictor, check_codec
 from mindeye_dist.metrics import DIRECTIONS, ranks
 from mindeye_dist.models.codecs import LatentCodec
@@ -35,43 +39,6 @@ from mindeye_dist.report import Evaluation, Example, LowLevel
 from mindeye_dist.retrieval import PUBLISHED_POOL, retrieval_in_draws, scores, similarity
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import to_dict
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationData:
-    """What a checkpoint is evaluated on: the splits of the subject that it was trained on.
-
-    Attributes:
-        splits: train, val and test, opened with the targets that the checkpoint predicts.
-        targets: the frozen model that these targets are by, and their shape.
-        manifest: of the shards.
-    """
-
-    splits: Mapping[str, Dataset]
-    targets: TargetShape
-    manifest: Manifest
-
-
-def check_data(predictor: Predictor, data: EvaluationData) -> None:
-    """See that a checkpoint can be evaluated on data.
-
-    Raises:
-        DataError: the targets are not by the frozen model that the checkpoint was trained with, or
-            the subject has other voxels.
-    """
-    config, kind = predictor.config, _predicted_kind(predictor)
-    name, trained = config.data.subject, predictor.shapes.targets[kind]
-    num_voxels = data.manifest.subject(name).num_voxels
-    if num_voxels != predictor.shapes.num_voxels:
-        raise DataError(
-            f"{name}: has {num_voxels} voxels, {predictor.path} was trained on "
-            f"{predictor.shapes.num_voxels}"
-        )
-    if data.targets.digest != trained.digest:
-        raise DataError(
-            f"{name}: {kind} {_set_name(predictor)!r} are not by the encoder of {predictor.path} "
-            f"({trained}), but by {data.targets}"
-        )
 
 
 def evaluate(
@@ -206,11 +173,6 @@ def _picture_scores(
     }
 
 
-def _predicted_kind(predictor: Predictor) -> Literal["clip_tokens", "latents"]:
-    """Return the kind of target that a checkpoint is judged by."""
-    return "latents" if predictor.config.pipeline == "lowlevel" else "clip_tokens"
-
-
 def _about(predictor: Predictor, data: EvaluationData) -> dict[str, Any]:
     """Return what a report says of checkpoint and data, whatever the pipeline."""
     config, targets = predictor.config, data.targets
@@ -222,19 +184,13 @@ def _about(predictor: Predictor, data: EvaluationData) -> dict[str, Any]:
         "simulated": bool(subject.truth),
         "licence": data.manifest.licence,
         "targets": {
-            "name": _set_name(predictor),
+            "name": set_name(predictor),
             "encoder": targets.encoder,
             "digest": targets.digest,
         },
         "counts": {name: len(split) for name, split in data.splits.items()},
         "config": to_dict(config),
     }
-
-
-def _set_name(predictor: Predictor) -> str:
-    config = predictor.config
-    computed = bool(config.data.computed.encoder)
-    return "computed" if computed else config.target_sets[_predicted_kind(predictor)]
 
 
 def _tuned_to(subject: Subject, targets: TargetShape) -> bool:

@@ -15,7 +15,7 @@ from mindeye_dist.data.pictures import decode
 from mindeye_dist.data.scene_objects import DRAWINGS
 from mindeye_dist.data.scenes import COLORS, PLACES
 from mindeye_dist.data.store import DataError
-from mindeye_dist.evaluate import EvaluationData
+from mindeye_dist.evaluation_data import EvaluationData
 from mindeye_dist.models.frozen import EfficientNetLite0
 from mindeye_dist.models.networks import FeatureNetwork
 from mindeye_dist.picture_rows import Brains, Row, as_unit, drawn_by, kept, picture_rows, shown

@@ -9,13 +9,15 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
-from jobs.command import KNOWN_ERRORS
-from jobs.registry import SCHEME, Registered, fetch, look_up
+from jobs.command import KNOWN_ERRORS, SCHEME
 from jobs.runs import chosen_checkpoint
 from serve.decoder import version_of
 from serve.settings import Service
+
+if TYPE_CHECKING:
+    from jobs.registry import Registered
 
 log = logging.getLogger("ray.serve.mindeye")
 Opened = TypeVar("Opened")
@@ -47,7 +49,10 @@ class Champion(Generic[Opened]):
             path, _ = chosen_checkpoint(settings)
             self.now = opened(path, version_of(path, settings.name))
             return
-        self._version = look_up(named, settings.mlflow)
+        from jobs import registry  # MLflow takes seconds to import, and is needed here alone
+
+        self._registry = registry
+        self._version = registry.look_up(named, settings.mlflow)
         self.now = self._open(self._version)
         if "@" in named:
             threading.Thread(target=self._follow, name="champion", daemon=True).start()
@@ -56,21 +61,21 @@ class Champion(Generic[Opened]):
         """Follow the alias no longer."""
         self._stop.set()
 
-    def _open(self, version: Registered) -> Opened:
-        path = fetch(version, self._settings.mlflow)
+    def _open(self, version: "Registered") -> Opened:
+        path = self._registry.fetch(version, self._settings.mlflow)
         return self._opened(path, version_of(path, f"{version.name}/{version.number}"))
 
     def _follow(self) -> None:
         while not self._stop.wait(self._settings.refresh_seconds):
             try:
-                found = look_up(self._settings.checkpoint, self._settings.mlflow)
+                found = self._registry.look_up(self._settings.checkpoint, self._settings.mlflow)
             except KNOWN_ERRORS as error:
                 log.warning("registry: %s: the model stays", type(error).__name__)
                 continue
             if found != self._version:
                 self._swap(found)
 
-    def _swap(self, version: Registered) -> None:
+    def _swap(self, version: "Registered") -> None:
         name = f"{version.name}/{version.number}"
         try:
             self.now = self._open(version)

@@ -24,7 +24,7 @@ from mindeye_dist.checkpoint import MANIFEST, digest, read_place
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.data.shards import read_manifest
-from mindeye_dist.evaluate import check_data
+from mindeye_dist.evaluation_data import check_data
 from mindeye_dist.gallery import Gallery, Leads, SplitGallery, val_leads
 from mindeye_dist.inference import Predictor, check_pipeline
 from mindeye_dist.pool import Pool

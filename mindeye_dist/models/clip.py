@@ -11,8 +11,6 @@ import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import functional
 
 from mindeye_dist.models.frozen import digest_of
 
@@ -106,6 +104,9 @@ def preprocess(
 
     Bicubic overshoot is kept, as published: values may lie a little outside of [0, 1] on the way.
     """
+    from torchvision.transforms import InterpolationMode  # takes seconds to import
+    from torchvision.transforms.v2 import functional
+
     resized = functional.resize(
         images, [side], interpolation=InterpolationMode.BICUBIC, antialias=antialias
     )
