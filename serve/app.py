@@ -17,6 +17,7 @@ import ray
 import torch
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -305,7 +306,12 @@ def scaled(deployment: Any, settings: Service, scale: Scale) -> Any:
 
 
 def listens_at() -> str:
-    """Return the address at which Serve listens, which the cluster decides, not the application."""
+    """Return the address at which Serve listens, which the cluster decides, not the application.
+
+    Behind HAProxy each replica listens by itself, at every address.
+    """
+    if RAY_SERVE_ENABLE_HA_PROXY:
+        return "0.0.0.0"
     client = _get_global_client()
     assert client is not None, "a replica runs under Serve"
     return str(client.http_config.host or "127.0.0.1")

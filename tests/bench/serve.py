@@ -1,8 +1,9 @@
 """What Ray Serve adds: embed and retrieve by the bare call, by plain uvicorn, and by Ray Serve.
 
-The same routes, guard and models in all three, each in processes of its own; calls come from this
-one, in turn, with one connection for latencies and with eight for requests a second. Every answer
-is compared with the bare call's. Prints a table and writes runs/bench.json.
+The same routes, guard and models in all, each service in processes of its own; Ray Serve as it is
+by default, and in its mode for many requests, with HAProxy before the replicas. Calls come from
+this process, in turn, with one connection for latencies and with eight for requests a second. Every
+answer is compared with the bare call's. Prints a table and writes runs/bench.json.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import aiohttp
@@ -29,6 +30,10 @@ from tests.local_service import serving
 from tests.ray_cluster import deployed
 
 ROUNDS, CALLS, CONNECTIONS = 7, 100, 8
+MODES = {
+    "Ray Serve": {},
+    "Serve, HAProxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+}
 TASKS = {"embed": "/v1/embed", "retrieve": "/v1/retrieve?k=5"}
 HEADERS = {**NPY, "Accept": NPY["Content-Type"]}
 
@@ -41,10 +46,13 @@ def main(out: Path, run_dir: str) -> None:
     decoder = Decoder(settings, path, version_of(path, settings.name), "cpu")
     rows = np.random.default_rng(0).standard_normal((16, decoder.card("", 0).num_voxels))
     rows = rows.astype(np.float32)
-    with tempfile.TemporaryDirectory() as folder, plain(arguments) as uvicorn_url:
-        with deployed(arguments, folder) as service:
-            places = {"uvicorn": uvicorn_url, "Ray Serve": (service.url, service.token)}
-            figures = {task: measure(task, decoder, rows, places) for task in TASKS}
+    with ExitStack() as stack:
+        places = {"uvicorn": stack.enter_context(plain(arguments))}
+        for name, variables in MODES.items():
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            service = stack.enter_context(deployed(arguments, folder, **variables))
+            places[name] = (service.url, service.token)
+        figures = {task: measure(task, decoder, rows, places) for task in TASKS}
     out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(out.read_text()) if out.exists() else {}
     out.write_text(json.dumps({**found, "serve": figures}, indent=1))
@@ -66,7 +74,8 @@ def plain(arguments):
 def serve_plainly(arguments) -> None:
     """Be that process, until a line comes in."""
     with tempfile.TemporaryDirectory() as folder, serving(arguments, folder) as service:
-        print(json.dumps([service.url, service.token]), flush=True)
+        sys.stdout.write(json.dumps([service.url, service.token]) + "\n")
+        sys.stdout.flush()
         sys.stdin.readline()
 
 
@@ -143,10 +152,11 @@ def summarise(seconds, rates):
         }
         for name, values in seconds.items()
     }
-    for percentile in ("p50_ms", "p99_ms"):
-        whole = rows["Ray Serve"][percentile]
-        rows["Ray Serve"][f"{percentile}_over_uvicorn"] = whole - rows["uvicorn"][percentile]
-        rows["Ray Serve"][f"{percentile}_over_bare"] = whole - rows["bare call"][percentile]
+    for mode in MODES:
+        for percentile in ("p50_ms", "p99_ms"):
+            for peer in ("uvicorn", "bare call"):
+                added = rows[mode][percentile] - rows[peer][percentile]
+                rows[mode][f"{percentile}_over_{peer.split()[0]}"] = added
     return {"rounds": ROUNDS, "calls": CALLS, "connections": CONNECTIONS, "places": rows}
 
 
