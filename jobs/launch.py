@@ -12,6 +12,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from jobs.command import KNOWN_ERRORS
+from jobs.metrics import TrainingMeters
 from jobs.progress import Board, BoardHandler, shown
 from jobs.tracking import tracked
 from jobs.worker import worker
@@ -76,7 +77,7 @@ def ray_worker(settings: dict[str, Any]) -> None:
     board: ActorHandle = settings["board"]
     logging.getLogger().addHandler(BoardHandler(board))
     with tracked(config, settings["parent_run"]) as trackers:
-        worker(config, [board.post.remote, *trackers], [board.score.remote])
+        worker(config, [board.post.remote, TrainingMeters(), *trackers], [board.score.remote])
 
 
 def new_board() -> ActorHandle:

@@ -69,17 +69,24 @@ def run(
         here = station(*arguments)
         made: Iterator[tuple[int, Any]] = ((n, here(n)) for n in range(len(sizes)))
     else:
-        made = _on_ray(workers, station, arguments, len(sizes))
+        made = _on_ray(workers, station, arguments, len(sizes), what)
     counted = (item for item in made for _ in range(sizes[item[0]]))
     answers = dict(watched(counted, what, sum(sizes)))
     return [answers[number] for number in range(len(sizes))]
 
 
 def _on_ray(
-    workers: Workers, station: Callable[..., Station], arguments: Sequence[Any], count: int
+    workers: Workers,
+    station: Callable[..., Station],
+    arguments: Sequence[Any],
+    count: int,
+    what: str,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     import ray.data
 
+    from jobs.metrics import TRAINING, Meters
+
+    meters = Meters(TRAINING)
     rows = ray.data.from_items(list(range(count)), override_num_blocks=count).map(
         OnRay,  # type: ignore[arg-type]
         fn_constructor_args=(station, arguments),
@@ -89,6 +96,7 @@ def _on_ray(
     for row in rows.iter_rows():
         if row["error"]:
             raise DataError(row["error"])
+        meters.count("mindeye_stations_items", what=what)
         yield row["number"], json.loads(row["answer"])
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -122,14 +122,21 @@ def known(store: Store, samples: Sequence[Sample]) -> Sequence[Sample]:
     return [with_checksums(sample, {name: next(bodies) for name in names}) for sample in samples]
 
 
-def shard_path(made_with: MadeWith, number: int, samples: Sequence[Sample]) -> str:
-    """Return the path of a set's shard, which tells settings, keys and voxels (by checksum)."""
+def shard_path(made_with: Any, number: int, samples: Sequence[Sample]) -> str:
+    """Return the path of a set's shard, which tells settings, keys and voxels (by checksum).
+
+    The name is no place for the subject's.
+
+    Args:
+        made_with: a dataclass of all that the set depends on, its split among it.
+        number: of the shard.
+        samples: whose brains it is of.
+    """
     sha256 = hashlib.sha256(json.dumps(dataclasses.asdict(made_with)).encode())
     for sample in samples:
         sources = [sample.member(name).checksum for name in (VOXELS, DISTINCT)]
         sha256.update(f"{sample.key} {' '.join(sources)}\n".encode())
-    stem = f"{made_with.split}/{made_with.split}_{made_with.subject}_{number}"
-    return f"{stem}-{sha256.hexdigest()[:12]}.tar"
+    return f"{made_with.split}/{made_with.split}_{number}-{sha256.hexdigest()[:12]}.tar"
 
 
 def write_reconstructions(

@@ -342,6 +342,7 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
     for i, ((sample, suffix), member) in enumerate(zip(requests, members, strict=True)):
         if _is_intact(parts[i], member):
             continue
+        store.retries += 1
         parts[i] = store.read_ranges([ranges[i]])[0]
         if not _is_intact(parts[i], member):
             raise DataError(

@@ -28,12 +28,16 @@ class DataError(Exception):
 class Store:
     """A folder or bucket prefix.
 
+    Attributes:
+        retries: members that had to be read again.
+
     Raises:
         DataError: from every method, naming the URL, when the bytes cannot be had.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self.retries = 0
         try:
             self._files, self._root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError, *_UNREADABLE) as error:

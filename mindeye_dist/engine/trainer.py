@@ -37,11 +37,12 @@ class NonFiniteLossError(Exception):
 
 @dataclass
 class Clock:
-    """Where the time of the training steps goes, in seconds since the start of this process."""
+    """Where the time goes, in seconds since the start of this process; `paused`, the last save."""
 
     started: float
     waited: float = 0.0
     training: float = 0.0
+    paused: float = 0.0
     samples: int = 0
 
 
@@ -111,7 +112,9 @@ class Trainer:
                 if improved:
                     place = replace(place, best_step=place.step, best_score=score)
             if improved or done or place.step % every == 0:
+                begun = time.monotonic()
                 self.checkpoints.save(place, self.backend.state(), self.about)
+                self.clock.paused = time.monotonic() - begun
             if score is not None:
                 for tell in self.validated:
                     tell({"epoch": epoch + 1, "score": score})
@@ -263,6 +266,8 @@ class Trainer:
             "train/temperature": self.objective.temperature(epoch),
             "train/samples_per_s": clock.samples / busy,
             "train/data_wait_fraction": clock.waited / busy,
+            "train/checkpoint_pause_s": clock.paused,
+            "train/read_retries": self.loader.dataset.store.retries,
             "train/wall_s": time.monotonic() - clock.started,
         }
 

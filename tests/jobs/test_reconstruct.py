@@ -16,6 +16,7 @@ import pytest
 import webdataset
 
 from jobs import evaluate, reconstruct
+from jobs.brains import out_folder
 from jobs.generators import GeneratorOptions
 from jobs.reconstruct import Found, Reconstruct, open_reconstructor
 from mindeye_dist import evaluate_pictures
@@ -134,6 +135,7 @@ def test_shards_are_what_the_reconstructor_makes(lab, undisturbed):
 KILLED = """
 import os, signal, sys
 from jobs import reconstruct
+from jobs.brains import out_folder
 from mindeye_dist.models.small_generator import SmallGenerator
 draw, calls = SmallGenerator.__call__, []
 def drawn(self, *arguments):
@@ -376,10 +378,15 @@ def test_the_page_draws_over_a_lowlevel_run_or_says_why_not(lab, tmp_path):
     assert {"lowlevel_only", "no_lowlevel"} <= rows.keys()
 
 
-def test_where_pictures_go(lab):
-    plain = Reconstruct(run_dir=str(lab.run))
-    assert reconstruct.out_folder(plain) == f"{lab.run}/reconstructions"
-    assert reconstruct.out_folder(replace(plain, out="s3://lab/made")) == "s3://lab/made"
+def test_where_pictures_go(lab, tmp_path):
+    checkpoint = lab.run / "checkpoints" / "step-00000001"
+    own = out_folder("", "reconstructions", checkpoint, lab.run)
+    assert own == f"{lab.run}/reconstructions"
+    beside = out_folder("", "reconstructions", tmp_path / "one", None)
+    assert beside == str(tmp_path / "one-reconstructions")
+    assert out_folder("s3://lab/made", "reconstructions", checkpoint, None) == "s3://lab/made"
+    with pytest.raises(ValueError, match="outside the checkpoint"):
+        out_folder(str(checkpoint / "made"), "reconstructions", checkpoint, lab.run)
 
 
 def test_a_worker_with_other_weights_is_refused(lab, undisturbed, tmp_path):
