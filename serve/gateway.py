@@ -100,7 +100,12 @@ def make_app(
 def make_routes(models: Models, limits: Limits) -> FastAPI:
     """Return the routes, without the guard."""
     app = FastAPI(
-        title="mindeye-dist", version="1", docs_url=None, redoc_url=None, openapi_url=OPENAPI
+        title="mindeye-dist",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=OPENAPI,
+        redirect_slashes=False,  # it would lead to whatever host the request named
     )
     _handle_problems(app)
     _add_page(app)
