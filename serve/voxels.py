@@ -49,7 +49,7 @@ def one_brain(body: bytes, content_type: str, limits: Limits) -> Float[np.ndarra
         RefusedError: they are not what they should be.
     """
     if kind(content_type) == JSON:
-        voxels = _json(VoxelsBody, body, limits).voxels
+        voxels = _json(VoxelsBody, body, limits, brains=1).voxels
         return _mean(_array(voxels), limits)
     array = read_npy(body)
     if array.ndim not in (1, 2):
@@ -70,7 +70,7 @@ def many_brains(
         RefusedError: they are not what they should be, or too many.
     """
     if kind(content_type) == JSON:
-        brains = [_array(one) for one in _json(BatchBody, body, limits).voxels]
+        brains = [_array(one) for one in _json(BatchBody, body, limits, limits.batch).voxels]
     else:
         array = read_npy(body)
         if array.ndim not in (2, 3):
@@ -137,11 +137,16 @@ def read_npy(body: bytes) -> Float[np.ndarray, "..."]:
     return numbers.reshape(shape, order=order)  # type: ignore[call-overload]
 
 
-def _json(model: type[Body], body: bytes, limits: Limits) -> Body:
+def _json(model: type[Body], body: bytes, limits: Limits, brains: int) -> Body:
     most = int(limits.json_mib * 2**20)
     if len(body) > most:
         raise RefusedError(
             413, f"body: {len(body)} bytes of JSON, expected at most {most}; .npy is smaller"
+        )
+    # A list of one number costs ten times a number's time, if only to be read.
+    if body.count(b"[") > 1 + brains * (1 + MAX_REPEATS):
+        raise RefusedError(
+            422, f"voxels: expected at most {brains} brains of {MAX_REPEATS} repeats as JSON lists"
         )
     try:
         return model.model_validate_json(body)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -80,6 +82,32 @@ def test_what_is_read_is_not_a_copy_and_cannot_be_written():
     found = read_npy(body)
     assert not found.flags.owndata
     assert not found.flags.writeable
+
+
+@pytest.mark.parametrize("wrong", ["null,", '"",', "[],", "true,", "[0],", "1e999,"])
+@pytest.mark.parametrize("read", [one_brain, many_brains])
+def test_refusing_costs_little_more_than_reading(read, wrong):
+    """As many mistakes as fit; oracle: the time of as many bytes of numbers."""
+
+    def seconds(body):
+        begun = time.thread_time()
+        with suppress(RefusedError):
+            read(body, JSON, LIMITS)
+        return time.thread_time() - begun
+
+    count = 2**20 // len(wrong)
+    right = b'{"voxels": [[%b0]]}' % (b"0," * 2**19)
+    bad = f'{{"voxels": [{wrong * count}0]}}'.encode()
+    assert min(seconds(bad) for _ in range(3)) < 6 * min(seconds(right) for _ in range(3))
+
+
+def test_unknown_keys_cost_little_more_than_reading():
+    keys = json.dumps(dict.fromkeys(range(100_000), 0)).encode()
+    begun = time.thread_time()
+    with pytest.raises(RefusedError, match="other keys") as refused:
+        one_brain(keys, JSON, LIMITS)
+    assert refused.value.status == 422
+    assert time.thread_time() - begun < 0.5
 
 
 def mutated(generator, body):
