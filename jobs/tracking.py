@@ -4,6 +4,7 @@ What could not be delivered is said once, and stays in the run's journal. A resu
 the MLflow run that it began.
 """
 
+import hashlib
 import logging
 import math
 import queue
@@ -95,11 +96,17 @@ class Tracker:
         experiment = experiment_id(client, self._config, self._uri)
         name = Path(self._config.run_dir).name
         run = client.create_run(experiment, run_name=name, tags=self._tags)
-        params = [Param(path, str(value)) for path, value in paths(self._config).items()]
+        known = paths(self._config) | {"data.subject": pseudonym(self._config.data.subject)}
+        params = [Param(path, str(value)) for path, value in known.items()]
         client.log_batch(run.info.run_id, params=params)
         run_id = str(run.info.run_id)
         file.write_text(run_id)
         return run_id
+
+
+def pseudonym(subject: str) -> str:
+    """Return what a person is called where others may read it: the same always, but no name."""
+    return f"subject-{hashlib.sha256(subject.encode()).hexdigest()[:8]}"
 
 
 def experiment_id(client: MlflowClient, config: ExperimentConfig, uri: str) -> str:

@@ -91,7 +91,7 @@ def make_app(
     models: Models, tokens: Tokens | None, limits: Limits, watch: Watch | None = None
 ) -> Guard:
     """Return the routes behind the guard, which lets anybody see the page and whether it lives."""
-    open_paths = [*page_files(), "/healthz", "/readyz"]
+    open_paths = [*page_files(), *OPEN]
     return Guard(
         make_routes(models, limits), tokens, limits, watch or Watch(), open_paths=open_paths
     )
@@ -100,17 +100,26 @@ def make_app(
 def make_routes(models: Models, limits: Limits) -> FastAPI:
     """Return the routes, without the guard."""
     app = FastAPI(
-        title="mindeye-dist", version="1", docs_url=None, redoc_url=None, openapi_url=OPENAPI
+        title="mindeye-dist",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=OPENAPI,
+        redirect_slashes=False,  # it would lead to whatever host the request named
     )
     _handle_problems(app)
     _add_page(app)
     _add_facts(app, models, limits)
     _add_answers(app, models, limits)
     _add_batch(app, models, limits)
+    _complete(app)
     return app
 
 
 OPENAPI = "/openapi.json"
+OPEN = ("/healthz", "/readyz")
+BY_GUARD = (400, 413, 415, 431)
+BY_GUARD_UNLESS_OPEN = (401, 429)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": reason} for status, reason in REASONS.items()
 }
@@ -170,28 +179,34 @@ def _add_facts(app: FastAPI, models: Models, limits: Limits) -> None:
         await bounded(models.card(), min(limits.request_seconds, 5.0), status=503)
         return {"status": "ready"}
 
-    @app.get("/metrics", responses=_some(401))
+    @app.get("/metrics", responses=_sent("text/plain"), response_class=Response)
     async def metrics() -> Response:
         """Return the metrics of this machine for Prometheus."""
         return Response(await models.metrics(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/model", responses=_some(401, 503))
+    @app.get("/v1/model", responses=_some(503, 504))
     async def model() -> ModelCard:
         """Tell what is served."""
         return await bounded(models.card(), limits.request_seconds)
 
-    @app.get("/v1/samples", responses=_some(401, 503))
+    @app.get("/v1/samples", responses=_some(503, 504))
     async def samples() -> Samples:
         """Tell how many responses of the simulated subject there are to try."""
         return await bounded(models.samples(), limits.request_seconds)
 
-    @app.get("/v1/samples/{number}", responses=_some(401, 404, 422), response_class=NpyResponse)
+    missing = _some(404, 422, 503, 504)
+
+    @app.get("/v1/samples/{number}", responses=_sent(NPY[0]) | missing, response_class=Response)
     async def sample(number: Number) -> Response:
         """Return the responses of the simulated subject to a test picture, (repeats, voxels)."""
         voxels, _ = await bounded(models.sample(number), limits.request_seconds)
         return NpyResponse(encode_npy(voxels))
 
-    @app.get("/v1/samples/{number}/picture", responses=_some(401, 404, 422))
+    @app.get(
+        "/v1/samples/{number}/picture",
+        responses=_sent("image/webp") | missing,
+        response_class=Response,
+    )
     async def sample_picture(number: Number) -> Response:
         """Return the picture that was seen."""
         _, picture = await bounded(models.sample(number), limits.request_seconds)
@@ -199,12 +214,14 @@ def _add_facts(app: FastAPI, models: Models, limits: Limits) -> None:
 
 
 def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
-    post = ANSWERED | {"openapi_extra": body_of(VoxelsBody)}
+    extra = body_of(VoxelsBody)
 
     async def voxels(request: Request) -> Row:
         return one_brain(await request.body(), request.headers.get("content-type", ""), limits)
 
-    @app.post("/v1/embed", response_model=Embedding, **post)
+    either = _sent(NPY[0]) | ANSWERED
+
+    @app.post("/v1/embed", response_model=Embedding, responses=either, openapi_extra=extra)
     async def embed(request: Request) -> Response:
         """Return the projector's embedding; as .npy if `Accept` asks for application/x-npy."""
         version, row = await bounded(models.embed(await voxels(request)), limits.request_seconds)
@@ -212,7 +229,7 @@ def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
             return NpyResponse(encode_npy(row), headers={"X-Model-Version": version})
         return as_json(Embedding(model=version, embedding=row.tolist()))
 
-    @app.post("/v1/retrieve", response_model=Retrieval, **post)
+    @app.post("/v1/retrieve", response_model=Retrieval, responses=ANSWERED, openapi_extra=extra)
     async def retrieve(
         request: Request, k: CountQuery = 5, pictures: PictureQuery = "none"
     ) -> Response:
@@ -220,7 +237,11 @@ def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
         row = await voxels(request)
         return as_json(await bounded(models.retrieve(row, k, pictures), limits.request_seconds))
 
-    @app.post("/v1/reconstruct", response_model=Reconstruction, **post)
+    drawing = ANSWERED | _some(404)
+
+    @app.post(
+        "/v1/reconstruct", response_model=Reconstruction, responses=drawing, openapi_extra=extra
+    )
     async def reconstruct(
         request: Request, candidates: CandidatesQuery = 0, pictures: PictureQuery = "webp"
     ) -> Response:
@@ -232,7 +253,10 @@ def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
 
 def _add_batch(app: FastAPI, models: Models, limits: Limits) -> None:
     @app.post(
-        "/v1/batch", response_class=NdjsonResponse, **ANSWERED, openapi_extra=body_of(BatchBody)
+        "/v1/batch",
+        response_class=Response,
+        responses=_sent(NdjsonResponse.media_type) | ANSWERED,
+        openapi_extra=body_of(BatchBody),
     )
     async def batch(
         request: Request,
@@ -335,12 +359,34 @@ def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _PROBLEMS[status] for status in statuses}
 
 
-ANSWERED: dict[str, Any] = {"responses": _some(401, 408, 413, 415, 422, 429, 503, 504)}
+def _sent(media_type: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {media_type: {"schema": {"type": "string"}}}}}
 
 
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
+ANSWERED = _some(408, 422, 503, 504)
+
+
+def body_of(model: type[VoxelsBody] | type[BatchBody]) -> dict[str, Any]:
     """Return what OpenAPI is to say of a body that is read by hand."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    example = {"voxels": schema["properties"]["voxels"]["examples"][0]}
     binary = {"schema": {"type": "string", "format": "binary"}}
-    content = {"application/json": {"schema": schema}, NPY[0]: binary}
+    content = {"application/json": {"schema": schema, "example": example}, NPY[0]: binary}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _complete(app: FastAPI) -> None:
+    """Add to OpenAPI what the guard before the routes asks for and answers."""
+    told = app.openapi()  # written once, and kept by the app
+    told["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for path, methods in told["paths"].items():
+        more = () if path in OPEN else BY_GUARD_UNLESS_OPEN
+        for route in methods.values():
+            for status in (*BY_GUARD, *more):
+                route["responses"][str(status)] = {
+                    "description": REASONS[status],
+                    "content": content,
+                }
+            if path not in OPEN:
+                route["security"] = [{"bearer": []}]

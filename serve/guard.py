@@ -34,9 +34,14 @@ REASONS = {
     415: "type",
     422: "voxels",
     429: "busy",
+    431: "headers",
     503: "unavailable",
     504: "timeout",
 }
+LONGEST_HEAD = 32 * 2**10
+"""Bytes of a request's target and headers together."""
+ONCE = (b"authorization", b"content-encoding", b"content-length", b"content-type", b"host")
+"""Headers of which a second one would be read here and another one by a proxy."""
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -84,9 +89,11 @@ class Guard:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handle one connection's request."""
-        if scope["type"] != "http":  # the lifespan; there are no websockets
-            if scope["type"] == "lifespan":
-                await self._app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # there are no websockets; closed unaccepted, it is a 403
+            await send({"type": "websocket.close", "code": 1008})
             return
         begun, said = time.perf_counter(), 0
         # Serve's proxy has given it an id already, and adds that to the answer by itself.
@@ -120,11 +127,19 @@ class Guard:
             _log(request_id, scope["method"], route, said, seconds)
 
     def _check(self, scope: Message) -> None:
+        parts = [scope["path"], scope["query_string"], *(b"".join(h) for h in scope["headers"])]
+        if sum(map(len, parts)) > LONGEST_HEAD:
+            raise RefusedError(431, f"headers: longer than {LONGEST_HEAD} bytes")
+        names = [name for name, _ in scope["headers"]]
+        if any(names.count(name) > 1 for name in ONCE):
+            raise RefusedError(400, "headers: one is given twice")
         headers = dict(scope["headers"])
         is_open = scope["path"] in self._open and scope["method"] in ("GET", "HEAD")
         word = headers.get(b"authorization", b"")
         if self._tokens and not is_open and not self._tokens.allow(word):
             raise RefusedError(401, "token: missing or unknown; send Authorization: Bearer TOKEN")
+        if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise RefusedError(415, "content encoding: expected none")
         length = headers.get(b"content-length", b"0")
         most = self._most(headers)
         if not length.isdigit() or int(length) > most:
@@ -152,6 +167,8 @@ class Guard:
                     message = await receive()
             except TimeoutError:
                 raise RefusedError(408, "body: did not arrive in time") from None
+            if message["type"] == "http.disconnect":  # no error of ours that would be traced
+                raise RefusedError(400, "body: the connection was closed in it")
             got += len(message.get("body", b""))
             if got > most:
                 raise RefusedError(413, f"body: longer than {most} bytes")

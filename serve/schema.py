@@ -14,7 +14,9 @@ MAX_CANDIDATES = 64
 
 PictureFormat = Literal["webp", "png", "none"]
 Task = Literal["embed", "retrieve", "reconstruct"]
-Trial = Annotated[list[float], Field(min_length=1)]
+# A body full of mistakes is told of the first one: each costs a thousand times a number's time.
+Trial = Annotated[list[float], Field(min_length=1, fail_fast=True)]
+Repeats = Annotated[list[Trial], Field(min_length=1, max_length=MAX_REPEATS, fail_fast=True)]
 
 
 class Answer(BaseModel):
@@ -38,7 +40,7 @@ class VoxelsBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
-    voxels: Trial | Annotated[list[Trial], Field(min_length=1, max_length=MAX_REPEATS)] = Field(
+    voxels: Trial | Repeats = Field(
         description="z-scored responses, (voxels,) or (repeats, voxels).",
         examples=[[0.31, -1.2, 0.05]],
     )
@@ -49,10 +51,7 @@ class BatchBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
-    voxels: Annotated[
-        list[Trial | Annotated[list[Trial], Field(min_length=1, max_length=MAX_REPEATS)]],
-        Field(min_length=1),
-    ] = Field(
+    voxels: Annotated[list[Trial | Repeats], Field(min_length=1, fail_fast=True)] = Field(
         description="(brains, voxels) or (brains, repeats, voxels).",
         examples=[[[0.31, -1.2, 0.05], [0.1, 0.9, -0.4]]],
     )

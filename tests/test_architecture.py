@@ -69,6 +69,109 @@ def test_words_that_do_not_occur(word):
     ] == []
 
 
+FORBIDDEN_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+FORBIDDEN_CALLS = {
+    *("eval", "exec", "compile", "builtins.eval", "builtins.exec", "os.system", "os.popen"),
+    *("yaml.unsafe_load", "yaml.unsafe_load_all", "yaml.full_load", "yaml.full_load_all"),
+    *("subprocess.getoutput", "subprocess.getstatusoutput", "shutil.unpack_archive"),
+}
+NEEDED = {
+    "torch.load": ("weights_only", {"True"}),
+    "yaml.load": ("Loader", {"yaml.SafeLoader", "yaml.CSafeLoader"}),
+    "yaml.load_all": ("Loader", {"yaml.SafeLoader", "yaml.CSafeLoader"}),
+    ".extractall": ("filter", {"'data'"}),
+    ".extract": ("filter", {"'data'"}),
+}
+"""Calls that must say how; those that start with a dot are methods of any object."""
+ALLOWED = {"allow_pickle": {"False"}, "shell": {"False"}}
+"""What these may be, in whatever call."""
+
+
+def dangers(source):
+    """Return what in a source would run what it reads, or write where an archive says."""
+    tree = ast.parse(source)
+    known, found = {}, []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            known |= {name.asname or name.name: f"{module}{name.name}" for name in node.names}
+            roots = {f"{module}{name.name}".split(".")[0] for name in node.names}
+            found += [f"import {root}" for root in sorted(roots & FORBIDDEN_MODULES)]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            found += dangers_of_call(node, known)
+    return found
+
+
+def dangers_of_call(node, known):
+    """Return what is dangerous in a call, given the full names of what is imported."""
+    root, dot, rest = ast.unparse(node.func).partition(".")
+    name = f"{known.get(root, root)}{dot}{rest}"
+    method = f".{node.func.attr}" if isinstance(node.func, ast.Attribute) else ""
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    found = [name] if name in FORBIDDEN_CALLS else []
+    for word, allowed in ALLOWED.items():
+        found += [f"{name}({word}=)"] if given.get(word, "False") not in allowed else []
+    for called in {name, method} & NEEDED.keys():
+        word, allowed = NEEDED[called]
+        found += [f"{name} without {word}"] if given.get(word) not in allowed else []
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_runs_what_it_reads(path):
+    assert dangers(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import numpy as np\nnp.load(f, allow_pickle=True)",
+        "import numpy as np\nnp.load(f, allow_pickle=flag)",
+        "import pickle\npickle.load(f)",
+        "import pickle as p\np.loads(b)",
+        "from pickle import loads",
+        "import cloudpickle",
+        "import torch\ntorch.load(f)",
+        "import torch\ntorch.load(f, weights_only=False)",
+        "import torch as t\nt.load(f, map_location='cpu')",
+        "from torch import load\nload(f)",
+        "import tarfile\ntarfile.open(f).extractall(p)",
+        "import tarfile\nwith tarfile.open(f) as t:\n    t.extract(m, p)",
+        "archive.extractall(p, filter='fully_trusted')",
+        "import shutil\nshutil.unpack_archive(f)",
+        "import subprocess\nsubprocess.run(c, shell=True)",
+        "from subprocess import Popen\nPopen(c, shell=yes)",
+        "import os\nos.system(c)",
+        "from os import popen as run\nrun(c)",
+        "eval(text)",
+        "exec(text)",
+        "import builtins\nbuiltins.eval(text)",
+        "import yaml\nyaml.load(f)",
+        "import yaml\nyaml.load(f, Loader=yaml.Loader)",
+        "from yaml import unsafe_load\nunsafe_load(f)",
+    ],
+)
+def test_planted_danger_is_found(source):
+    assert dangers(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import numpy as np\nnp.load(f, allow_pickle=False)",
+        "import torch\ntorch.load(f, weights_only=True)",
+        "model.eval()",
+        "import re\nre.compile(p)",
+        "archive.extractall(p, filter='data')",
+        "import yaml\nyaml.safe_load(f)\nyaml.load(f, Loader=yaml.SafeLoader)",
+        "import subprocess\nsubprocess.run([c])",
+    ],
+)
+def test_harmless_code_is_let_be(source):
+    assert dangers(source) == []
+
+
 def code_of(path):
     """Return a file's code without its docstrings and comments."""
     tree = ast.parse(path.read_text())
