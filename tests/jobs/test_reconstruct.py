@@ -135,7 +135,6 @@ def test_shards_are_what_the_reconstructor_makes(lab, undisturbed):
 KILLED = """
 import os, signal, sys
 from jobs import reconstruct
-from jobs.brains import out_folder
 from mindeye_dist.models.small_generator import SmallGenerator
 draw, calls = SmallGenerator.__call__, []
 def drawn(self, *arguments):
