@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test unit lint bench bench-search size clean
+.PHONY: setup tools demo test attack unit lint bench bench-search bench-serve size clean
 
 setup: $(VENV)/.ready
 
@@ -15,6 +15,10 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[jobs,demo,test]'
 	touch $@
 
+tools:  ## what some tests want of Debian: a browser for the page, promtool for alerts
+	apt-get update -q
+	apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core prometheus
+
 demo: setup  ## simulated subject, training on Ray, report with pictures: runs/demo/report.html
 	$(BIN)/python jobs/train.py --with-lowlevel --overwrite
 	$(BIN)/python jobs/evaluate.py --pictures 60 --control-candidates 2 --draw.steps 8 \
@@ -23,6 +27,11 @@ demo: setup  ## simulated subject, training on Ray, report with pictures: runs/d
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ray
+
+attack: setup  ## hostile requests, damaged bodies, canaries, what no source may contain
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' tests/serve/test_hostile.py \
+		tests/serve/test_schemathesis.py tests/serve/test_voxels.py tests/serve/test_tokens.py \
+		tests/serve/test_canaries.py tests/test_architecture.py
 
 unit: setup  ## the tests of a minute: no Ray, no DeepSpeed, no S3 server
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=5
@@ -40,6 +49,10 @@ bench: setup  ## ratios against peers, run in turn: runs/bench.json
 
 bench-search: setup  ## successive halving against random search, on 32 trained trials: 15 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.search runs/bench.json runs/bench-search
+
+bench-serve: setup  ## what Ray Serve adds, and the demo's service under kills and overload: 12 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.serve runs/bench.json runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.serve_chaos runs/bench.json runs/demo
 
 size: setup  ## two steps of the full published model: 20 GiB of memory, 18 GB of disk, minutes
 	mkdir -p runs/size
