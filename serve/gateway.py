@@ -4,8 +4,7 @@ Under Ray Serve the models are other deployments, in the bench's plain server th
 the same process: the routes do not know.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import base64
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -24,7 +23,6 @@ from serve.schema import (
     MAX_CANDIDATES,
     MAX_MATCHES,
     BatchBody,
-    BatchLine,
     Embedding,
     ModelCard,
     PictureFormat,
@@ -36,13 +34,13 @@ from serve.schema import (
     VoxelsBody,
 )
 from serve.settings import Limits
+from serve.streaming import bounded, lines
 from serve.tokens import Tokens
 from serve.voxels import NPY, RefusedError, many_brains, one_brain
 
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-WORKING_AT_ONCE = 32
-"""Brains of one batch that are under way at once."""
+IMAGES: tuple[PictureFormat, ...] = ("png", "webp")
 
 Row = Float[np.ndarray, " voxels"]
 PictureQuery = Annotated[PictureFormat, Query(description="How pictures are sent, or none.")]
@@ -237,7 +235,7 @@ def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
         row = await voxels(request)
         return as_json(await bounded(models.retrieve(row, k, pictures), limits.request_seconds))
 
-    drawing = ANSWERED | _some(404)
+    drawing = _sent(*(f"image/{form}" for form in IMAGES)) | ANSWERED | _some(404)
 
     @app.post(
         "/v1/reconstruct", response_model=Reconstruction, responses=drawing, openapi_extra=extra
@@ -245,10 +243,19 @@ def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
     async def reconstruct(
         request: Request, candidates: CandidatesQuery = 0, pictures: PictureQuery = "webp"
     ) -> Response:
-        """Draw pictures and choose one, without the true picture having a say."""
-        row = await voxels(request)
-        drawn = models.reconstruct(row, candidates, pictures)
-        return as_json(await bounded(drawn, limits.request_seconds))
+        """Draw pictures and choose one, without the true picture having a say.
+
+        The chosen one alone if `Accept` asks for image/png or image/webp.
+        """
+        row, accept = await voxels(request), request.headers.get("accept", "")
+        alone: PictureFormat = next((f for f in IMAGES if f"image/{f}" in accept), "none")
+        drawn = models.reconstruct(row, candidates, pictures if alone == "none" else alone)
+        answer: Reconstruction = await bounded(drawn, limits.request_seconds)
+        if alone == "none":
+            return as_json(answer)
+        _, _, picture = answer.candidates[answer.chosen].picture.partition(",")
+        headers = {"X-Model-Version": answer.model}
+        return Response(base64.b64decode(picture), media_type=f"image/{alone}", headers=headers)
 
 
 def _add_batch(app: FastAPI, models: Models, limits: Limits) -> None:
@@ -280,64 +287,6 @@ def _add_batch(app: FastAPI, models: Models, limits: Limits) -> None:
         return NdjsonResponse(lines(rows, one, limits.request_seconds))
 
 
-async def lines(
-    rows: list[Row],
-    one: Callable[[Row], Awaitable[Embedding | Retrieval | Reconstruction]],
-    seconds: float,
-) -> AsyncIterator[bytes]:
-    """Yield a line for each brain as it is finished, a bounded number being under way."""
-    waiting = iter(enumerate(rows))
-    under_way: set[asyncio.Task[BatchLine]] = set()
-
-    async def line(brain: int, row: Row) -> BatchLine:
-        try:
-            return BatchLine(brain=brain, answer=await patient(lambda: one(row), seconds))
-        except RefusedError as refused:
-            return BatchLine(brain=brain, error=refused.message)
-
-    try:
-        while True:
-            for brain, row in waiting:
-                under_way.add(asyncio.create_task(line(brain, row)))
-                if len(under_way) >= WORKING_AT_ONCE:
-                    break
-            if not under_way:
-                return
-            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield task.result().model_dump_json().encode() + b"\n"
-    finally:
-        for task in under_way:
-            task.cancel()
-
-
-async def patient(call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
-    """Return a call's answer, called again while the models are busy, for a bounded time."""
-    loop, wait = asyncio.get_running_loop(), 0.05
-    deadline = loop.time() + seconds
-    while True:
-        try:
-            return await bounded(call(), deadline - loop.time())
-        except RefusedError as refused:
-            if refused.status not in (429, 503) or loop.time() + wait > deadline:
-                raise
-        await asyncio.sleep(wait)
-        wait = min(2 * wait, 1.0)
-
-
-async def bounded(answer: Awaitable[Any], seconds: float, status: int = 504) -> Any:
-    """Return an answer that comes in time.
-
-    Raises:
-        RefusedError: it did not.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            return await answer
-    except TimeoutError:
-        raise RefusedError(status, "the models did not answer in time", retry_after=1) from None
-
-
 class NpyResponse(Response):
     """An array."""
 
@@ -359,8 +308,8 @@ def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _PROBLEMS[status] for status in statuses}
 
 
-def _sent(media_type: str) -> dict[int | str, dict[str, Any]]:
-    return {200: {"content": {media_type: {"schema": {"type": "string"}}}}}
+def _sent(*media_types: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {kind: {"schema": {"type": "string"}} for kind in media_types}}}
 
 
 ANSWERED = _some(408, 422, 503, 504)
