@@ -63,6 +63,14 @@ def place(path: str) -> str:
     return str(Path(os.environ.get("MINDEYE_HOME", default)) / path)
 
 
+def weights_place(name: str) -> str:
+    """Return the folder or file of weights, where there is one of that name, or else the name.
+
+    What is no place of ours may be a name on the hub.
+    """
+    return place(name) if name and "://" not in name and Path(place(name)).exists() else name
+
+
 def cache_folder() -> Path:
     """Return where copies of what lies elsewhere are kept."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")

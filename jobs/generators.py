@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from jobs.command import place
+from jobs.command import place, weights_place
 from mindeye_dist.models.autoencoder import SmallAutoencoder
 from mindeye_dist.models.codecs import LatentCodec
 from mindeye_dist.models.generator import Generator
@@ -79,7 +79,8 @@ def open_generator(options: GeneratorOptions) -> Generator:
         steps=options.steps or default.steps,
         guidance=options.guidance or default.guidance,
     )
-    return kind(options.weights, sampling, device=options.device, dtype=options.dtype)
+    weights = weights_place(options.weights)
+    return kind(weights, sampling, device=options.device, dtype=options.dtype)
 
 
 def _small(options: GeneratorOptions) -> SmallGenerator:
@@ -97,7 +98,7 @@ def _small(options: GeneratorOptions) -> SmallGenerator:
 
 def _codec(path: Path, options: GeneratorOptions) -> LatentCodec:
     name, shape = codec_of(path)
-    source, beside = options.codec, path.with_name(AUTOENCODER_FILE)
+    source, beside = weights_place(options.codec), path.with_name(AUTOENCODER_FILE)
     if not source and name == SmallAutoencoder.name and beside.exists():
         source = str(beside)
     return open_codec(name, source, shape, options.device, subfolder=options.codec_subfolder)

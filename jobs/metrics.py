@@ -26,7 +26,7 @@ TRAINING = (
     Metric("mindeye_train_samples_per_second", "gauge", "Samples a second since the start."),
     Metric("mindeye_train_data_wait_fraction", "gauge", "Share of the time waiting for data."),
     Metric("mindeye_train_checkpoint_pause_seconds", "gauge", "How long the last save took."),
-    Metric("mindeye_read_retries", "counter", "Members of shards that had to be read again."),
+    Metric("mindeye_read_retries", "counter", "Damaged members read again, by the first worker."),
     Metric("mindeye_stations_items", "counter", "Items of batch jobs that are done.", ("what",)),
 )
 ROWS = {
@@ -45,8 +45,9 @@ class Meters:
         self._meters: dict[str, Any] = {metric.name: _meter(metric) for metric in table}
 
     def count(self, name: str, by: float = 1.0, **tags: str) -> None:
-        """Add to a counter."""
-        self._meters[name].inc(by, tags=tags or None)
+        """Add to a counter; Ray's refuses to be given nothing."""
+        if by > 0:
+            self._meters[name].inc(by, tags=tags or None)
 
     def set(self, name: str, value: float, **tags: str) -> None:
         """Set a gauge."""

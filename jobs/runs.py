@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from jobs.command import KNOWN_ERRORS, SCHEME, cache_folder, place
+from jobs.command import KNOWN_ERRORS, SCHEME, cache_folder, place, weights_place
 from jobs.encoders import EncoderOptions, open_split, target_encoder, while_training
 from jobs.worker import data_shapes
 from mindeye_dist.checkpoint import CheckpointError, Checkpoints
@@ -169,7 +169,7 @@ def encoder_of(
         )
     options = EncoderOptions(
         encoder="clip-vit-l-14",
-        weights=weights,
+        weights=weights_place(weights),
         final=name.endswith("-final"),
         antialias=antialias,
         device=device,
@@ -231,7 +231,7 @@ def codec_of(options: RunOptions, predictor: Predictor) -> LatentCodec:
     trained = predictor.shapes.targets["latents"]
     codec = open_codec(
         trained.encoder,
-        options.codec,
+        weights_place(options.codec),
         trained.shape,
         options.device,
         subfolder=options.codec_subfolder,

@@ -5,7 +5,7 @@ searched by the same calls. Leads of the val split tell how often a best picture
 ahead of the second is the right one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -72,6 +72,10 @@ class SplitGallery:
         return self._dataset.pictures(numbers)
 
 
+Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""From embeddings and a number of pictures to numbers and cosines, as a gallery's."""
+
+
 @dataclass(frozen=True)
 class Leads:
     """By how much the best picture led the second for each val brain, and whether it was right.
@@ -95,10 +99,15 @@ class Leads:
         return float(self.right[nearest].mean())
 
 
-def val_leads(predictor: Predictor, val: Dataset, gallery: Gallery) -> Leads:
+def val_leads(predictor: Predictor, val: Dataset, search: Search) -> Leads:
     """Return the leads of the val split's brains, each of whose own picture joins the gallery.
 
     What a user's brain saw may not be in the gallery at all: a right answer is possible here alone.
+
+    Args:
+        predictor: a high-level checkpoint.
+        val: its val split, with clip_tokens.
+        search: of the gallery, without copies of the val split's pictures.
 
     Raises:
         ValueError: there is but one picture in the gallery.
@@ -109,7 +118,7 @@ def val_leads(predictor: Predictor, val: Dataset, gallery: Gallery) -> Leads:
         [similarity(e[None], o[None])[0, 0] for e, o in zip(embeddings, own, strict=True)]
     )
     parts = [
-        gallery.search(embeddings[start : start + AT_ONCE], 2)[1]
+        search(embeddings[start : start + AT_ONCE], 2)[1]
         for start in range(0, len(embeddings), AT_ONCE)
     ]
     others = np.concatenate(parts)

@@ -29,6 +29,10 @@ Sample = Callable[[list[int], list[int]], Float[Tensor, "batch tokens dim"]]
 """From numbers of brains and of their candidates to tokens."""
 
 
+class NotFiniteError(ValueError):
+    """Tokens or pictures that are not finite; names the brains that they are of."""
+
+
 @dataclass(frozen=True)
 class LowLevelPipeline:
     """A low-level checkpoint and the codec whose latents it predicts."""
@@ -305,4 +309,4 @@ def _check_finite(values: Tensor, what: str, names: Sequence[str]) -> None:
     bad = (~torch.isfinite(values)).flatten(1).any(dim=1).cpu().tolist()
     if any(bad):
         which = sorted({name for name, is_bad in zip(names, bad, strict=True) if is_bad})
-        raise ValueError(f"{what}: values that are not finite for {', '.join(which)}")
+        raise NotFiniteError(f"{what}: values that are not finite for {', '.join(which)}")

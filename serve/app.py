@@ -10,19 +10,21 @@ import math
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
 import torch
 from ray import serve
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from jobs.metrics import Meters
+from jobs.runs import best
 from serve.champion import Champion
 from serve.decoder import Decoder, Drawer, Embedded
 from serve.gateway import Row, make_app
@@ -33,8 +35,8 @@ from serve.settings import Scale, Service, read_settings
 from serve.tokens import open_tokens
 from serve.voxels import RefusedError
 
-LOST = (ActorDiedError, ActorUnavailableError, RayActorError)
-TRIES, FIRST_WAIT = 6, 0.05
+LOST = (RayActorError, ObjectLostError)
+TRIES, FIRST_WAIT = 3, 0.1
 """Of a call whose replica was lost: tries in all, and the wait before the second (seconds)."""
 FULL = (BackPressureError, DeploymentUnavailableError)
 LOGGING = {"encoding": "JSON", "enable_access_log": False}
@@ -70,6 +72,19 @@ class Batches:
         self._meters.set("mindeye_queue_length", self._waiting, task=task)
 
 
+class Told:
+    """Tells Prometheus how the registry's alias is followed."""
+
+    def __init__(self, meters: Meters) -> None:
+        self._meters = meters
+        meters.set("mindeye_model_swap_failing", 0)
+
+    def __call__(self, outcome: str) -> None:
+        """Take over "ok" or "failed"."""
+        self._meters.count("mindeye_model_swaps", outcome=outcome)
+        self._meters.set("mindeye_model_swap_failing", float(outcome != "ok"))
+
+
 def gather(scale: Scale, *methods: Any) -> None:
     """Set how many calls of `serve.batch` methods are computed together."""
     for method in methods:
@@ -88,7 +103,7 @@ class Predictor:
         self._champion = Champion(
             settings,
             lambda path, version: Decoder(settings, path, version, device),
-            lambda outcome: meters.count("mindeye_model_swaps", outcome=outcome),
+            Told(meters),
         )
         gather(settings.predictor, self._embed, self._retrieve)
 
@@ -124,9 +139,13 @@ class Predictor:
     async def sample(self, number: int) -> tuple[np.ndarray, bytes] | RefusedError:
         """Return one of them, and the picture that was seen."""
         try:
-            return self._champion.now.sample(number)
+            return await asyncio.to_thread(self._champion.now.sample, number)
         except RefusedError as refused:
             return refused
+
+    def check_health(self) -> None:
+        """Raise where the replica ought to be started anew."""
+        self._champion.check_health()
 
 
 @serve.deployment(name="Generator", logging_config=LOGGING)
@@ -140,7 +159,7 @@ class Generator:
         self._champion = Champion(
             settings,
             lambda path, version: Drawer(settings, path, version, device),
-            lambda outcome: meters.count("mindeye_model_swaps", outcome=outcome),
+            Told(meters),
         )
         gather(settings.generator, self._reconstruct)
 
@@ -161,6 +180,10 @@ class Generator:
     async def about(self) -> tuple[str, int]:
         """Return the generator's name, and how many candidates it draws at most."""
         return self._champion.now.generator, self._champion.now.max_candidates
+
+    def check_health(self) -> None:
+        """Raise where the replica ought to be started anew."""
+        self._champion.check_health()
 
 
 class RemoteModels:
@@ -222,12 +245,14 @@ class RemoteModels:
             except FULL:
                 raise RefusedError(503, "busy: the models' queue is full", 1) from None
             except LOST:
-                if not tries_left:
-                    raise RefusedError(503, "the models were lost, ask again", 1) from None
+                if not tries_left:  # perhaps by what was sent: the client is not to repeat it
+                    raise RefusedError(504, "the models were lost") from None
                 self._meters.count("mindeye_replica_retries")
                 await asyncio.sleep(wait)
                 wait *= 2
                 continue
+            except RayTaskError:  # its words are in the replica's log, and are no answer
+                raise RefusedError(500, "internal error") from None
             if isinstance(answer, RefusedError):
                 raise answer
             return answer
@@ -277,8 +302,11 @@ def build(arguments: dict[str, Any]) -> serve.Application:
 
     Raises:
         ValueError: there is no such setting, or its value does not fit.
+        CheckpointError: the run has no good checkpoint.
     """
     settings = read_settings(arguments)
+    if not settings.checkpoint:  # once for all replicas, also those that start later
+        settings = replace(settings, checkpoint=str(best(settings.run_dir)))
     predictor = scaled(Predictor, settings, settings.predictor).bind(settings)
     generator = None
     if settings.pictures:
@@ -301,7 +329,7 @@ def scaled(deployment: Any, settings: Service, scale: Scale) -> Any:
         ray_actor_options={"num_cpus": scale.cpus, "num_gpus": gpus},
         health_check_period_s=5,
         health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=20,
+        graceful_shutdown_timeout_s=settings.limits.request_seconds + 10,
     )
 
 

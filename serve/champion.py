@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ray.serve.mindeye")
 Opened = TypeVar("Opened")
+LONGEST_WAIT = 600.0
+"""Between attempts at a successor that cannot be opened (seconds)."""
 
 
 class Champion(Generic[Opened]):
@@ -42,8 +44,9 @@ class Champion(Generic[Opened]):
         told: Callable[[str], None] = lambda outcome: None,
     ) -> None:
         self._settings, self._opened, self._told = settings, opened, told
-        self._failed: Registered | None = None
+        self._following: threading.Thread | None = None
         self._stop = threading.Event()
+        self._wait: float = settings.refresh_seconds
         named = settings.checkpoint
         if not named.startswith(SCHEME):
             path, _ = chosen_checkpoint(settings)
@@ -55,18 +58,30 @@ class Champion(Generic[Opened]):
         self._version = registry.look_up(named, settings.mlflow)
         self.now = self._open(self._version)
         if "@" in named:
-            threading.Thread(target=self._follow, name="champion", daemon=True).start()
+            self._following = threading.Thread(target=self._follow, daemon=True)
+            self._following.start()
 
     def close(self) -> None:
         """Follow the alias no longer."""
         self._stop.set()
+
+    def check_health(self) -> None:
+        """See that the alias is still followed, where it is to be.
+
+        Raises:
+            RuntimeError: it is not.
+        """
+        if self._following is not None and not self._following.is_alive():
+            raise RuntimeError("the registry's alias is followed no longer")
 
     def _open(self, version: "Registered") -> Opened:
         path = self._registry.fetch(version, self._settings.mlflow)
         return self._opened(path, version_of(path, f"{version.name}/{version.number}"))
 
     def _follow(self) -> None:
-        while not self._stop.wait(self._settings.refresh_seconds):
+        wait = self._settings.refresh_seconds
+        while not self._stop.wait(wait):
+            wait = self._settings.refresh_seconds
             try:
                 found = self._registry.look_up(self._settings.checkpoint, self._settings.mlflow)
             except KNOWN_ERRORS as error:
@@ -74,17 +89,19 @@ class Champion(Generic[Opened]):
                 continue
             if found != self._version:
                 self._swap(found)
+                wait = self._wait
 
     def _swap(self, version: "Registered") -> None:
         name = f"{version.name}/{version.number}"
         try:
             self.now = self._open(version)
         except (*KNOWN_ERRORS, OSError, RuntimeError, MemoryError) as error:
-            if version != self._failed:  # its message may name the subject, which is no log's
-                log.warning("%s: %s: not served, the model stays", name, type(error).__name__)
-                self._told("failed")
-            self._failed = version
+            # The message may name the subject, which is no log's.
+            log.warning("%s: %s: not served, the model stays", name, type(error).__name__)
+            self._told("failed")
+            # What failed once costs as much the next time: less and less often.
+            self._wait = min(2 * self._wait, LONGEST_WAIT)
             return
-        self._version = version
+        self._version, self._wait = version, self._settings.refresh_seconds
         self._told("ok")
         log.warning("%s: is served now", name)

@@ -45,7 +45,8 @@ class Client:
     Args:
         url: of the service, such as http://127.0.0.1:8000.
         token: that may ask.
-        timeout_s: for a connection, and for each answer.
+        timeout_s: for a connection, and for each answer; above the service's own, or what is
+            still being computed is asked for again.
         retries: of one call.
 
     Raises:
@@ -54,7 +55,7 @@ class Client:
     """
 
     def __init__(
-        self, url: str, token: str = "", timeout_s: float = 120.0, retries: int = 8
+        self, url: str, token: str = "", timeout_s: float = 180.0, retries: int = 8
     ) -> None:
         self._url, self._timeout = url.rstrip("/"), timeout_s
         self._session = requests.Session()
@@ -108,10 +109,13 @@ class Client:
             task: what is asked of each.
             settings: `k`, `candidates` and `pictures`, as for single brains.
         """
-        reply = self._post("/v1/batch", voxels, stream=True, task=task, **settings)
-        with reply:
+        count = 0
+        with self._post("/v1/batch", voxels, stream=True, task=task, **settings) as reply:
             for line in reply.iter_lines():
                 yield BatchLine.model_validate_json(line)
+                count += 1
+        if count != len(voxels):
+            raise ServiceError(502, f"got {count} answers to {len(voxels)} brains", "")
 
     def _post(
         self, path: str, voxels: np.ndarray, *, stream: bool = False, **settings: Any

@@ -9,7 +9,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +17,18 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from jobs.command import place
+from jobs.command import KNOWN_ERRORS, place
 from jobs.drawing import Found, find, open_reconstructor
 from jobs.runs import data_store, open_data
 from mindeye_dist.checkpoint import MANIFEST, digest, read_place
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.data.shards import read_manifest
-from mindeye_dist.evaluation_data import check_data
-from mindeye_dist.gallery import Gallery, Leads, SplitGallery, val_leads
+from mindeye_dist.evaluation_data import EvaluationData, check_data
+from mindeye_dist.gallery import Gallery, Leads, Search, SplitGallery, val_leads
 from mindeye_dist.inference import Predictor, check_pipeline
 from mindeye_dist.pool import Pool
-from mindeye_dist.reconstruct import Reconstructor
+from mindeye_dist.reconstruct import NotFiniteError, Reconstructor
 from serve.schema import (
     Candidate,
     Histogram,
@@ -49,6 +49,7 @@ BINS = 24
 LONGEST_SIDE = 512
 """Pictures are sent no wider than this (pixels)."""
 KEPT_PICTURES = 512
+UNREADABLE = "the gallery cannot be read"
 NOTES = (
     "A decoder of one brain: what it says of another brain's responses means nothing.",
     "Responses must be z-scored as those it was trained on were.",
@@ -88,16 +89,16 @@ class Decoder:
         data = open_data(self.predictor, store, read_manifest(store), "cpu")
         check_data(self.predictor, data)
         self._test: Dataset = data.splits["test"]
-        self._gallery: Gallery = (
-            Pool(Path(place(settings.pool)), data.targets)
-            if settings.pool
-            else SplitGallery(self._test)
-        )
-        self._leads: Leads = val_leads(self.predictor, data.splits["val"], self._gallery)
+        val, self._gallery = data.splits["val"], _open_gallery(settings, data)
+        search: Search = self._gallery.search
+        if isinstance(self._gallery, Pool):
+            copies = self._gallery.copies_of(val.pictures(range(len(val))))
+            search = partial(self._gallery.search, excluded=copies)
+        self._leads: Leads = val_leads(self.predictor, val, search)
         subject = data.manifest.subject(self.predictor.config.data.subject)
         self._simulated = bool(subject.truth)
-        self._settings = settings
-        self._picture = lru_cache(maxsize=KEPT_PICTURES)(self._encoded)
+        self._kept: dict[tuple[int, PictureFormat], str] = {}
+        self._card = self._describe(settings)
 
     def embed(self, rows: Sequence[Row]) -> list[Embedded | RefusedError]:
         """Return each row's embedding, of unit norm."""
@@ -115,20 +116,19 @@ class Decoder:
         for number, (_, k, _) in enumerate(requests):
             if k > held and not isinstance(rows[number], RefusedError):
                 rows[number] = RefusedError(422, f"k: the gallery has {held} pictures")
-        asked = [n for n, row in enumerate(rows) if not isinstance(row, RefusedError)]
-        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        if asked:
-            most = min(held, max(2, *(requests[n][1] for n in asked)))
-            embeddings = np.stack([np.asarray(rows[n]) for n in asked])
-            tables = self._gallery.search(embeddings, most)
-            found = dict(zip(asked, zip(*tables, strict=True), strict=True))
+        found = self._search(rows, max(2, *(k for _, k, _ in requests)))
         return [
-            row if isinstance(row, RefusedError) else self._retrieval(*found[n], *requests[n][1:])
-            for n, row in enumerate(rows)
+            row if isinstance(row, RefusedError) else self._retrieval(*row, k, form)
+            for row, (_, k, form) in zip(found, requests, strict=True)
         ]
 
     def card(self, generator: str, max_candidates: int) -> ModelCard:
         """Return what is served, with what draws pictures beside it."""
+        beside = {"generator": generator, "max_candidates": max_candidates}
+        return self._card.model_copy(update=beside)
+
+    def _describe(self, settings: Service) -> ModelCard:
+        """Return the card, once: the checkpoint's folder may be deleted while it is served."""
         predictor, leads = self.predictor, self._leads
         where = read_place(predictor.path)
         tokens = predictor.shapes.targets["clip_tokens"]
@@ -146,9 +146,9 @@ class Decoder:
                 val_top1=float(leads.right.mean()),
                 val_leads=histogram(leads),
             ),
-            generator=generator,
-            max_candidates=max_candidates,
-            max_batch=self._settings.limits.batch,
+            generator="",
+            max_candidates=0,
+            max_batch=settings.limits.batch,
             notes=[*NOTES, *([] if self._simulated else [OF_A_PERSON])],
         )
 
@@ -188,15 +188,46 @@ class Decoder:
                 answers.append(found[number])
         return answers
 
+    def _search(
+        self, rows: Sequence[np.ndarray | RefusedError], k: int
+    ) -> list[tuple[np.ndarray, np.ndarray] | RefusedError]:
+        """Return numbers and cosines of each row's nearest pictures; one by one where that fails.
+
+        What a pool cannot answer for one row must cost the others of its batch nothing.
+        """
+        answers: list[Any] = list(rows)
+        asked = [n for n, row in enumerate(rows) if not isinstance(row, RefusedError)]
+        if not asked:
+            return answers
+        most = min(len(self._gallery), k)
+        try:
+            found = self._gallery.search(np.stack([answers[n] for n in asked]), most)
+        except KNOWN_ERRORS:
+            if len(asked) > 1:
+                return [self._search([row], k)[0] for row in rows]
+            return [
+                row if isinstance(row, RefusedError) else RefusedError(503, UNREADABLE, 1)
+                for row in rows
+            ]
+        for number, numbers, cosines in zip(asked, *found, strict=True):
+            answers[number] = (numbers, cosines)
+        return answers
+
     def _retrieval(
         self, numbers: np.ndarray, cosines: np.ndarray, k: int, form: PictureFormat
-    ) -> Retrieval:
-        lead = float(cosines[0] - cosines[1])
+    ) -> Retrieval | RefusedError:
+        lead, best = float(cosines[0] - cosines[1]), numbers[:k].tolist()
+        try:
+            pictures = self._pictures(best, form)
+        except KNOWN_ERRORS:
+            return RefusedError(503, UNREADABLE, 1)
         return Retrieval(
             model=self.version,
             matches=[
-                Match(number=number, similarity=cosine, picture=self._picture(number, form))
-                for number, cosine in zip(numbers[:k].tolist(), cosines[:k].tolist(), strict=True)
+                Match(number=number, similarity=cosine, picture=picture)
+                for number, cosine, picture in zip(
+                    best, cosines[:k].tolist(), pictures, strict=True
+                )
             ],
             lead=Lead(
                 value=lead,
@@ -205,10 +236,22 @@ class Decoder:
             ),
         )
 
-    def _encoded(self, number: int, form: PictureFormat) -> str:
+    def _pictures(self, numbers: Sequence[int], form: PictureFormat) -> list[str]:
+        """Return pictures of the gallery as data: URLs, those not yet kept read together."""
         if form == "none":
-            return ""
-        return as_url(decode(self._gallery.pictures([number])[0], f"picture {number}"), form)
+            return [""] * len(numbers)
+        missing = [number for number in numbers if (number, form) not in self._kept]
+        if len(self._kept) + len(missing) > KEPT_PICTURES:
+            self._kept, missing = {}, list(numbers)
+        for number, data in zip(missing, self._gallery.pictures(missing), strict=True):
+            self._kept[number, form] = as_url(decode(data, f"picture {number}"), form)
+        return [self._kept[number, form] for number in numbers]
+
+
+def _open_gallery(settings: Service, data: EvaluationData) -> Gallery:
+    if settings.pool:
+        return Pool(Path(place(settings.pool)), data.targets)
+    return SplitGallery(data.splits["test"])
 
 
 class Drawer:
@@ -269,7 +312,7 @@ class Drawer:
         keys = [hashlib.sha256(row.tobytes()).hexdigest()[:DIGITS] for row, _, _ in requests]
         try:
             made = Reconstructor(*parts)(np.stack([row for row, _, _ in requests]), keys)
-        except ValueError:  # tokens or a picture of one of them are not finite
+        except NotFiniteError:
             if len(requests) == 1:
                 return [RefusedError(422, "voxels: what is drawn from them is not finite")]
             return [self._draw(candidates, [request])[0] for request in requests]

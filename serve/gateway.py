@@ -4,6 +4,7 @@ Under Ray Serve the models are other deployments, in the bench's plain server th
 the same process: the routes do not know.
 """
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -34,7 +35,7 @@ from serve.schema import (
     VoxelsBody,
 )
 from serve.settings import Limits
-from serve.streaming import bounded, lines
+from serve.streaming import DRAWING_AT_ONCE, WORKING_AT_ONCE, Ready, bounded, lines
 from serve.tokens import Tokens
 from serve.voxels import NPY, RefusedError, many_brains, one_brain
 
@@ -166,6 +167,8 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_facts(app: FastAPI, models: Models, limits: Limits) -> None:
+    ready = Ready(lambda: models.card())
+
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
         """Say that the gateway lives."""
@@ -174,7 +177,7 @@ def _add_facts(app: FastAPI, models: Models, limits: Limits) -> None:
     @app.get("/readyz", responses={503: _PROBLEMS[503]})
     async def readyz() -> dict[str, str]:
         """Say that the models answer."""
-        await bounded(models.card(), min(limits.request_seconds, 5.0), status=503)
+        await ready()
         return {"status": "ready"}
 
     @app.get("/metrics", responses=_sent("text/plain"), response_class=Response)
@@ -274,7 +277,7 @@ def _add_batch(app: FastAPI, models: Models, limits: Limits) -> None:
     ) -> StreamingResponse:
         """Answer many brains, a JSON line each (`BatchLine`), as they are finished."""
         kind = request.headers.get("content-type", "")
-        rows = many_brains(await request.body(), kind, limits)
+        rows = await asyncio.to_thread(many_brains, await request.body(), kind, limits)
 
         async def one(row: Row) -> Embedding | Retrieval | Reconstruction:
             if task == "embed":
@@ -284,7 +287,8 @@ def _add_batch(app: FastAPI, models: Models, limits: Limits) -> None:
                 return await models.retrieve(row, k, pictures)
             return await models.reconstruct(row, candidates, pictures)
 
-        return NdjsonResponse(lines(rows, one, limits.request_seconds))
+        at_once = {"reconstruct": DRAWING_AT_ONCE}.get(task, WORKING_AT_ONCE)
+        return NdjsonResponse(lines(rows, one, limits.request_seconds, at_once))
 
 
 class NpyResponse(Response):

@@ -34,6 +34,7 @@ REASONS = {
     415: "type",
     422: "voxels",
     429: "busy",
+    500: "internal",
     431: "headers",
     503: "unavailable",
     504: "timeout",
@@ -112,9 +113,9 @@ class Guard:
 
         taken = False
         try:
-            self._check(scope)
-            taken = True
-            self._in_flight += 1
+            # What anybody may ask must not take the places of those who have a token.
+            taken = self._check(scope)
+            self._in_flight += taken
             self._watch.begun(self._in_flight)
             await self._app(scope, self._bounded(scope, receive), answer)
         except RefusedError as refused:
@@ -126,7 +127,8 @@ class Guard:
             self._watch.ended(route, said, seconds, self._in_flight)
             _log(request_id, scope["method"], route, said, seconds)
 
-    def _check(self, scope: Message) -> None:
+    def _check(self, scope: Message) -> bool:
+        """Return whether a request that is let through takes one of the places."""
         parts = [scope["path"], scope["query_string"], *(b"".join(h) for h in scope["headers"])]
         if sum(map(len, parts)) > LONGEST_HEAD:
             raise RefusedError(431, f"headers: longer than {LONGEST_HEAD} bytes")
@@ -146,6 +148,7 @@ class Guard:
             raise RefusedError(413, f"body: longer than {most} bytes")
         if not is_open and self._in_flight >= self._limits.in_flight:
             raise RefusedError(429, "busy: too many requests at once", retry_after=1)
+        return not is_open
 
     def _most(self, headers: dict[bytes, bytes]) -> int:
         is_json = headers.get(b"content-type", b"").startswith(b"application/json")

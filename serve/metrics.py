@@ -12,5 +12,6 @@ SERVING = (
     Metric("mindeye_queue_length", "gauge", "Brains that wait to be computed.", ("task",)),
     Metric("mindeye_batch_size", "histogram", "Brains computed together.", ("task",), SIZES),
     Metric("mindeye_compute_seconds", "histogram", "Time of a batch.", ("task",), bounds=SECONDS),
+    Metric("mindeye_model_swap_failing", "gauge", "1 while a new champion cannot be opened."),
     Metric("mindeye_model_swaps", "counter", "Changes of the model served.", ("outcome",)),
 )

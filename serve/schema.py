@@ -109,6 +109,7 @@ class BatchLine(BaseModel):
 
     brain: int = Field(description="Number of the brain in the request, from 0.")
     answer: Embedding | Retrieval | Reconstruction | None = None
+    status: int = Field(default=200, description="As that of an answer to this brain alone.")
     error: str = Field(default="", description="Why there is no answer.")
 
 

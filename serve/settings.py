@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from jobs.command import SCHEME
 from jobs.drawing import DrawOptions
 from mindeye_dist.strict import check, override, paths
 
@@ -100,6 +101,10 @@ class Service(DrawOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Its latents would change without the model's version saying so.
+        got = self.lowlevel_run_dir
+        fits = not (got.startswith(SCHEME) and "@" in got)
+        check(fits, "lowlevel_run_dir", got, "a version, models:/NAME/VERSION, and no alias")
         check(self.refresh_seconds > 0, "refresh_seconds", self.refresh_seconds, "above 0")
 
 

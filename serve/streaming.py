@@ -10,8 +10,14 @@ from jaxtyping import Float
 from serve.schema import BatchLine, Embedding, Reconstruction, Retrieval
 from serve.voxels import RefusedError
 
-WORKING_AT_ONCE = 32
+WORKING_AT_ONCE = 16
 """Brains of one batch that are under way at once."""
+DRAWING_AT_ONCE = 4
+"""The same, where pictures are drawn; more would keep single brains out."""
+FRESH_SECONDS, ASKED_SECONDS, STALE_SECONDS = 1.0, 5.0, 30.0
+"""How long an answer counts, how long it may take, and until when it excuses busy models."""
+PATIENCE = 10
+"""How often its time a brain of a batch waits for busy models."""
 Row = Float[np.ndarray, " voxels"]
 
 
@@ -19,6 +25,7 @@ async def lines(
     rows: list[Row],
     one: Callable[[Row], Awaitable[Embedding | Retrieval | Reconstruction]],
     seconds: float,
+    at_once: int = WORKING_AT_ONCE,
 ) -> AsyncIterator[bytes]:
     """Yield a line for each brain as it is finished, a bounded number being under way."""
     waiting = iter(enumerate(rows))
@@ -28,13 +35,13 @@ async def lines(
         try:
             return BatchLine(brain=brain, answer=await patient(lambda: one(row), seconds))
         except RefusedError as refused:
-            return BatchLine(brain=brain, error=refused.message)
+            return BatchLine(brain=brain, status=refused.status, error=refused.message)
 
     try:
         while True:
             for brain, row in waiting:
                 under_way.add(asyncio.create_task(line(brain, row)))
-                if len(under_way) >= WORKING_AT_ONCE:
+                if len(under_way) >= at_once:
                     break
             if not under_way:
                 return
@@ -47,12 +54,12 @@ async def lines(
 
 
 async def patient(call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
-    """Return a call's answer, called again while the models are busy, for a bounded time."""
+    """Return a call's answer in time, called again while the models are busy."""
     loop, wait = asyncio.get_running_loop(), 0.05
-    deadline = loop.time() + seconds
+    deadline = loop.time() + PATIENCE * seconds
     while True:
         try:
-            return await bounded(call(), deadline - loop.time())
+            return await bounded(call(), seconds)
         except RefusedError as refused:
             if refused.status not in (429, 503) or loop.time() + wait > deadline:
                 raise
@@ -71,3 +78,34 @@ async def bounded(answer: Awaitable[Any], seconds: float, status: int = 504) -> 
             return await answer
     except TimeoutError:
         raise RefusedError(status, "the models did not answer in time", retry_after=1) from None
+
+
+class Ready:
+    """Whether the models answer: asked for at most once a second, whoever wants to know.
+
+    Busy models are ready: they answered a moment ago.
+
+    Args:
+        ask: the models for anything.
+    """
+
+    def __init__(self, ask: Callable[[], Awaitable[Any]]) -> None:
+        self._ask, self._lock, self._answered = ask, asyncio.Lock(), float("-inf")
+
+    async def __call__(self) -> None:
+        """Return if they do.
+
+        Raises:
+            RefusedError: they do not.
+        """
+        async with self._lock:
+            since = asyncio.get_running_loop().time() - self._answered
+            if since < FRESH_SECONDS:
+                return
+            try:
+                await bounded(self._ask(), ASKED_SECONDS, status=503)
+            except RefusedError:
+                if since > STALE_SECONDS:
+                    raise
+                return
+            self._answered = asyncio.get_running_loop().time()

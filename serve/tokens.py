@@ -5,6 +5,8 @@ import hmac
 import ipaddress
 import os
 import secrets
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from jobs.command import place
@@ -49,9 +51,12 @@ def default_token_file() -> Path:
     path = Path(DEFAULT_FILE).expanduser()
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Readable by its owner alone from the first moment; whoever was faster has made it.
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        # Readable by its owner alone from the first moment, and whole; others may be as fast.
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:
             file.write(f"{secrets.token_urlsafe(32)}\n")
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, path)
     return path
 
 

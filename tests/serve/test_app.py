@@ -196,7 +196,7 @@ def test_brains_and_their_names_are_in_no_log_and_no_metric(service, client, bra
     headers = {"Authorization": f"Bearer {service.token}"}
     answers = [
         requests.get(f"{service.url}/{path}", headers=headers, timeout=20).text
-        for path in ("v1/model", "metrics", "openapi.json", "", "v1/samples", f"v1/{CANARY[:7]}")
+        for path in ("v1/model", "metrics", "openapi.json", "", "v1/samples", f"v1/{CANARY}")
     ]
     time.sleep(2)
     written = {str(path): path.read_bytes() for path in service.logs.rglob("*") if path.is_file()}

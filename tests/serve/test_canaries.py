@@ -200,7 +200,7 @@ def test_successor_that_cannot_be_opened_is_not_told_of_in_the_log(registry, can
         champion = Champion(settings, opened, outcomes.append)
         try:
             set_alias(config, "models:/lab/2", "champion")
-            wait_until(lambda: outcomes == ["failed"])
+            wait_until(lambda: outcomes[:1] == ["failed"])
             MlflowClient(uri).delete_registered_model_alias("lab", "champion")
             wait_until(lambda: any("registry" in text for _, text in kept.records))
         finally:
