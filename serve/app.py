@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -35,6 +35,7 @@ from serve.settings import Scale, Service, read_settings
 from serve.tokens import open_tokens
 from serve.voxels import RefusedError
 
+Kind = TypeVar("Kind", Decoder, Drawer)
 LOST = (RayActorError, ObjectLostError)
 TRIES, FIRST_WAIT = 3, 0.1
 """Of a call whose replica was lost: tries in all, and the wait before the second (seconds)."""
@@ -85,6 +86,16 @@ class Told:
         self._meters.set("mindeye_model_swap_failing", float(outcome != "ok"))
 
 
+def opened(settings: Service, scale: Scale, kind: type[Kind]) -> tuple[Batches, Champion[Kind]]:
+    """Return what a replica computes with: its batches, and the model that it serves now."""
+    meters, device = Meters(SERVING), device_of(settings, scale)
+    batches = Batches(scale, meters)
+    champion = Champion(
+        settings, lambda path, version: kind(settings, path, version, device), Told(meters)
+    )
+    return batches, champion
+
+
 def gather(scale: Scale, *methods: Any) -> None:
     """Set how many calls of `serve.batch` methods are computed together."""
     for method in methods:
@@ -97,14 +108,7 @@ class Predictor:
     """Embeds and retrieves."""
 
     def __init__(self, settings: Service) -> None:
-        meters = Meters(SERVING)
-        self._batches = Batches(settings.predictor, meters)
-        device = device_of(settings, settings.predictor)
-        self._champion = Champion(
-            settings,
-            lambda path, version: Decoder(settings, path, version, device),
-            Told(meters),
-        )
+        self._batches, self._champion = opened(settings, settings.predictor, Decoder)
         gather(settings.predictor, self._embed, self._retrieve)
 
     async def embed(self, voxels: Row) -> Embedded | RefusedError:
@@ -153,14 +157,7 @@ class Generator:
     """Draws pictures."""
 
     def __init__(self, settings: Service) -> None:
-        meters = Meters(SERVING)
-        self._batches = Batches(settings.generator, meters)
-        device = device_of(settings, settings.generator)
-        self._champion = Champion(
-            settings,
-            lambda path, version: Drawer(settings, path, version, device),
-            Told(meters),
-        )
+        self._batches, self._champion = opened(settings, settings.generator, Drawer)
         gather(settings.generator, self._reconstruct)
 
     async def reconstruct(
