@@ -54,6 +54,7 @@ NOTES = (
     "A decoder of one brain: what it says of another brain's responses means nothing.",
     "Responses must be z-scored as those it was trained on were.",
     "Similarities are cosines, not probabilities; a best picture is found for any input.",
+    "Shares of the val split hold for responses like its own: noise has a lead, too.",
 )
 OF_A_PERSON = "Trained on a person's brain responses: treat weights and answers as derived data."
 Row = Float[np.ndarray, " voxels"]
