@@ -84,7 +84,14 @@ def many_brains(
         raise RefusedError(
             413, f"voxels: got {len(brains)} brains, expected at most {limits.batch}"
         )
-    return [_mean(brain, limits) for brain in brains]
+    return [_numbered(number, brain, limits) for number, brain in enumerate(brains)]
+
+
+def _numbered(number: int, brain: np.ndarray, limits: Limits) -> Float[np.ndarray, " voxels"]:
+    try:
+        return _mean(brain, limits)
+    except RefusedError as refused:
+        raise RefusedError(refused.status, f"brain {number}: {refused.message}") from None
 
 
 def kind(content_type: str) -> str:
