@@ -39,10 +39,17 @@ def main(out: Path, run_dir: str) -> None:
         with Client(service.url, service.token) as client:
             num_voxels = client.model().num_voxels
         brains = np.random.default_rng(0).standard_normal((8, num_voxels)).astype(np.float32)
-        figures = {"overload": overload(service, brains), "kills": kills(service, brains)}
+        figures = {"kills": kills(service, brains)}
+        show(figures)
+        figures["overload"] = overload(service, brains)
+        show(figures)
     out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(out.read_text()) if out.exists() else {}
     out.write_text(json.dumps({**found, "serve_chaos": figures}, indent=1))
+
+
+def show(figures) -> None:
+    """Print the figures so far."""
     table = Table("", "", title="the service under kills and overload")
     for part, values in figures.items():
         for name, value in values.items():
