@@ -3,16 +3,20 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
+# Where it is set, every process would compile all that it imports anew: torch alone for seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: setup tools demo test attack unit lint bench bench-search bench-serve size clean
 
 setup: $(VENV)/.ready
 
-# Not compiled: that would take a minute, most of it for modules that are never imported.
+# Only what is slow to import is compiled: the rest would take a minute more, most of it in vain.
+COMPILED := torch ray mlflow deepspeed pandas sklearn scipy
 $(VENV)/.ready: pyproject.toml requirements.lock
 	@echo 'making $(VENV): two to six minutes and 7 GB'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[jobs,demo,test]'
+	cd $(VENV)/lib/python3.*/site-packages && $(abspath $(BIN))/python -m compileall -q -j 0 $(COMPILED) || true
 	touch $@
 
 tools:  ## what some tests want of Debian: a browser for the page, promtool for alerts

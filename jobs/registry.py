@@ -19,7 +19,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from jobs.command import SCHEME, cache_folder, place
-from jobs.tracking import experiment_id, tracking_uri
+from jobs.mlflow_run import experiment_id
+from jobs.tracking import tracking_uri
 from mindeye_dist.checkpoint import MANIFEST, CheckpointError, digest
 from mindeye_dist.config import ExperimentConfig
 

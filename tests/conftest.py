@@ -1,11 +1,8 @@
 """Tiny real objects that tests share: a linear brain in real shards, and a config that fits it."""
 
 import io
-import json
 import math
 import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +14,7 @@ from PIL import Image
 from s3fs import S3FileSystem
 
 from jobs import recipes
+from jobs.worker import worker
 from mindeye_dist.config import (
     BackboneConfig,
     DataConfig,
@@ -31,7 +29,7 @@ from mindeye_dist.config import (
 from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, encode_npy, write_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.writer import write_shards
-from mindeye_dist.strict import to_dict
+from tests.forked import run_ranks
 from tests.s3 import server as s3_server
 
 NUM_VOXELS, NUM_REPEATS, NUM_TOKENS, DIM = 24, 3, 5, 16
@@ -239,30 +237,14 @@ def ray_environment(**more):
 
 
 def run_workers(configs, count, folder):
-    """Run `worker` for each config in turn on `count` processes under torchrun."""
-    file = Path(folder) / f"configs-{count}.json"
-    file.write_text(json.dumps([to_dict(config) for config in configs]))
-    torchrun = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={count}",
-    ]
-    result = subprocess.run(
-        [*torchrun, str(Path(__file__).parent / "workers.py"), str(file)],
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "DS_ACCELERATOR": "cpu",
-            "PYTHONFAULTHANDLER": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr[-8000:]
+    """Run `worker` for each config in turn on `count` ranks."""
+    run_ranks(train_each, configs, count=count, folder=Path(folder))
+
+
+def train_each(configs):
+    """Run `worker` for each config in turn."""
+    for config in configs:
+        worker(config)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """Not a test: one step of BiMixCo as one of several workers; rank 0 saves loss and gradients."""
 
-import os
-import sys
 from dataclasses import replace
 
 import torch
@@ -10,7 +8,7 @@ from safetensors.torch import save_file
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import ExperimentConfig, LossConfig
-from mindeye_dist.distributed import leave, local_slice, rank, world_size
+from mindeye_dist.distributed import local_slice, rank, world_size
 from mindeye_dist.draws import Mixing
 from mindeye_dist.models.mindeye import Outputs
 from mindeye_dist.objective import HighLevelObjective
@@ -18,11 +16,8 @@ from mindeye_dist.objective import HighLevelObjective
 COUNT, VOXELS, TOKENS, DIM = 13, 20, 3, 8
 
 
-def main() -> None:
+def take_step(file: str) -> None:
     """Take the step and save what one process would have on the joined batch."""
-    torch.set_num_threads(1)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
     generator = torch.Generator().manual_seed(0)
     voxels = torch.randn(COUNT, VOXELS, generator=generator)
     tokens = torch.randn(COUNT, TOKENS, DIM, generator=generator)
@@ -50,10 +45,4 @@ def main() -> None:
         dist.all_reduce(gradient)
         gradient /= world_size()
     if rank() == 0:
-        save_file({"gradient": gradient, **{k: v.detach() for k, v in losses.items()}}, sys.argv[1])
-    if world_size() > 1:
-        leave()
-
-
-if __name__ == "__main__":
-    main()
+        save_file({"gradient": gradient, **{k: v.detach() for k, v in losses.items()}}, file)

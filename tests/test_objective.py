@@ -1,9 +1,6 @@
 """Objectives see the global batch: losses and gradients do not depend on the workers."""
 
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +14,8 @@ from mindeye_dist.losses import cosine_similarity, latent_errors, soft_contrasti
 from mindeye_dist.models.lowlevel import LowLevelOutputs
 from mindeye_dist.models.mindeye import Outputs
 from mindeye_dist.objective import HighLevelObjective, LowLevelObjective, prior_tokens
-
-SCRIPT = Path(__file__).with_name("gathers.py")
+from tests.forked import run_ranks
+from tests.gathers import take_step
 
 
 def batch_of(**targets):
@@ -37,10 +34,10 @@ def batch_of(**targets):
 def test_bimixco_over_workers_is_that_of_one_process(tmp_path):
     """13 samples over 1, 2 and 4 workers, parts uneven, mixing partners on other ranks."""
     results = {}
-    for count in (0, 1, 2, 4):
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
-        arguments = [*(torchrun if count else []), str(SCRIPT), str(tmp_path / f"{count}")]
-        subprocess.run([sys.executable, *arguments], check=True, capture_output=True, timeout=120)
+    take_step(str(tmp_path / "0"))
+    results[0] = load_file(tmp_path / "0")
+    for count in (1, 2, 4):
+        run_ranks(take_step, str(tmp_path / f"{count}"), count=count, folder=tmp_path)
         results[count] = load_file(tmp_path / f"{count}")
     for count in (1, 2, 4):
         for name, expected in results[0].items():

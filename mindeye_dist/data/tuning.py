@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Num
-from sklearn.utils.extmath import randomized_svd
 
 from mindeye_dist.config import SimulationConfig
 
@@ -148,6 +147,8 @@ def _whiten(
     Float[np.ndarray, "components values"],
     Float[np.ndarray, "components values"],
 ]:
+    from sklearn.utils.extmath import randomized_svd  # takes seconds to import
+
     scores, spread, axes = randomized_svd(values, num_components, random_state=0)
     deviations = spread / len(values) ** 0.5
     if deviations[-1] < 1e-4 * deviations[0]:

@@ -8,7 +8,9 @@ backend, ZeRO stage or number of workers wrote it. The only file that names Deep
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -111,8 +113,7 @@ class DeepSpeedBackend:
         self.device = local_device(compute.device)
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
-        import deepspeed
-
+        deepspeed = _import_deepspeed()
         _skip_shared_memory_kernel()
         if not torch.distributed.is_initialized():
             raise ValueError("compute.backend deepspeed: needs a process group (Ray or torchrun)")
@@ -302,6 +303,19 @@ def _deepspeed_optimizer(
 
 def _decays(config: OptimizerConfig) -> tuple[float, float]:
     return (config.momentum_high, config.second_moment_decay)
+
+
+def _import_deepspeed() -> ModuleType:
+    # Its autotuner, which we never call, would import MLflow where there is one, for seconds.
+    hidden = "mlflow" not in sys.modules
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    try:
+        import deepspeed
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
+    return deepspeed
 
 
 def _skip_shared_memory_kernel() -> None:

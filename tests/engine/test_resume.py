@@ -3,11 +3,7 @@
 Oracle: the undisturbed run, equal to the last bit for the torch backend on a CPU.
 """
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,29 +13,23 @@ import torch
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, TrainingState, read_place, read_weights
 from mindeye_dist.engine.journal import read_journal
-from mindeye_dist.strict import override, to_dict
-
-WORKERS = Path(__file__).parent.parent / "workers.py"
+from mindeye_dist.strict import override
+from tests.conftest import train_each
+from tests.forked import start
 
 
 def kill_in_mid_run(config, folder, after_step):
     """Start the run in a process of its own and kill it once its journal has reached a step."""
-    file = folder / "killed.json"
-    file.write_text(json.dumps([to_dict(config)]))
-    process = subprocess.Popen(
-        [sys.executable, str(WORKERS), str(file)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.DEVNULL,
-    )
+    process = start(train_each, [config], said=folder / "killed.log")
     try:
         deadline = time.monotonic() + 120
         while len(read_journal(config.run_dir)) < after_step:
-            assert process.poll() is None, "the run ended before it could be killed"
+            assert process.is_alive(), "the run ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.002)
     finally:
         process.kill()
-        process.wait()
+        process.join()
 
 
 @pytest.mark.processes
