@@ -26,7 +26,7 @@ def test_non_finite_loss_names_step_and_samples(tiny_config):
 def test_training_learns(tiny_config, parts, pipeline, loss):
     """The prior's or the latents' loss, which nothing switches on the way, falls by a tenth."""
     changes = {
-        "training.epochs": 40,
+        "training.epochs": 24,
         "pipeline": pipeline,
         "training.max_micro_batch_size": parts,
         "optimizer.max_lr": 5e-3,

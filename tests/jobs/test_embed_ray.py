@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import embed
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import Store
 from tests.conftest import ray_environment
@@ -14,11 +15,15 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.ray
 
 
-def embed(folder, *more):
+def flags(folder, *more):
+    set_ = ["--encoder", "pixels", "--side", "8", "--variants", "2"]
+    return ["--data-url", str(folder), *set_, *more]
+
+
+def on_two_workers(folder, *more):
     """Run the job as a user does; return its exit code and what it said."""
-    flags = ["--data-url", str(folder), "--encoder", "pixels", "--side", "8", "--variants", "2"]
     done = subprocess.run(
-        [sys.executable, "jobs/embed.py", *flags, *more],
+        [sys.executable, "jobs/embed.py", *flags(folder, "--workers", "2", *more)],
         cwd=ROOT,
         env=ray_environment(),
         capture_output=True,
@@ -33,9 +38,8 @@ def test_two_workers_make_what_one_process_makes(write_subject, tmp_path):
     alone, together = tmp_path / "alone", tmp_path / "together"
     for folder in (alone, together):
         write_subject(folder)
-    code, said = embed(alone, "--without-ray")
-    assert code == 0, said
-    code, said = embed(together, "--workers", "2")
+    embed.main(flags(alone, "--without-ray"))
+    code, said = on_two_workers(together)
     assert code == 0, said
     assert "encoded 39 pictures" in said
     assert read_manifest(Store(str(alone))) == read_manifest(Store(str(together)))
@@ -46,7 +50,7 @@ def test_two_workers_make_what_one_process_makes(write_subject, tmp_path):
 
     broken = together / "train" / "train_subj01_1.tar"
     broken.write_bytes(broken.read_bytes()[:3000])
-    code, said = embed(together, "--workers", "2", "--seed", "1")
+    code, said = on_two_workers(together, "--seed", "1")
     assert code != 0
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, said

@@ -1,9 +1,5 @@
 """The generator's training job. Oracles: shards' own tokens, an undisturbed run, its file."""
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +32,7 @@ from mindeye_dist.models.frozen import (
 from mindeye_dist.models.picture_transformer import GeneratorConfig
 from mindeye_dist.models.small_generator import SCENES_GENERATOR
 from mindeye_dist.picture_training import PictureTrainer, PictureTraining
+from tests import forked
 from tests.conftest import COUNTS, write_tiny_subject
 
 ROOT = Path(__file__).parents[2]
@@ -130,22 +127,21 @@ def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
     flags += ["--network.patch", "4", "--network.width", "16", "--network.depth", "1"]
     flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "12"]
     flags += ["--training.batch-size", "2", "--training.save-every-steps", "20"]
-    command = [sys.executable, "jobs/train_generator.py", *flags, "--run-dir"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
-    def start(folder):
-        return subprocess.Popen(
-            [*command, str(folder)], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-        )
+    def begin(name):
+        run_dir = ["--run-dir", str(tmp_path / name)]
+        return forked.start(train_generator_main, [*flags, *run_dir], said=tmp_path / "said.log")
 
-    killed = start(tmp_path / "killed")
+    killed = begin("killed")
     while not (tmp_path / "killed/state.safetensors").exists():
-        assert killed.poll() is None, "it ended before it was killed"
+        assert killed.is_alive(), "it ended before it was killed"
         time.sleep(0.05)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    assert start(tmp_path / "killed").wait() == 0
-    assert start(tmp_path / "whole").wait() == 0
+    killed.kill()
+    killed.join()
+    for name in ("killed", "whole"):
+        again = begin(name)
+        again.join()
+        assert again.exitcode == 0, (tmp_path / "said.log").read_text()
     files = [tmp_path / name / "generator.safetensors" for name in ("killed", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
