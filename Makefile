@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # Where it is set, every process would compile all that it imports anew: torch alone for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup tools demo test attack unit lint bench bench-search bench-serve size clean
+.PHONY: setup tools demo test attack unit lint bench bench-gpu chaos bench-search bench-serve size clean
 
 setup: $(VENV)/.ready
 
@@ -50,6 +50,17 @@ bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.packing runs/bench.json
+	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.step runs/bench.json
+
+bench-gpu: setup  ## the full-width step on one CUDA GPU, batch 32 and 300, bf16: under 8 minutes
+	for batch in 32 300; do \
+		$(BIN)/python -m tests.bench.step runs/bench.json --full --device cuda --precision bf16 \
+			--batch $$batch --pairs 20 || exit 1; done
+
+chaos: setup  ## kills, damaged shards, a failing object store: runs/chaos.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.shard_faults runs/chaos.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.object_store runs/chaos.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.kills runs/chaos.json
 
 bench-search: setup  ## successive halving against random search, on 32 trained trials: 15 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.search runs/bench.json runs/bench-search

@@ -46,7 +46,7 @@ def launch(
         train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=compute.num_workers,
+            num_workers=elastic(compute),
             use_gpu=cuda,
             resources_per_worker=worker_resources(compute),
         ),
@@ -55,7 +55,7 @@ def launch(
             storage_path=str(Path(config.run_dir).resolve() / "ray"),
             # Without a limit Ray restarts a controller that can never succeed for ever.
             failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=0, controller_failure_limit=0
+                max_failures=compute.max_restarts, controller_failure_limit=0
             ),
         ),
     )
@@ -86,6 +86,13 @@ def new_board() -> ActorHandle:
     return board
 
 
+def elastic(compute: ComputeConfig) -> int | tuple[int, int]:
+    """Return how many workers Ray may start: so many, or from fewest to most."""
+    if compute.fewest_workers == compute.num_workers:
+        return compute.num_workers
+    return (compute.fewest_workers, compute.num_workers)
+
+
 def worker_resources(compute: ComputeConfig) -> dict[str, float]:
     """Return what Ray sets aside for one worker."""
     cuda = compute.device == "cuda"
@@ -109,7 +116,7 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
     ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
     compute = config.compute
     fit = room_for_workers(compute)
-    if fit >= compute.num_workers:
+    if fit >= compute.fewest_workers:
         return
     each = " and ".join(f"{count:g} {kind}" for kind, count in worker_resources(compute).items())
     there = "; ".join(
@@ -117,7 +124,7 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
         for node in nodes()
     )
     message = (
-        f"compute.num_workers: {compute.num_workers} workers ask for {each} each, there is room "
+        f"compute.num_workers: {compute.fewest_workers} workers ask for {each} each, there is room "
         f"for {fit} (by node: {there})"
     )
     if not (named and wait):

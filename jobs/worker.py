@@ -19,7 +19,8 @@ from mindeye_dist.checkpoint import (
     describe,
     read_place,
 )
-from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.config import DataConfig, ExperimentConfig
+from mindeye_dist.data.disk_cache import DiskCache
 from mindeye_dist.data.embedding import TargetEncoder
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.data.shards import Manifest, read_manifest
@@ -50,11 +51,11 @@ def worker(
     Raises:
         ValueError: there are more or fewer workers than the config says.
     """
-    if world_size() != config.compute.num_workers:
-        raise ValueError(
-            f"compute.num_workers: got {config.compute.num_workers}, but {world_size()} are running"
-        )
-    store = Store(config.data.url)
+    fewest, most = config.compute.fewest_workers, config.compute.num_workers
+    if not fewest <= world_size() <= most:
+        asked = most if fewest == most else f"{fewest} to {most}"
+        raise ValueError(f"compute.num_workers: got {asked}, but {world_size()} are running")
+    store = Store(config.data.url, disk_cache(config.data))
     manifest = read_manifest(store)
     encoder = while_training(config, store)
     train = open_split(config, store, manifest, config.data.train_on, encoder)
@@ -81,6 +82,13 @@ def worker(
     summary = trainer.summary()
     if rank() == 0 and trainer.clock.samples:
         write_summary(config.run_dir, summary)
+
+
+def disk_cache(data: DataConfig) -> DiskCache | None:
+    """Return what keeps members of remote shards on this machine, if it is asked for."""
+    if not data.disk_cache:
+        return None
+    return DiskCache(data.disk_cache, int(data.disk_cache_gib * 2**30))
 
 
 def data_shapes(

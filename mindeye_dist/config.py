@@ -63,6 +63,10 @@ class DataConfig:
     """Decoded samples of a split that each worker keeps in memory, at most (GiB)."""
     prefetch_batches: int = 4
     """Batches read ahead of the training step."""
+    disk_cache: str = ""
+    """Folder of this machine that keeps what was read from S3; none by default."""
+    disk_cache_gib: float = 50.0
+    """The least recently used of it is deleted above (GiB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +236,11 @@ class ComputeConfig:
     """Machines, and how the model is spread over them; only precision and states change results."""
 
     num_workers: int = 1
+    min_workers: int = 0
+    """Fewest workers with which a run on Ray begins, and goes on when machines are lost; it takes
+    up to num_workers when they come. 0: always num_workers."""
+    max_restarts: int = 0
+    """How often Ray starts failed workers anew, from the last checkpoint; -1: always."""
     device: Literal["cpu", "cuda"] = "cpu"
     backend: Literal["torch", "deepspeed"] = "torch"
     zero_stage: Literal[0, 1, 2, 3] = 2
@@ -247,6 +256,9 @@ class ComputeConfig:
 
     def __post_init__(self) -> None:
         _check_sizes("compute", self, "num_workers")
+        fits = 0 <= self.min_workers <= self.num_workers
+        check(fits, "compute.min_workers", self.min_workers, f"0..{self.num_workers}")
+        check(self.max_restarts >= -1, "compute.max_restarts", self.max_restarts, "at least -1")
         got = self.gpus_per_worker
         fits = got == 1 or (0 < got < 1 and self.num_workers == 1)
         check(fits, "compute.gpus_per_worker", got, "1, or less for a run of one worker")
@@ -259,6 +271,11 @@ class ComputeConfig:
             self.states,
             "compute.backend deepspeed, precision bf16 and a zero_stage above 0 with it",
         )
+
+    @property
+    def fewest_workers(self) -> int:
+        """With how many workers a run begins at least."""
+        return self.min_workers or self.num_workers
 
 
 @dataclass(frozen=True, kw_only=True)

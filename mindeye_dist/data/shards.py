@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
+from mindeye_dist.data.reading import Range
 from mindeye_dist.data.store import LONGEST_READ, DataError, RangeFile, Store
 from mindeye_dist.shapes import Kind
 from mindeye_dist.strict import from_dict
@@ -334,23 +335,48 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
             key and offset.
     """
     members = [sample.member(suffix) for sample, suffix in requests]
-    ranges = [
-        (sample.shard, m.offset, m.offset + m.size)
-        for (sample, _), m in zip(requests, members, strict=True)
+    kept = [_kept(store, member) for member in members]
+    fetched = iter(
+        store.read_ranges(
+            [
+                _range(sample, member)
+                for (sample, _), member, data in zip(requests, members, kept, strict=True)
+                if data is None
+            ]
+        )
+    )
+    return [
+        data if data is not None else _checked(store, *request, member, next(fetched))
+        for request, member, data in zip(requests, members, kept, strict=True)
     ]
-    parts = store.read_ranges(ranges)
-    for i, ((sample, suffix), member) in enumerate(zip(requests, members, strict=True)):
-        if _is_intact(parts[i], member):
-            continue
-        store.retries += 1
-        parts[i] = store.read_ranges([ranges[i]])[0]
-        if not _is_intact(parts[i], member):
-            raise DataError(
-                f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte "
-                f"{member.offset}: got {len(parts[i])} bytes with checksum {checksum(parts[i])}, "
-                f"expected {member.size} with {member.checksum or 'any'}"
-            )
-    return parts
+
+
+def _range(sample: Sample, member: Member) -> Range:
+    return (sample.shard, member.offset, member.offset + member.size)
+
+
+def _kept(store: Store, member: Member) -> bytes | None:
+    """Return what the store's disk cache has of a member, if it is whole."""
+    if store.cache is None or not member.checksum:
+        return None
+    data = store.cache.get(member.checksum, member.size)
+    return data if data is not None and _is_intact(data, member) else None
+
+
+def _checked(store: Store, sample: Sample, suffix: str, member: Member, part: bytes) -> bytes:
+    """Return a member's bytes as they were indexed, fetched once more where they are not."""
+    if not _is_intact(part, member):
+        store.counts.retries += 1
+        part = store.read_ranges([_range(sample, member)])[0]
+    if not _is_intact(part, member):
+        raise DataError(
+            f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte "
+            f"{member.offset}: got {len(part)} bytes with checksum {checksum(part)}, "
+            f"expected {member.size} with {member.checksum or 'any'}"
+        )
+    if store.cache is not None and member.checksum:
+        store.cache.put(member.checksum, member.size, part)
+    return part
 
 
 def _is_intact(part: bytes, member: Member) -> bool:

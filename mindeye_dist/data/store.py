@@ -1,24 +1,25 @@
 """Bytes by URL: local folders and s3:// prefixes through the same few calls.
 
 Everything is addressed by a path relative to the store's root. S3 credentials, region and endpoint
-come from where boto users keep them (environment, ~/.aws); nothing here knows them.
+come from where boto users keep them (environment, ~/.aws); nothing here knows them. What fails for
+a while is tried again (reading.py).
 """
 
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import fsspec
-from botocore.exceptions import BotoCoreError
+from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
-Range = tuple[str, int, int]
-"""Path, first byte, and the byte after the last."""
+from mindeye_dist.data.disk_cache import DiskCache
+from mindeye_dist.data.reading import ONCE, UNREADABLE, Counts, Range, Reader, join, tried
 
 LONGEST_READ = 2**20
 LONGEST_AHEAD = 4096
-_UNREADABLE = (OSError, BotoCoreError)
 
 
 class DataError(Exception):
@@ -28,20 +29,30 @@ class DataError(Exception):
 class Store:
     """A folder or bucket prefix.
 
+    Args:
+        url: of the folder or prefix.
+        cache: keeps members of a remote store on this machine.
+
     Attributes:
-        retries: members that had to be read again.
+        counts: what reading took so far.
 
     Raises:
         DataError: from every method, naming the URL, when the bytes cannot be had.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, cache: DiskCache | None = None) -> None:
         self.url = url.rstrip("/")
-        self.retries = 0
+        self.counts = Counts()
+        options = {"config_kwargs": ONCE} if self.url.startswith("s3://") else {}
         try:
-            self._files, self._root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError, *_UNREADABLE) as error:
+            self._files, self._root = fsspec.core.url_to_fs(self.url, **options)
+        except (ValueError, ImportError, *UNREADABLE) as error:
             raise DataError(f"{url}: {error}") from error
+        self.cache = None if self.is_local else cache
+        if options:
+            self._files.retries = 1
+        if isinstance(self._files, AsyncFileSystem):
+            self._reader = Reader(self._files._cat_file, self.counts)
 
     @property
     def is_local(self) -> bool:
@@ -55,50 +66,71 @@ class Store:
     def exists(self, path: str) -> bool:
         """Return whether there is a file at the path."""
         try:
-            return bool(self._files.exists(f"{self._root}/{path}"))
-        except _UNREADABLE as error:
+            return bool(self._do("exists", path))
+        except UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be reached: {error}") from error
 
     def read(self, path: str) -> bytes:
         """Return a whole file."""
         try:
-            data: bytes = self._files.cat_file(f"{self._root}/{path}")
-        except _UNREADABLE as error:
+            data: bytes = self._do("cat_file", path)
+        except UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be read: {error}") from error
         return data
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return several byte ranges, fetched at the same time where the store is remote."""
-        if not ranges:
-            return []
-        paths, starts, ends = zip(*ranges, strict=True)
-        full = [f"{self._root}/{path}" for path in paths]
-        # "return" gives errors in the place of bytes, so that the path at fault can be named.
-        parts: list[bytes] = self._files.cat_ranges(
-            full, list(starts), list(ends), on_error="return"
-        )
-        for path, part in zip(paths, parts, strict=True):
-            if isinstance(part, _UNREADABLE):
+        full = [(f"{self._root}/{path}", start, end) for path, start, end in ranges]
+        if not isinstance(self._files, AsyncFileSystem):
+            return self._read_here(full)
+        parts: list[bytes | BaseException] = sync(self._files.loop, self._reader.read, full)
+        whole: list[bytes] = []
+        for (path, _, _), part in zip(ranges, parts, strict=True):
+            if isinstance(part, UNREADABLE):
                 raise DataError(f"{self.locate(path)}: cannot be read: {part}") from part
-            if isinstance(part, Exception):
+            if isinstance(part, BaseException):
                 raise part
+            whole.append(part)
+        return whole
+
+    def _read_here(self, ranges: Sequence[Range]) -> list[bytes]:
+        parts = [b""] * len(ranges)
+        for joined in join(ranges):
+            try:
+                with (open if self.is_local else self._files.open)(joined.path, "rb") as file:
+                    file.seek(joined.start)
+                    piece = file.read(joined.end - joined.start)
+            except UNREADABLE as error:
+                path = joined.path.removeprefix(f"{self._root}/")
+                raise DataError(f"{self.locate(path)}: cannot be read: {error}") from error
+            for number in joined.members:
+                _, start, end = ranges[number]
+                parts[number] = piece[start - joined.start : end - joined.start]
         return parts
+
+    def _do(self, action: str, path: str, *more: Any, **how: Any) -> Any:
+        """Return what an action of the file system returns, tried again where it is remote."""
+        full = f"{self._root}/{path}"
+        if not isinstance(self._files, AsyncFileSystem):
+            return getattr(self._files, action)(full, *more, **how)
+        method = getattr(self._files, f"_{action}")
+        return sync(self._files.loop, tried, lambda: method(full, *more, **how), self.counts)
 
     def size(self, path: str) -> int:
         """Return the number of bytes of a file."""
         try:
-            size: int = self._files.info(f"{self._root}/{path}", refresh=True)["size"]
-        except _UNREADABLE as error:
+            size: int = self._do("info", path, refresh=True)["size"]
+        except UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be read: {error}") from error
         return size
 
     def names(self, folder: str) -> list[str]:
         """Return the names in a folder, sorted; none where there is no such folder."""
         try:
-            paths = self._files.ls(f"{self._root}/{folder}", detail=False, refresh=True)
+            paths = self._do("ls", folder, detail=False, refresh=True)
         except FileNotFoundError:  # a folder of S3 is there as long as something is in it
             return []
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DataError(f"{self.locate(folder)}: cannot be listed: {error}") from error
         return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
@@ -109,16 +141,16 @@ class Store:
     def copy(self, path: str, target: Path) -> None:
         """Copy a whole file to this machine, without holding it in memory."""
         try:
-            self._files.get_file(f"{self._root}/{path}", str(target))
-        except _UNREADABLE as error:
+            self._do("get_file", path, str(target))
+        except UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be copied: {error}") from error
 
     def delete(self, path: str) -> None:
         """Delete a file where there is one."""
         try:
-            if self._files.exists(f"{self._root}/{path}"):
-                self._files.rm_file(f"{self._root}/{path}")
-        except _UNREADABLE as error:
+            if self._do("exists", path):
+                self._do("rm_file", path)
+        except UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
 
     def write(self, path: str, data: bytes) -> None:
@@ -126,14 +158,14 @@ class Store:
         target = f"{self._root}/{path}"
         try:
             if not self.is_local:
-                self._files.pipe_file(target, data)
+                self._do("pipe_file", path, data)
                 return
             os.makedirs(os.path.dirname(target), exist_ok=True)
             partial = f"{target}.part{os.getpid()}"
             with open(partial, "wb") as file:
                 file.write(data)
             os.replace(partial, target)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be written: {error}") from error
 
 

@@ -172,8 +172,8 @@ class DeepSpeedBackend:
                 _load_zero3(parameter, state)
             else:
                 _load_zero12(parameter, state, self._partitions(), optimizer)
-        for moments in optimizer.state.values():
-            moments["step"] = torch.tensor(float(steps))
+        for parameter, moments in optimizer.state.items():
+            moments["step"] = torch.tensor(float(steps), device=parameter.device)
 
     def _partitions(self) -> list[Tensor]:
         # This rank's share of the flattened weights, which is what the optimizer steps on.
@@ -197,7 +197,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
         lr=0.0,
         eps=config.eps,
         betas=_decays(config),
-        foreach=False,
+        fused=True,  # one pass over weights and moments instead of ten
     )
 
 
@@ -241,7 +241,7 @@ def load_parameter(
     """Copy one whole parameter's training state in place."""
     parameter.data.copy_(state["weight"])
     optimizer.state[parameter] = {
-        "step": torch.tensor(float(steps)),
+        "step": torch.tensor(float(steps), device=parameter.device),
         **{key: state[key].to(parameter.device).clone() for key in MOMENTS},
     }
 

@@ -267,7 +267,7 @@ class Trainer:
             "train/samples_per_s": clock.samples / busy,
             "train/data_wait_fraction": clock.waited / busy,
             "train/checkpoint_pause_s": clock.paused,
-            "train/read_retries": self.loader.dataset.store.retries,
+            "train/read_retries": self.loader.dataset.store.counts.retries,
             "train/wall_s": time.monotonic() - clock.started,
         }
 

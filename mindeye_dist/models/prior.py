@@ -69,9 +69,11 @@ class Prior(nn.Module):
         time = self.time_mlp(sinusoidal_embedding(timestep, x_t.shape[-1]).to(x_t.dtype))
         x = torch.cat([condition, time[:, None], x_t + self.position], dim=1)
         bias = self._bias(x.shape[1])
-        for layer in self.layers:
+        *earlier, last = self.layers
+        for layer in earlier:
             x = layer(x, bias)
-        return self.output(self.norm(x[:, -x_t.shape[1] :]))
+        # Of the last layer only the tokens' own positions are used: the rest is not computed.
+        return self.output(self.norm(last(x, bias, x_t.shape[1])))
 
     def _bias(self, length: int) -> Float[Tensor, "heads length keys"]:
         buckets = relative_buckets(length, length + 1).to(self.relative_bias.weight.device)
@@ -87,11 +89,15 @@ class Layer(nn.Module):
         self.feed_forward = feed_forward(config, dim, inner_norm)
 
     def forward(
-        self, x: Float[Tensor, "batch length dim"], bias: Float[Tensor, "heads length keys"]
-    ) -> Float[Tensor, "batch length dim"]:
-        """Return the residual stream after this layer."""
-        x = x + self.attention(x, bias)
-        return x + self.feed_forward(x)
+        self,
+        x: Float[Tensor, "batch length dim"],
+        bias: Float[Tensor, "heads length keys"],
+        num_kept: int | None = None,
+    ) -> Float[Tensor, "batch kept dim"]:
+        """Return the residual stream after this layer, of the last `num_kept` positions or all."""
+        kept = x if num_kept is None else x[:, -num_kept:]
+        kept = kept + self.attention(x, bias, num_kept)
+        return kept + self.feed_forward(kept)
 
 
 class Attention(nn.Module):
@@ -109,15 +115,19 @@ class Attention(nn.Module):
         self.output_norm = GainNorm(dim, config.half_precision_eps)
 
     def forward(
-        self, x: Float[Tensor, "batch length dim"], bias: Float[Tensor, "heads length keys"]
-    ) -> Float[Tensor, "batch length dim"]:
-        """Return the attention's contribution to the residual stream."""
+        self,
+        x: Float[Tensor, "batch length dim"],
+        bias: Float[Tensor, "heads length keys"],
+        num_kept: int | None = None,
+    ) -> Float[Tensor, "batch kept dim"]:
+        """Return the attention's contribution to the last `num_kept` positions, or to all."""
         x = self.norm(x)
+        first = 0 if num_kept is None else x.shape[1] - num_kept
         query = rearrange(
-            self.query(x), "batch length (heads d) -> batch heads length d", heads=self.heads
+            self.query(x[:, first:]), "batch kept (heads d) -> batch heads kept d", heads=self.heads
         )
         key, value = self.key_value(x).chunk(2, dim=-1)  # (batch, length, d), shared by all heads
-        query, key = rotate(query), rotate(key)
+        query, key = rotate(query, first), rotate(key)
         null_key, null_value = repeat(self.null_kv, "kv d -> kv batch 1 d", batch=len(x))
         key = functional.normalize(torch.cat([null_key, key], dim=1), dim=-1)
         value = torch.cat([null_value, value], dim=1)
@@ -126,11 +136,11 @@ class Attention(nn.Module):
             key[:, None].expand(-1, self.heads, -1, -1),
             value[:, None].expand(-1, self.heads, -1, -1),
             # With an axis for the batch, CPUs have a fused kernel for it where nothing is trained.
-            attn_mask=bias.to(query.dtype)[None],
+            attn_mask=bias[:, first:].to(query.dtype)[None],
             scale=COSINE_LOGIT_SCALE,
         )
         return self.output_norm(
-            self.output(rearrange(attended, "batch heads length d -> batch length (heads d)"))
+            self.output(rearrange(attended, "batch heads kept d -> batch kept (heads d)"))
         )
 
 
@@ -191,11 +201,15 @@ def sinusoidal_embedding(timestep: Int[Tensor, " batch"], dim: int) -> Float[Ten
     return functional.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, dim % 2))
 
 
-def rotate(x: Float[Tensor, "*batch length d"]) -> Float[Tensor, "*batch length d"]:
-    """Apply rotary positions to the first 32 channels, in interleaved pairs (Su et al. 2021)."""
+def rotate(x: Float[Tensor, "*batch length d"], first: int = 0) -> Float[Tensor, "*batch length d"]:
+    """Apply rotary positions to the first 32 channels, in interleaved pairs (Su et al. 2021).
+
+    `first` is the position of the first row.
+    """
     width = min(ROTARY_DIM, x.shape[-1])
     frequency = 10000 ** (-torch.arange(0, width, 2, device=x.device) / width)
-    angle = torch.arange(x.shape[-2], device=x.device)[:, None] * frequency  # (length, width/2)
+    positions = torch.arange(first, first + x.shape[-2], device=x.device)
+    angle = positions[:, None] * frequency  # (length, width/2)
     # A pair is a complex number, and turning it one product.
     pairs = torch.view_as_complex(x[..., :width].float().unflatten(-1, (-1, 2)).contiguous())
     turned = torch.view_as_real(pairs * torch.polar(torch.ones_like(angle), angle)).flatten(-2)

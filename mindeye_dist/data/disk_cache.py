@@ -1,0 +1,72 @@
+"""Members of remote shards on a disk of this machine, the least recently used deleted first.
+
+Processes of a machine may share the folder. A file is named by its member's checksum and size, so
+that a shard which was written anew is not taken for the old one; what is read is checked as what
+comes over the network is.
+"""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+from threading import Lock
+
+ROOM_LEFT = 0.9
+"""What is deleted goes down to this share of the limit, so that it is not done for every file."""
+
+
+class DiskCache:
+    """A folder of members, at most so many bytes."""
+
+    def __init__(self, folder: str, max_bytes: int) -> None:
+        self._folder, self._max_bytes = Path(folder), max_bytes
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock()
+        self._num_bytes = sum(size for _, size, _ in self._files())
+
+    def get(self, checksum: str, size: int) -> bytes | None:
+        """Return a member's bytes, unchecked; none where it is not there."""
+        path = self._path(checksum, size)
+        try:
+            data = path.read_bytes()
+            os.utime(path)
+        except OSError:  # another process may have deleted it
+            return None
+        return data
+
+    def put(self, checksum: str, size: int, data: bytes) -> None:
+        """Keep a member; a disk that is full keeps none."""
+        if size > self._max_bytes:
+            return
+        with contextlib.suppress(OSError):
+            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
+                file.write(data)
+            os.replace(file.name, self._path(checksum, size))
+            with self._lock:
+                self._num_bytes += size
+                if self._num_bytes > self._max_bytes:
+                    self._make_room()
+
+    def _make_room(self) -> None:
+        files = sorted(self._files(), reverse=True)
+        left = 0
+        for _, size, path in files:
+            left += size
+            if left > ROOM_LEFT * self._max_bytes:
+                left -= size
+                with contextlib.suppress(OSError):
+                    os.remove(path)
+        self._num_bytes = left
+
+    def _files(self) -> list[tuple[float, int, str]]:
+        """Return when each file was last used (ns), its bytes and its path."""
+        found = []
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    about = entry.stat()
+                    found.append((about.st_mtime_ns, about.st_size, entry.path))
+        return found
+
+    def _path(self, checksum: str, size: int) -> Path:
+        return self._folder / f"{checksum}-{size}"

@@ -1,0 +1,192 @@
+"""Byte ranges of objects over a network: near ones joined, read at once, hedged, tried again.
+
+A read that takes far longer than its like is asked for once more, and whichever answers first
+counts (Dean & Barroso, The Tail at Scale, 2013); one that fails or comes short is tried again after
+a growing, jittered wait. Both are bounded and counted. fsspec's and boto's own repetitions are
+switched off, or they would multiply.
+"""
+
+import asyncio
+import random
+import statistics
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from aiohttp import ClientError as ConnectionFailure
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+Range = tuple[str, int, int]
+"""Path, first byte, and the byte after the last."""
+Fetch = Callable[[str, int, int], Awaitable[bytes]]
+Answer = TypeVar("Answer")
+
+UNREADABLE = (OSError, BotoCoreError, ClientError, ResponseParserError, ConnectionFailure)
+"""What a file system raises where bytes cannot be had."""
+FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Those of them that another try would not mend."""
+TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 0.1, 5.0
+"""Of a request: tries in all, the mean wait before the second, and the longest (seconds)."""
+AT_ONCE = 32
+"""Requests on their way at once, for each reader."""
+GAP, LONGEST_JOINED = 4096, 8 * 2**20
+"""Bytes between two ranges that are read along, as tar headers are, and of a joined range."""
+HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE = 4.0, 0.3, 0.05
+"""A second request goes out after so many medians, at least so many seconds; for at most a share
+of all requests."""
+ONCE = {"retries": {"total_max_attempts": 1}, "connect_timeout": 5, "read_timeout": 20}
+"""boto's settings: one try, and how long it may take (seconds)."""
+
+
+@dataclass
+class Counts:
+    """What reading took.
+
+    Attributes:
+        requests: sent in all.
+        retries: sent since the one before failed, came short or brought damaged bytes.
+        hedges: sent since the one before took long.
+        num_bytes: received.
+    """
+
+    requests: int = 0
+    retries: int = 0
+    hedges: int = 0
+    num_bytes: int = 0
+
+
+@dataclass
+class Joined:
+    """A range that covers several; `members` are their places in what was asked for."""
+
+    path: str
+    start: int
+    end: int
+    members: list[int] = field(default_factory=list)
+
+
+def join(ranges: Sequence[Range]) -> list[Joined]:
+    """Return ranges that cover the given ones, those of a path that lie near each other as one."""
+    joined: list[Joined] = []
+    for number in sorted(range(len(ranges)), key=lambda n: ranges[n]):
+        path, start, end = ranges[number]
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and last.path == path
+            and start - last.end <= GAP
+            and end - last.start <= LONGEST_JOINED
+        ):
+            last.end = max(last.end, end)
+            last.members.append(number)
+        else:
+            joined.append(Joined(path, start, end, [number]))
+    return joined
+
+
+def is_final(error: BaseException) -> bool:
+    """Return whether another try would not help: nothing there, or not for us."""
+    answer = error if isinstance(error, ClientError) else error.__cause__
+    if not isinstance(answer, ClientError):
+        return isinstance(error, FINAL)
+    status: int = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    return status < 500 and status not in (408, 429)
+
+
+def wait_before(attempt: int) -> float:
+    """Return how long to wait before try number `attempt` (from 1; seconds), jittered."""
+    return min(FIRST_WAIT * 2.0 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.5, 1.5)
+
+
+class Reader:
+    """Reads ranges through a coroutine that fetches one."""
+
+    def __init__(self, fetch: Fetch, counts: Counts) -> None:
+        self._fetch, self._counts = fetch, counts
+        self._seconds: deque[float] = deque(maxlen=64)
+
+    async def read(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
+        """Return the bytes of each range, or what kept them; short where the object is."""
+        joined, room = join(ranges), asyncio.Semaphore(AT_ONCE)
+
+        async def one(part: Joined) -> bytes:
+            async with room:
+                return await self._patiently(part)
+
+        pieces = await asyncio.gather(*map(one, joined), return_exceptions=True)
+        parts: list[bytes | BaseException] = [b""] * len(ranges)
+        for part, piece in zip(joined, pieces, strict=True):
+            for number in part.members:
+                _, start, end = ranges[number]
+                cut = slice(start - part.start, end - part.start)
+                parts[number] = piece[cut] if isinstance(piece, bytes) else piece
+        return parts
+
+    async def _patiently(self, part: Joined) -> bytes:
+        # Bytes that come short twice are all that there is: the index tells what is missing.
+        short = 0
+        for attempt in range(1, TRIES + 1):
+            try:
+                piece = await self._hedged(part)
+            except UNREADABLE as error:
+                if is_final(error) or attempt == TRIES:
+                    raise
+            else:
+                short += len(piece) != part.end - part.start
+                if len(piece) == part.end - part.start or short > 2:
+                    return piece
+            self._counts.retries += 1
+            await asyncio.sleep(wait_before(attempt))
+        return piece
+
+    async def _hedged(self, part: Joined) -> bytes:
+        first = asyncio.ensure_future(self._timed(part))
+        tasks = {first}
+        try:
+            done, _ = await asyncio.wait(tasks, timeout=self._patience())
+            if not done and self._counts.hedges <= HEDGED_SHARE * self._counts.requests:
+                self._counts.hedges += 1
+                tasks.add(asyncio.ensure_future(self._timed(part)))
+            while True:
+                done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                good = [task for task in done if task.exception() is None]
+                if good or not waiting:
+                    return (good or list(done))[0].result()
+                tasks = waiting
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _timed(self, part: Joined) -> bytes:
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self._counts.requests += 1
+        piece = await self._fetch(part.path, part.start, part.end)
+        self._seconds.append(loop.time() - begun)
+        self._counts.num_bytes += len(piece)
+        return piece
+
+    def _patience(self) -> float | None:
+        if len(self._seconds) < 8:  # too few to tell what is long
+            return None
+        return max(HEDGE_AFTER * statistics.median(self._seconds), HEDGE_FLOOR)
+
+
+async def tried(action: Callable[[], Awaitable[Answer]], counts: Counts) -> Answer:
+    """Return what an action returns, tried again where it fails for a while.
+
+    Raises:
+        Exception: of `UNREADABLE`, what the last try failed with.
+    """
+    for attempt in range(1, TRIES):
+        try:
+            counts.requests += 1
+            return await action()
+        except UNREADABLE as error:
+            if is_final(error):
+                raise
+        counts.retries += 1
+        await asyncio.sleep(wait_before(attempt))
+    return await action()

@@ -1,0 +1,29 @@
+"""The chaos runs themselves, shorter than `make chaos` has them."""
+
+import pytest
+
+from tests.chaos import kills, object_store, shard_faults
+from tests.chaos.proxy import Faults
+
+
+def test_no_damage_of_a_shard_is_silent():
+    figures = shard_faults.run(positions=12, seed=1)
+    assert figures["silent"] == figures["reported without the shard's name"] == 0, figures
+    assert figures["reported with shard, key and place"] > 30
+    assert figures["intact reads that raised"] == 0
+
+
+@pytest.mark.s3
+def test_a_failing_object_store_costs_no_byte_and_no_run():
+    rough = Faults(busy=0.2, reset=0.1, stall=0.02, short=0.1)
+    figures = object_store.run(samples=128, pairs=1, faults=rough)
+    assert (figures["wrong batches"], figures["aborts"]) == (0, 0), figures
+    assert sum(figures["faults made"].values()) > 20
+    assert figures["retries"] > 20
+
+
+@pytest.mark.processes
+def test_killed_runs_end_with_the_same_bits_and_ledgers():
+    figures = kills.run(kills=8, seed=2)
+    assert (figures["kills"], figures["runs"]) == (8, 2)
+    assert (figures["other weights"], figures["other ledgers"]) == (0, 0), figures

@@ -1,0 +1,58 @@
+"""The disk cache. Oracles: the bytes that were put, and the order of use."""
+
+import os
+
+import pytest
+
+from mindeye_dist.config import DataConfig
+from mindeye_dist.data.disk_cache import DiskCache
+from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.shards import read_manifest
+from mindeye_dist.data.store import Store
+
+
+def used(cache, name, turn):
+    """Say when a file was last used."""
+    os.utime(cache._folder / f"{name}-100", ns=(turn, turn))
+
+
+def test_the_least_recently_used_goes_first(tmp_path):
+    cache = DiskCache(str(tmp_path / "cache"), 1000)
+    for n in range(10):
+        cache.put(f"m{n}", 100, bytes([n]) * 100)
+        used(cache, f"m{n}", n)
+    used(cache, "m0", 99)  # as reading it would
+    cache.put("m10", 100, b"x" * 100)
+    kept = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert kept == {f"m{n}-100" for n in (0, 3, 4, 5, 6, 7, 8, 9, 10)}
+    assert cache.get("m0", 100) == bytes(100)
+    assert cache.get("m1", 100) is None
+    again = DiskCache(str(tmp_path / "cache"), 1000)
+    assert again.get("m10", 100) == b"x" * 100
+    again.put("huge", 1001, bytes(1001))
+    assert again.get("huge", 1001) is None
+
+
+@pytest.mark.s3
+def test_a_second_epoch_is_read_from_the_disk_and_damage_is_not(s3, write_subject, tmp_path):
+    write_subject("s3://lab/cached")
+    cache = DiskCache(str(tmp_path / "cache"), 2**30)
+    config = DataConfig(url="s3://lab/cached", cache_gib=0.0)
+
+    def everything(cache):
+        store = Store(config.url, cache)
+        dataset = Dataset(store, read_manifest(store), config, "train")
+        before = store.counts.requests
+        rows = [row.tobytes() for row in dataset.voxels(range(len(dataset)))]
+        return rows, store.counts.requests - before
+
+    expected, _ = everything(None)
+    first, requests = everything(cache)
+    again, fewer = everything(cache)
+    assert expected == first == again
+    assert requests > fewer == 0
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    damaged, requests = everything(cache)
+    assert damaged == expected
+    assert requests > 0
