@@ -29,7 +29,7 @@ demo: setup  ## simulated subject, training on Ray, report with pictures: runs/d
 		--reconstruction.candidates 6 --reconstruction.averaged-samples 8 --reconstruction.strength 0.9
 
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile -m 'not ray'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ray
 
 attack: setup  ## hostile requests, damaged bodies, canaries, what no source may contain

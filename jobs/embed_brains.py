@@ -28,8 +28,9 @@ from jobs.command import clear_errors
 from jobs.runs import CheckpointOptions, chosen_checkpoint, data_store
 from jobs.stations import connect, run
 from mindeye_dist.checkpoint import MANIFEST, digest
+from mindeye_dist.data import npy
 from mindeye_dist.data.embedding import intact_shard
-from mindeye_dist.data.shards import Shard, encode_npy, write_shard
+from mindeye_dist.data.shards import Shard, write_shard
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.writer import pack
 from mindeye_dist.inference import Predictor, check_pipeline
@@ -92,7 +93,7 @@ class Embedding:
         rows = self._predictor.embed(voxels)
         samples = self._dataset.samples[part.first : part.stop]
         members = [
-            (sample.key, {MEMBER: encode_npy(row)})
+            (sample.key, {MEMBER: npy.encode(row)})
             for sample, row in zip(samples, rows, strict=True)
         ]
         shard = write_shard(self._out, part.path, pack(members))

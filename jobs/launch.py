@@ -46,7 +46,7 @@ def launch(
         train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=elastic(compute),
+            num_workers=elastic(compute),  # type: ignore[arg-type]
             use_gpu=cuda,
             resources_per_worker=worker_resources(compute),
         ),

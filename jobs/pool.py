@@ -25,9 +25,10 @@ from jobs.encoders import EncoderOptions, target_encoder
 from jobs.runs import CheckpointOptions, chosen_checkpoint, data_store, open_data
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset, picture_member
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.pictures import PictureFiles, decode
 from mindeye_dist.data.pool_files import ABOUT, MAX_SIDE, build_pool
-from mindeye_dist.data.shards import Sample, Split, read_index, read_manifest, read_members
+from mindeye_dist.data.shards import Sample, Split, read_index, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.evaluation_data import check_data
 from mindeye_dist.inference import Predictor

@@ -19,6 +19,7 @@ import tyro
 
 from jobs.command import clear_errors, place, watched
 from mindeye_dist.config import DataConfig, SimulationConfig
+from mindeye_dist.data import npy
 from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
 from mindeye_dist.data.scenes import GENERATOR_SERIES, render_scene
 from mindeye_dist.data.shards import (
@@ -30,7 +31,6 @@ from mindeye_dist.data.shards import (
     Subject,
     Targets,
     checksum,
-    encode_npy,
     write_manifest,
 )
 from mindeye_dist.data.simulate import SimulatedSubject, make_subject, nsd_preset
@@ -260,10 +260,10 @@ def write_subject(
         members = (
             {
                 "jpg": pictures[n].jpeg,
-                "nsdgeneral.npy": encode_npy(responses.voxels[n]),
-                "coco73k.npy": encode_npy(np.array(n)),
-                "num_uniques.npy": encode_npy(np.array(brain.config.num_repeats)),
-                "trial.npy": encode_npy(responses.trials[n]),
+                "nsdgeneral.npy": npy.encode(responses.voxels[n]),
+                "coco73k.npy": npy.encode(np.array(n)),
+                "num_uniques.npy": npy.encode(np.array(brain.config.num_repeats)),
+                "trial.npy": npy.encode(responses.trials[n]),
             }
             for n in numbers
         )
@@ -272,7 +272,7 @@ def write_subject(
         )
         for target in sets:
             arrays = target.arrays[first : first + count].astype(np.float16)
-            files = ({f"{target.kind}.npy": encode_npy(array)} for array in arrays)
+            files = ({f"{target.kind}.npy": npy.encode(array)} for array in arrays)
             stem = f"targets/{target.name}-{target.digest[:12]}/{split}/{split}_{name}"
             targets[target.name][split] = write_shards(store, stem, zip(keys, files, strict=True))
         first += count

@@ -61,7 +61,7 @@ class DataConfig:
     computed: ComputedConfig = field(default_factory=ComputedConfig)
     cache_gib: float = 4.0
     """Decoded samples of a split that each worker keeps in memory, at most (GiB)."""
-    prefetch_batches: int = 4
+    prefetch_batches: int = 8
     """Batches read ahead of the training step."""
     disk_cache: str = ""
     """Folder of this machine that keeps what was read from S3; none by default."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.pictures import THUMBNAIL_SIDE, copies_among, decode, thumbnail
 from mindeye_dist.data.pool_files import (
     CHECKSUMS,
@@ -30,7 +31,7 @@ from mindeye_dist.data.pool_index import (
     search_index,
     unit_tokens,
 )
-from mindeye_dist.data.shards import Sample, read_index, read_members
+from mindeye_dist.data.shards import Sample, read_index
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.strict import check

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mindeye_dist.checkpoint import MANIFEST, digest
+from mindeye_dist.data import npy
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.pictures import decode, encode_png
 from mindeye_dist.data.shards import (
     DISTINCT,
@@ -23,9 +25,7 @@ from mindeye_dist.data.shards import (
     Sample,
     Shard,
     decode_npy,
-    encode_npy,
     read_index,
-    read_members,
     with_checksums,
     write_shard,
 )
@@ -270,7 +270,7 @@ def _members(made: Reconstructions, brain: int, made_with: MadeWith) -> dict[str
     if made.lowlevel is not None:
         members[LOWLEVEL] = encode_png(made.lowlevel[brain])
     members |= {_candidate(number): png for number, png in enumerate(candidates)}
-    return members | {SCORES: encode_npy(made.scores[brain]), ABOUT: json.dumps(about).encode()}
+    return members | {SCORES: npy.encode(made.scores[brain]), ABOUT: json.dumps(about).encode()}
 
 
 def _read_sample(store: Store, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from mindeye_dist.data.shards import encode_npy
+from mindeye_dist.data import npy
 from serve.schema import (
     BatchLine,
     Embedding,
@@ -122,7 +122,7 @@ class Client:
     ) -> requests.Response:
         # Half precision stays half as large; anything else goes as single.
         numbers = voxels if voxels.dtype == np.float16 else voxels.astype(np.float32)
-        body = encode_npy(np.ascontiguousarray(numbers))
+        body = npy.encode(np.ascontiguousarray(numbers))
         return self._send("POST", path, data=body, headers=NPY, params=settings, stream=stream)
 
     def _send(self, method: str, path: str, **what: Any) -> requests.Response:

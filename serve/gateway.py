@@ -18,7 +18,7 @@ from jaxtyping import Float
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from mindeye_dist.data.shards import encode_npy
+from mindeye_dist.data import npy
 from serve.guard import REASONS, Guard, Watch
 from serve.schema import (
     MAX_CANDIDATES,
@@ -201,7 +201,7 @@ def _add_facts(app: FastAPI, models: Models, limits: Limits) -> None:
     async def sample(number: Number) -> Response:
         """Return the responses of the simulated subject to a test picture, (repeats, voxels)."""
         voxels, _ = await bounded(models.sample(number), limits.request_seconds)
-        return NpyResponse(encode_npy(voxels))
+        return NpyResponse(npy.encode(voxels))
 
     @app.get(
         "/v1/samples/{number}/picture",
@@ -227,7 +227,7 @@ def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
         """Return the projector's embedding; as .npy if `Accept` asks for application/x-npy."""
         version, row = await bounded(models.embed(await voxels(request)), limits.request_seconds)
         if NPY[0] in request.headers.get("accept", ""):
-            return NpyResponse(encode_npy(row), headers={"X-Model-Version": version})
+            return NpyResponse(npy.encode(row), headers={"X-Model-Version": version})
         return as_json(Embedding(model=version, embedding=row.tolist()))
 
     @app.post("/v1/retrieve", response_model=Retrieval, responses=ANSWERED, openapi_extra=extra)

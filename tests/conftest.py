@@ -26,7 +26,8 @@ from mindeye_dist.config import (
     ProjectorConfig,
     TrainingConfig,
 )
-from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, encode_npy, write_manifest
+from mindeye_dist.data import npy
+from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, write_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.writer import write_shards
 from tests.forked import run_ranks
@@ -60,10 +61,10 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
         samples = [
             {
                 "jpg": picture(first + i),
-                "nsdgeneral.npy": encode_npy(voxels[i]),
-                "num_uniques.npy": encode_npy(np.array(NUM_REPEATS - (i % 5 == 0))),
-                "coco73k.npy": encode_npy(np.array(first + i)),
-                "trial.npy": encode_npy(np.array(first + i)),
+                "nsdgeneral.npy": npy.encode(voxels[i]),
+                "num_uniques.npy": npy.encode(np.array(NUM_REPEATS - (i % 5 == 0))),
+                "coco73k.npy": npy.encode(np.array(first + i)),
+                "trial.npy": npy.encode(np.array(first + i)),
             }
             for i in range(count)
         ]
@@ -77,7 +78,7 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
         }
         for kind, rows in arrays.items():
             members = [
-                {f"{kind}{n}.npy": encode_npy(row + np.float16(view)) for n, view in VIEWS.items()}
+                {f"{kind}{n}.npy": npy.encode(row + np.float16(view)) for n, view in VIEWS.items()}
                 for row in rows
             ]
             target_splits[kind][split] = write_shards(
@@ -124,15 +125,15 @@ def write_random_subject(url, num_voxels, token_shape, count):
         samples = (
             {
                 "jpg": picture(i),
-                "nsdgeneral.npy": encode_npy(
+                "nsdgeneral.npy": npy.encode(
                     generator.standard_normal((3, num_voxels)).astype(np.float16)
                 ),
-                "num_uniques.npy": encode_npy(np.array(3)),
+                "num_uniques.npy": npy.encode(np.array(3)),
             }
             for i in range(number)
         )
         tokens = (
-            {"clip_tokens.npy": encode_npy(unit_tokens(generator, token_shape))} for _ in keys
+            {"clip_tokens.npy": npy.encode(unit_tokens(generator, token_shape))} for _ in keys
         )
         splits[split] = write_shards(
             store, f"{split}/{split}_subj01", zip(keys, samples, strict=True)

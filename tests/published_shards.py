@@ -6,7 +6,7 @@ import json
 import numpy as np
 from webdataset import TarWriter
 
-from mindeye_dist.data.shards import encode_npy
+from mindeye_dist.data import npy
 
 INTEGER_TIME, FRACTIONAL_TIME = 1_684_000_000, 1_684_000_000.25
 """Times of members; webdataset notes the time of writing, which takes two more blocks a header."""
@@ -17,13 +17,13 @@ def sample(number, num_voxels, wholebrain):
     generator = np.random.default_rng(number)
     return {
         "jpg": generator.bytes(20_000 + number),
-        "nsdgeneral.npy": encode_npy(
+        "nsdgeneral.npy": npy.encode(
             generator.standard_normal((3, num_voxels), np.float32).astype(np.float16)
         ),
-        "wholebrain_3d.npy": encode_npy(np.full((3, *wholebrain), number, np.float16)),
-        "coco73k.npy": encode_npy(np.array(number)),
-        "trial.npy": encode_npy(np.array(number)),
-        "num_uniques.npy": encode_npy(np.array(1 + number % 3)),
+        "wholebrain_3d.npy": npy.encode(np.full((3, *wholebrain), number, np.float16)),
+        "coco73k.npy": npy.encode(np.array(number)),
+        "trial.npy": npy.encode(np.array(number)),
+        "num_uniques.npy": npy.encode(np.array(1 + number % 3)),
     }
 
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mindeye_dist.data import npy
 from mindeye_dist.data.events import Trial
-from mindeye_dist.data.shards import encode_npy
 from mindeye_dist.data.store import DataError
 
 _VOLUMES_AT_ONCE = 16
@@ -301,10 +301,10 @@ def sample_members(
         rows = np.resize(picture.trials, num_repeats)
         first = trials[picture.trials[0]]
         members: dict[str, bytes] = {
-            "nsdgeneral.npy": encode_npy(responses[rows].astype(np.float16)),
-            "coco73k.npy": encode_npy(np.array(int(picture.key.removeprefix("sample")))),
-            "num_uniques.npy": encode_npy(np.array(len(picture.trials))),
-            "trial.npy": encode_npy(rows),
+            "nsdgeneral.npy": npy.encode(responses[rows].astype(np.float16)),
+            "coco73k.npy": npy.encode(np.array(int(picture.key.removeprefix("sample")))),
+            "num_uniques.npy": npy.encode(np.array(len(picture.trials))),
+            "trial.npy": npy.encode(rows),
             "condition.txt": first.condition.encode(),
         }
         if first.picture in jpegs:

@@ -58,9 +58,9 @@ class DiskCache:
                     os.remove(path)
         self._num_bytes = left
 
-    def _files(self) -> list[tuple[float, int, str]]:
+    def _files(self) -> list[tuple[int, int, str]]:
         """Return when each file was last used (ns), its bytes and its path."""
-        found = []
+        found: list[tuple[int, int, str]] = []
         with os.scandir(self._folder) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):

@@ -18,16 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mindeye_dist.data import npy
 from mindeye_dist.data.loader import Dataset, picture_member
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.data.shards import (
     Sample,
     Shard,
     Targets,
     describe_shard,
-    encode_npy,
     read_index,
-    read_members,
     write_shard,
 )
 from mindeye_dist.data.store import DataError, Store
@@ -246,7 +246,7 @@ def _encoded(
         targets = encode_views(encoder, views, pictures, names, requests)
         for i in range(len(some)):
             own = targets[i * len(suffixes) : (i + 1) * len(suffixes)]
-            bodies = map(encode_npy, own)
+            bodies = map(npy.encode, own)
             rows.append(dict(zip(suffixes, bodies, strict=True)))
     return rows
 

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mindeye_dist.data import npy
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import (
     DISTINCT,
-    NOT_NPY,
     PICTURES,
     VOXELS,
     Sample,
     Shard,
     Subject,
-    read_members,
     scan_tar,
     shard_entry,
     with_checksums,
@@ -163,7 +163,7 @@ def read_voxel_shape(store: Store, sample: Sample) -> tuple[int, int]:
             shape, _, dtype = np.lib.format.read_array_header_1_0(header)
         else:
             shape, _, dtype = np.lib.format.read_array_header_2_0(header)
-    except NOT_NPY as error:
+    except npy.NOT_NPY as error:
         raise DataError(f"{where}: not a plain .npy array: {error}") from error
     if len(shape) != 2 or dtype.kind != "f":
         raise DataError(f"{where}: got {dtype} {shape}, expected floats (repeats, voxels)")

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int, Shaped
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import DataConfig, TrainingConfig
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import (
     DISTINCT,
     VOXELS,
@@ -27,7 +28,6 @@ from mindeye_dist.data.shards import (
     Sample,
     decode_npy,
     read_index,
-    read_members,
 )
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.targets import Request, StoredTargets, TargetSource, checked_array
@@ -251,7 +251,7 @@ class TrainLoader:
     def batches(self, first: int, last: int, rank: int, world_size: int) -> Iterator[Batch]:
         """Yield the batches of steps first..last-1, read ahead in threads."""
         ahead = max(1, self.config.prefetch_batches)
-        with ThreadPoolExecutor(max_workers=min(ahead, 4)) as pool:
+        with ThreadPoolExecutor(max_workers=ahead) as pool:
             pending: deque[Future[Batch]] = deque()
             try:
                 for step in range(first, last):

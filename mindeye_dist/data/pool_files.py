@@ -18,10 +18,11 @@ import numpy as np
 import xxhash
 from jaxtyping import Float
 
+from mindeye_dist.data import npy
 from mindeye_dist.data.embedding import BATCH, TargetEncoder, Views, encode_views
 from mindeye_dist.data.pictures import decode, square_jpeg, thumbnail
 from mindeye_dist.data.pool_index import fit_components, write_search_index
-from mindeye_dist.data.shards import NOT_NPY, Shard
+from mindeye_dist.data.shards import Shard
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.writer import write_shards
 from mindeye_dist.shapes import TargetShape
@@ -264,7 +265,7 @@ def mapped(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except NOT_NPY as error:
+    except npy.NOT_NPY as error:
         raise DataError(f"{path}: not a plain .npy array: {error}") from error
     if array.shape != shape or array.dtype != np.dtype(dtype):
         raise DataError(f"{path}: got {array.dtype} {array.shape}, expected {dtype} {shape}")

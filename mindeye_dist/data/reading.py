@@ -20,14 +20,15 @@ from botocore.parsers import ResponseParserError
 
 Range = tuple[str, int, int]
 """Path, first byte, and the byte after the last."""
-Fetch = Callable[[str, int, int], Awaitable[bytes]]
+Fetch = Callable[..., Awaitable[bytes]]
+"""Of a path, from `start` to `end`."""
 Answer = TypeVar("Answer")
 
 UNREADABLE = (OSError, BotoCoreError, ClientError, ResponseParserError, ConnectionFailure)
 """What a file system raises where bytes cannot be had."""
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Those of them that another try would not mend."""
-TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 0.1, 5.0
+TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 0.05, 5.0
 """Of a request: tries in all, the mean wait before the second, and the longest (seconds)."""
 AT_ONCE = 32
 """Requests on their way at once, for each reader."""
@@ -36,6 +37,8 @@ GAP, LONGEST_JOINED = 4096, 8 * 2**20
 HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE = 4.0, 0.3, 0.05
 """A second request goes out after so many medians, at least so many seconds; for at most a share
 of all requests."""
+UNKNOWN_PATIENCE = 2.0
+"""Before the second request, while nothing is known of others (seconds)."""
 ONCE = {"retries": {"total_max_attempts": 1}, "connect_timeout": 5, "read_timeout": 20}
 """boto's settings: one try, and how long it may take (seconds)."""
 
@@ -163,14 +166,14 @@ class Reader:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._counts.requests += 1
-        piece = await self._fetch(part.path, part.start, part.end)
+        piece = await self._fetch(part.path, start=part.start, end=part.end)
         self._seconds.append(loop.time() - begun)
         self._counts.num_bytes += len(piece)
         return piece
 
-    def _patience(self) -> float | None:
+    def _patience(self) -> float:
         if len(self._seconds) < 8:  # too few to tell what is long
-            return None
+            return UNKNOWN_PATIENCE
         return max(HEDGE_AFTER * statistics.median(self._seconds), HEDGE_FLOOR)
 
 

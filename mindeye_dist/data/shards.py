@@ -13,7 +13,6 @@ import io
 import json
 import os
 import tarfile
-import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import xxhash
 
-from mindeye_dist.data.reading import Range
+from mindeye_dist.data import npy
 from mindeye_dist.data.store import LONGEST_READ, DataError, RangeFile, Store
 from mindeye_dist.shapes import Kind
 from mindeye_dist.strict import from_dict
@@ -36,7 +35,6 @@ ABOUT_PICTURES = "truth/pictures.jsonl"
 """What simulation writes about its pictures, beside the shards: a JSON line each."""
 END_OF_TAR = 1024
 # A .npy header is a Python literal: where it is damaged, numpy lets errors of its parser through.
-NOT_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -325,64 +323,6 @@ def read_index(store: Store, shard: Shard) -> list[Sample]:
     return samples
 
 
-def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[bytes]:
-    """Return members' bytes, each checked; a bad one is fetched once more before it is reported.
-
-    The number of bytes is always checked, their checksum where the index knows it.
-
-    Raises:
-        DataError: a member is missing or its bytes are not those that were indexed; names shard,
-            key and offset.
-    """
-    members = [sample.member(suffix) for sample, suffix in requests]
-    kept = [_kept(store, member) for member in members]
-    fetched = iter(
-        store.read_ranges(
-            [
-                _range(sample, member)
-                for (sample, _), member, data in zip(requests, members, kept, strict=True)
-                if data is None
-            ]
-        )
-    )
-    return [
-        data if data is not None else _checked(store, *request, member, next(fetched))
-        for request, member, data in zip(requests, members, kept, strict=True)
-    ]
-
-
-def _range(sample: Sample, member: Member) -> Range:
-    return (sample.shard, member.offset, member.offset + member.size)
-
-
-def _kept(store: Store, member: Member) -> bytes | None:
-    """Return what the store's disk cache has of a member, if it is whole."""
-    if store.cache is None or not member.checksum:
-        return None
-    data = store.cache.get(member.checksum, member.size)
-    return data if data is not None and _is_intact(data, member) else None
-
-
-def _checked(store: Store, sample: Sample, suffix: str, member: Member, part: bytes) -> bytes:
-    """Return a member's bytes as they were indexed, fetched once more where they are not."""
-    if not _is_intact(part, member):
-        store.counts.retries += 1
-        part = store.read_ranges([_range(sample, member)])[0]
-    if not _is_intact(part, member):
-        raise DataError(
-            f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte "
-            f"{member.offset}: got {len(part)} bytes with checksum {checksum(part)}, "
-            f"expected {member.size} with {member.checksum or 'any'}"
-        )
-    if store.cache is not None and member.checksum:
-        store.cache.put(member.checksum, member.size, part)
-    return part
-
-
-def _is_intact(part: bytes, member: Member) -> bool:
-    return len(part) == member.size and member.checksum in ("", checksum(part))
-
-
 def _paths(manifest: Manifest) -> Iterable[str]:
     for subject in manifest.subjects.values():
         yield subject.truth
@@ -404,14 +344,6 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
         DataError: the bytes are no plain array; names `where`.
     """
     try:
-        array: np.ndarray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except NOT_NPY as error:
+        return npy.decode(data)
+    except npy.NOT_NPY as error:
         raise DataError(f"{where}: not a plain .npy array: {error}") from error
-    return array
-
-
-def encode_npy(array: np.ndarray) -> bytes:
-    """Return an array as the bytes of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()

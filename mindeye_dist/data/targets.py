@@ -11,7 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from mindeye_dist.data.shards import Sample, Targets, decode_npy, read_index, read_members
+from mindeye_dist.data.members import read_members
+from mindeye_dist.data.shards import Sample, Targets, decode_npy, read_index
 from mindeye_dist.data.store import DataError, Store
 
 Request = tuple[int, int]

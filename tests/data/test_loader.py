@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from mindeye_dist.config import DataConfig, TrainingConfig
+from mindeye_dist.data import npy
 from mindeye_dist.data.loader import Dataset, TrainLoader, draw_repeat, eval_batches
-from mindeye_dist.data.shards import MANIFEST, encode_npy, read_manifest
+from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.randomness import numpy_generator
 
@@ -302,7 +303,7 @@ def test_nan_voxel(own_shards):
 
 def test_wrong_voxel_count(own_shards):
     path, key, member = member_offset(own_shards, "nsdgeneral.npy")
-    narrower = encode_npy(np.zeros((3, 20), np.float16))
+    narrower = npy.encode(np.zeros((3, 20), np.float16))
     # The header's length stays; what follows is padding that the array does not reach.
     overwrite(path, member.offset, narrower[: member.size])
     reindex(own_shards, path)

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import webdataset
 
+from mindeye_dist.data import npy
 from mindeye_dist.data.indexing import read_voxel_shape
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import (
     VOXELS,
     Member,
     Sample,
     decode_npy,
-    encode_npy,
     read_index,
-    read_members,
     scan_tar,
     write_shard,
 )
@@ -30,8 +30,8 @@ def samples(count):
         (
             f"sample{i:09d}",
             {
-                "coco73k.npy": encode_npy(np.array(i)),
-                "nsdgeneral.npy": encode_npy(np.full((3, 4), i, np.float16)),
+                "coco73k.npy": npy.encode(np.array(i)),
+                "nsdgeneral.npy": npy.encode(np.full((3, 4), i, np.float16)),
             },
         )
         for i in range(count)
@@ -144,7 +144,7 @@ def damaged_arrays():
 
     Past the dictionary, which ends before place 72, is nothing but spaces: a few do.
     """
-    whole = encode_npy(np.zeros((3, 4), np.float16))
+    whole = npy.encode(np.zeros((3, 4), np.float16))
     assert whole[70:120].isspace()
     places = [*range(72), 100, 126, 127]
     spoilt = [

@@ -15,13 +15,13 @@ from jobs import shards
 from jobs.shards import Convert, convert, main
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.pictures import decode, encode_jpeg
 from mindeye_dist.data.shards import (
     Targets,
     decode_npy,
     read_index,
     read_manifest,
-    read_members,
     write_manifest,
 )
 from mindeye_dist.data.store import DataError, Store

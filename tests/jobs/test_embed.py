@@ -23,7 +23,8 @@ from jobs.encoders import EncoderOptions, target_encoder
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.embedding import TargetEncoder, Views, computed_targets
 from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.shards import read_index, read_manifest, read_members, write_manifest
+from mindeye_dist.data.members import read_members
+from mindeye_dist.data.shards import read_index, read_manifest, write_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.writer import write_shards
 from mindeye_dist.engine.journal import read_journal

@@ -17,7 +17,8 @@ from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.checkpoint_copy import copy_checkpoint
 from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.shards import Shard, decode_npy, read_index, read_manifest, read_members
+from mindeye_dist.data.members import read_members
+from mindeye_dist.data.shards import Shard, decode_npy, read_index, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.inference import Predictor
 from mindeye_dist.strict import override

@@ -14,14 +14,14 @@ from s3fs import S3FileSystem
 import jobs.shards
 from jobs.shards import Index, index, main
 from jobs.worker import worker
+from mindeye_dist.data import npy
+from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import (
     DISTINCT,
     VOXELS,
     Targets,
-    encode_npy,
     read_index,
     read_manifest,
-    read_members,
     write_manifest,
 )
 from mindeye_dist.data.store import DataError, Store
@@ -187,7 +187,7 @@ def without_end(data):
     return data[: last.offset_data + -(-last.size // 512) * 512 + 512]
 
 
-VOXELS_OF_ANOTHER = encode_npy(np.zeros((3, 39), np.float16))
+VOXELS_OF_ANOTHER = npy.encode(np.zeros((3, 39), np.float16))
 BAD = {
     "cut in a volume": (lambda s: pack(s.items())[:30_000], "cut short|unexpected end"),
     "cut in the end": (lambda s: without_end(pack(s.items())), "without the mark of a tar's end"),
@@ -238,9 +238,9 @@ def test_bad_shards_are_named_and_nothing_is_written(store, published, name, che
     ("body", "message"),
     [
         (b"\x93NUMPY nonsense" * 20, "not a plain .npy array"),
-        (encode_npy(np.zeros(120, np.float16)), r"float16 \(120,\), expected floats \(repeats"),
-        (encode_npy(np.zeros((3, 40), np.int16)), r"int16 \(3, 40\), expected floats"),
-        (encode_npy(np.zeros((3, 40), np.float16))[:-2], r"has 366 bytes, expected 368"),
+        (npy.encode(np.zeros(120, np.float16)), r"float16 \(120,\), expected floats \(repeats"),
+        (npy.encode(np.zeros((3, 40), np.int16)), r"int16 \(3, 40\), expected floats"),
+        (npy.encode(np.zeros((3, 40), np.float16))[:-2], r"has 366 bytes, expected 368"),
     ],
 )
 def test_voxels_that_are_no_responses(store, body, message):
@@ -278,7 +278,7 @@ def add_random_targets(store):
     splits = {}
     for split, shards in subject.splits.items():
         keys = [s.key for shard in shards for s in read_index(store, shard)]
-        members = [encode_npy(generator.standard_normal((5, 16)).astype(np.float16)) for _ in keys]
+        members = [npy.encode(generator.standard_normal((5, 16)).astype(np.float16)) for _ in keys]
         size += sum(len(member) for member in members) if split != "test" else 0
         samples = [(k, {"clip_tokens.npy": m}) for k, m in zip(keys, members, strict=True)]
         splits[split] = write_shards(store, f"targets/{split}", samples)

@@ -11,7 +11,7 @@ import aiohttp
 import psutil
 import requests
 
-from mindeye_dist.data.shards import encode_npy
+from mindeye_dist.data import npy
 from serve.client import NPY, Client, ServiceError
 from tests.ray_cluster import replicas
 
@@ -67,7 +67,7 @@ def flood(service, voxels, path="/v1/embed", calls=1000, at_once=300):
 
 async def _flood(service, voxels, path, calls, at_once):
     seconds, left = defaultdict(list), iter(range(calls))
-    body = encode_npy(voxels[0])
+    body = npy.encode(voxels[0])
     headers = {"Authorization": f"Bearer {service.token}", **NPY}
 
     async def work(session):

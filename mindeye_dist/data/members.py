@@ -1,0 +1,68 @@
+"""Members of samples: their bytes by index, each checked, from the store or this machine's disk.
+
+A member whose bytes are not those that were indexed is fetched once more before it is reported.
+"""
+
+from collections.abc import Sequence
+
+from mindeye_dist.data.reading import Range
+from mindeye_dist.data.shards import Member, Sample, checksum
+from mindeye_dist.data.store import DataError, Store
+
+
+def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[bytes]:
+    """Return members' bytes, each checked; a bad one is fetched once more before it is reported.
+
+    The number of bytes is always checked, their checksum where the index knows it.
+
+    Raises:
+        DataError: a member is missing or its bytes are not those that were indexed; names shard,
+            key and offset.
+    """
+    members = [sample.member(suffix) for sample, suffix in requests]
+    kept = [_kept(store, member) for member in members]
+    fetched = iter(
+        store.read_ranges(
+            [
+                _range(sample, member)
+                for (sample, _), member, data in zip(requests, members, kept, strict=True)
+                if data is None
+            ]
+        )
+    )
+    return [
+        data if data is not None else _checked(store, *request, member, next(fetched))
+        for request, member, data in zip(requests, members, kept, strict=True)
+    ]
+
+
+def _range(sample: Sample, member: Member) -> Range:
+    return (sample.shard, member.offset, member.offset + member.size)
+
+
+def _kept(store: Store, member: Member) -> bytes | None:
+    """Return what the store's disk cache has of a member, if it is whole."""
+    if store.cache is None or not member.checksum:
+        return None
+    data = store.cache.get(member.checksum, member.size)
+    return data if data is not None and _is_intact(data, member) else None
+
+
+def _checked(store: Store, sample: Sample, suffix: str, member: Member, part: bytes) -> bytes:
+    """Return a member's bytes as they were indexed, fetched once more where they are not."""
+    if not _is_intact(part, member):
+        store.counts.retries += 1
+        part = store.read_ranges([_range(sample, member)])[0]
+    if not _is_intact(part, member):
+        raise DataError(
+            f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte "
+            f"{member.offset}: got {len(part)} bytes with checksum {checksum(part)}, "
+            f"expected {member.size} with {member.checksum or 'any'}"
+        )
+    if store.cache is not None and member.checksum:
+        store.cache.put(member.checksum, member.size, part)
+    return part
+
+
+def _is_intact(part: bytes, member: Member) -> bool:
+    return len(part) == member.size and member.checksum in ("", checksum(part))
