@@ -21,7 +21,8 @@ class Batch:
         voxels: one response a sample, z-scored per session.
         targets: by kind. `clip_tokens` (batch, tokens, dim), token 0 of unit norm; `latents`
             (batch, channels, height, width); `feature_map` (batch, tokens, dim) and
-            `feature_map_augmented`, that of an augmented view of the picture.
+            `feature_map_augmented`, that of an augmented view of the picture. In the precision
+            in which they are stored, until the batch is on its device.
         keys: sample keys, for messages.
         step: optimizer step (or number of the validation batch) that the batch is for.
         start: position of the first sample in the global batch.
@@ -46,9 +47,12 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device."""
+        """Return the batch on a device, in single precision."""
         return replace(
             self,
-            voxels=self.voxels.to(device, non_blocking=True),
-            targets={k: rows.to(device, non_blocking=True) for k, rows in self.targets.items()},
+            voxels=self.voxels.to(device, non_blocking=True).float(),
+            targets={
+                kind: rows.to(device, non_blocking=True).float()
+                for kind, rows in self.targets.items()
+            },
         )

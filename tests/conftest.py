@@ -115,8 +115,11 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
     return manifest
 
 
-def write_random_subject(url, num_voxels, token_shape, count):
-    """Write a subject of random numbers of any size, `count` training samples and two of each."""
+def write_random_subject(url, num_voxels, token_shape, count, encoded=None):
+    """Write a subject of random numbers of any size, `count` training samples and two of each.
+
+    `encoded` makes the bytes of a picture by number; by default they are tiny.
+    """
     generator = np.random.default_rng(0)
     store = Store(str(url))
     splits, targets = {}, {}
@@ -124,7 +127,7 @@ def write_random_subject(url, num_voxels, token_shape, count):
         keys = [f"{split}{i:09d}" for i in range(number)]
         samples = (
             {
-                "jpg": picture(i),
+                "jpg": (encoded or picture)(i),
                 "nsdgeneral.npy": npy.encode(
                     generator.standard_normal((3, num_voxels)).astype(np.float16)
                 ),

@@ -97,7 +97,7 @@ class Dataset:
         for start in range(0, len(self), 256):
             some = range(start, min(start + 256, len(self)))
             for i, repeats in zip(some, self.voxels(some), strict=True):
-                rows[i] = repeats.astype(np.float32).mean(axis=0)
+                rows[i] = single(repeats).mean(axis=0)
         return rows
 
     def all_targets(self, kind: str) -> Float[np.ndarray, "pictures ..."]:
@@ -163,10 +163,8 @@ class Dataset:
         number = decode_npy(distinct, f"{where}: {DISTINCT}")
         if number.size != 1 or not 1 <= number.item() <= len(responses):
             raise DataError(f"{where}: {DISTINCT} is {number}, expected 1..{len(responses)}")
-        if self._count_copies:
-            return responses
         # A copy, or the cache would keep the other rows as well.
-        return responses[: int(number.item())].copy()
+        return responses[: len(responses) if self._count_copies else int(number.item())].copy()
 
 
 def picture_member(sample: Sample) -> str:
@@ -271,7 +269,7 @@ def eval_batches(dataset: Dataset, size: int, rank: int, world_size: int) -> Ite
         count = min(size, len(dataset) - start)
         own = local_slice(count, rank, world_size)
         indices = list(range(start + own.start, start + own.stop))
-        voxels = [rows.astype(np.float32).mean(axis=0) for rows in dataset.voxels(indices)]
+        voxels = [single(rows).mean(axis=0) for rows in dataset.voxels(indices)]
         targets = {k: dataset.targets(k, [(i, 0) for i in indices]) for k in dataset.sources}
         if "feature_map" in targets:
             targets["feature_map_augmented"] = targets["feature_map"]
@@ -290,7 +288,7 @@ def draw_repeat(
     `random_combine` is the published low-level recipe, drawn for each sample: with 50 % a random
     convex combination, with 30 % the mean, else any row.
     """
-    repeats = voxels.astype(np.float32)
+    repeats = single(voxels)
     if how == "random_combine":
         chance = generator.random()
         if chance < 0.5:
@@ -327,5 +325,9 @@ def _stacked(
     rows: Sequence[np.ndarray], shape: tuple[int, ...]
 ) -> Shaped[torch.Tensor, "batch ..."]:
     # A rank may have no sample of a small batch.
-    stacked = np.stack(rows).astype(np.float32) if rows else np.empty((0, *shape), np.float32)
-    return torch.from_numpy(stacked)
+    return torch.from_numpy(np.stack(rows) if rows else np.empty((0, *shape), np.float32))
+
+
+def single(array: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+    """Return an array in single precision; by torch, as NumPy has no fast way from half."""
+    return torch.from_numpy(array).float().numpy()

@@ -99,7 +99,7 @@ class Store:
             try:
                 with (open if self.is_local else self._files.open)(joined.path, "rb") as file:
                     file.seek(joined.start)
-                    piece = file.read(joined.end - joined.start)
+                    piece: bytes = file.read(joined.end - joined.start)
             except UNREADABLE as error:
                 path = joined.path.removeprefix(f"{self._root}/")
                 raise DataError(f"{self.locate(path)}: cannot be read: {error}") from error

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from mindeye_dist.data import npy
 from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import Sample, Targets, decode_npy, read_index
 from mindeye_dist.data.store import DataError, Store
@@ -103,6 +104,6 @@ def checked_array(data: bytes, shape: tuple[int, ...], where: str) -> Float[np.n
         raise DataError(
             f"{where}: got {array.dtype} {array.shape}, expected floating point {shape}"
         )
-    if not np.isfinite(array).all():
+    if not npy.is_finite(array):
         raise DataError(f"{where}: {np.count_nonzero(~np.isfinite(array))} values are not finite")
     return array
