@@ -338,58 +338,6 @@ class ReconstructionConfig:
         _check_sizes("reconstruction", self, "candidates", "batch_size")
 
 
-@dataclass(frozen=True, kw_only=True)
-class SimulationConfig:
-    """A simulated subject: voxels with known tuning and NSD's noise (data/simulate.py).
-
-    The defaults are the demo's subject, which a small model can decode well but not perfectly;
-    `nsd_preset` gives subjects of NSD's size and difficulty.
-    """
-
-    subject: str = "subj01"
-    seed: int = 0
-    num_voxels: int = 4000
-    num_repeats: int = 3
-    early_fraction: float = 0.296
-    """Share of voxels in V1-hV4, driven by low-level features through receptive fields."""
-    num_components: int = 64
-    """Principal components of the clip_tokens that higher voxels are tuned to."""
-    num_lowlevel: int = 64
-    """Principal components of the low-level grid that early voxels see."""
-    tuning_exponent: float = 0.2
-    """Component k enters the tuning with standard deviation k**-tuning_exponent."""
-    tuning_fwhm: float = 4.0
-    """Width along the sheet over which voxels share their tuning (voxels)."""
-    unexplained_fraction: float = 0.2
-    """Share of the signal variance that is driven by the picture but not by the features."""
-    shared_fraction: float = 0.75
-    """Share of that variance along the tuning, where no number of voxels averages it away."""
-    lowrank_fraction: float = 0.25
-    """Share of the noise variance that is common to the whole brain (arousal, motion)."""
-    lowrank_rank: int = 20
-    smooth_fraction: float = 0.25
-    """Share of the noise variance that neighbouring voxels have in common."""
-    smooth_fwhm: float = 4.0
-    """Width of that common noise along the sheet (voxels)."""
-    ncsnr_log_mean: float = -0.9
-    ncsnr_log_sd: float = 0.45
-    trials_per_session: int = 750
-    session_gain_sd: float = 0.03
-    """Standard deviation over sessions of the gain of the signal."""
-
-    def __post_init__(self) -> None:
-        fractions = ("early", "unexplained", "shared", "lowrank", "smooth")
-        _check_shares("simulation", self, *(f"{fraction}_fraction" for fraction in fractions))
-        common = self.lowrank_fraction + self.smooth_fraction
-        check(common < 1, "simulation.lowrank_fraction + smooth_fraction", common, "below 1")
-        _check_sizes("simulation", self, "num_repeats", "lowrank_rank")
-        for name, bound in {"num_voxels": 2, "trials_per_session": 10}.items():
-            got = getattr(self, name)
-            check(got >= bound, f"simulation.{name}", got, f"at least {bound}")
-        for name in ("tuning_fwhm", "smooth_fwhm"):
-            check(getattr(self, name) > 0, f"simulation.{name}", getattr(self, name), "above 0")
-
-
 def _check_sizes(section: str, values: object, *names: str) -> None:
     for name in names:
         check(getattr(values, name) >= 1, f"{section}.{name}", getattr(values, name), "at least 1")
