@@ -63,6 +63,15 @@ class DataConfig:
     """Decoded samples of a split that each worker keeps in memory, at most (GiB)."""
     prefetch_batches: int = 4
     """Batches read ahead of the training step."""
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    """What training does where a sample is missing, damaged or not finite: `skip` lets another take
+    its place in the batch, names it in the log and counts it. Validation always raises."""
+    max_bad_samples: int = 10
+    """Different bad samples that `skip` bears; one more stops the run with their list."""
+
+    def __post_init__(self) -> None:
+        got = self.max_bad_samples
+        check(got >= 0, "data.max_bad_samples", got, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,10 +218,19 @@ class TrainingConfig:
     max_micro_batch_size: int = 4096
     """Most samples on one device at once; accumulation follows, with the same negatives."""
     validate_every_epochs: int = 5
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """What follows a loss or gradient that is NaN or infinite: `skip` leaves weights and moments as
+    they were before the step, names the batch in the log, and goes on with the next."""
+    max_non_finite: int = 5
+    """Batches of a run that `skip` leaves out; one more stops it."""
+    check_ranks_every: int = 50
+    """Steps between comparisons of the weights that all workers hold, to the bit."""
 
     def __post_init__(self) -> None:
         _check_sizes("training", self, "epochs", "global_batch_size")
         _check_sizes("training", self, "max_micro_batch_size", "validate_every_epochs")
+        _check_sizes("training", self, "check_ranks_every")
+        check(self.max_non_finite >= 0, "training.max_non_finite", self.max_non_finite, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

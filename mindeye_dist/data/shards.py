@@ -38,6 +38,10 @@ END_OF_TAR = 1024
 NOT_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 
 
+class BadSampleError(DataError):
+    """What is stored of one sample is missing, damaged or not finite; others may be whole."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One tar file.
@@ -155,10 +159,10 @@ class Sample:
         """Return a member.
 
         Raises:
-            DataError: the sample lacks it.
+            BadSampleError: the sample lacks it.
         """
         if suffix not in self.members:
-            raise DataError(
+            raise BadSampleError(
                 f"{self.shard}: sample {self.key} has no {suffix}, only {sorted(self.members)}"
             )
         return self.members[suffix]
@@ -330,8 +334,8 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
     The number of bytes is always checked, their checksum where the index knows it.
 
     Raises:
-        DataError: a member is missing or its bytes are not those that were indexed; names shard,
-            key and offset.
+        BadSampleError: a member is missing or not what was indexed; names shard, key and offset.
+        DataError: the bytes cannot be had.
     """
     members = [sample.member(suffix) for sample, suffix in requests]
     ranges = [
@@ -345,12 +349,17 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
         store.retries += 1
         parts[i] = store.read_ranges([ranges[i]])[0]
         if not _is_intact(parts[i], member):
-            raise DataError(
-                f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte "
-                f"{member.offset}: got {len(parts[i])} bytes with checksum {checksum(parts[i])}, "
-                f"expected {member.size} with {member.checksum or 'any'}"
+            raise BadSampleError(
+                f"{place_of(store, sample, suffix)}: got {len(parts[i])} bytes with checksum "
+                f"{checksum(parts[i])}, expected {member.size} with {member.checksum or 'any'}"
             )
     return parts
+
+
+def place_of(store: Store, sample: Sample, suffix: str) -> str:
+    """Return where a member lies, for messages: shard, key, suffix and offset."""
+    offset = sample.member(suffix).offset
+    return f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte {offset}"
 
 
 def _is_intact(part: bytes, member: Member) -> bool:
@@ -375,12 +384,12 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
     """Return the array of a .npy member; objects are refused.
 
     Raises:
-        DataError: the bytes are no plain array; names `where`.
+        BadSampleError: the bytes are no plain array; names `where`.
     """
     try:
         array: np.ndarray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except NOT_NPY as error:
-        raise DataError(f"{where}: not a plain .npy array: {error}") from error
+        raise BadSampleError(f"{where}: not a plain .npy array: {error}") from error
     return array
 
 
