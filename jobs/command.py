@@ -1,6 +1,7 @@
 """What entry points share: clear errors, and places that outlive a Ray job's copy."""
 
 import logging
+import math
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from rich.progress import track
 from mindeye_dist.checkpoint import CheckpointError
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.store import DataError
-from mindeye_dist.engine.trainer import NonFiniteLossError
+from mindeye_dist.engine.guards import DivergedError, NonFiniteError
 from mindeye_dist.strict import check, override
 
 Item = TypeVar("Item")
@@ -26,7 +27,8 @@ SCORES = ("top1_brain_to_image", "top1_image_to_brain", "latent_correlation")
 KNOWN_ERRORS = (
     DataError,
     CheckpointError,
-    NonFiniteLossError,
+    DivergedError,
+    NonFiniteError,
     ValueError,
     ImportError,
     ChildProcessError,
@@ -110,7 +112,7 @@ def line(values: dict[str, Any]) -> str:
     parts = [
         f"epoch {values['epoch'] + 1}",
         f"step {values['step']}/{values['total_steps']}",
-        f"loss {values['train/total']:.3f}",
+        f"loss {values.get('train/total', math.nan):.3f}",
         f"({', '.join(named)})",
         f"{values['train/samples_per_s']:.0f} samples/s",
         f"data wait {values['train/data_wait_fraction']:.0%}",

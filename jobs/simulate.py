@@ -18,7 +18,7 @@ import torch
 import tyro
 
 from jobs.command import clear_errors, place, watched
-from mindeye_dist.config import DataConfig, SimulationConfig
+from mindeye_dist.config import DataConfig
 from mindeye_dist.data import npy
 from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
 from mindeye_dist.data.scenes import GENERATOR_SERIES, render_scene
@@ -50,6 +50,7 @@ from mindeye_dist.models.frozen import (
 )
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.shapes import Kind
+from mindeye_dist.simulation_config import SimulationConfig
 from mindeye_dist.strict import check
 
 LICENCE = (

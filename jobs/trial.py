@@ -17,8 +17,8 @@ from jobs.launch import launch, new_board
 from jobs.spaces import trial_config
 from mindeye_dist.checkpoint import CONFIG, MANIFEST, Checkpoints, digest, read_place
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.engine.guards import NonFiniteError
 from mindeye_dist.engine.journal import JOURNAL
-from mindeye_dist.engine.trainer import NonFiniteLossError
 from mindeye_dist.strict import from_dict, override, to_dict
 from mindeye_dist.sweep import describe_trial, note_event, read_events
 
@@ -61,7 +61,7 @@ def run_trial(params: dict[str, Any], task: Task) -> None:
         if task.hands_over:
             take_over(config)
         train(config, task)
-    except (ValueError, NonFiniteLossError) as error:
+    except (ValueError, NonFiniteError) as error:
         note_event(folder, "failed", str(error))
         raise
     except Exception as error:  # a node, a disk, memory: what may be there the next time

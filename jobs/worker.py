@@ -150,6 +150,6 @@ def restore(
         return Place()
     check_same_run(newest, config, shapes)
     place = read_place(newest)
-    backend.load_state(TrainingState(newest, backend.shapes), place.step)
+    backend.load_state(TrainingState(newest, backend.shapes), place.step - place.skipped)
     log.warning("goes on from %s", newest)
     return place

@@ -37,6 +37,12 @@ MAY_CHANGE = (
     "data.cache_gib",
     "data.prefetch_batches",
     "data.disk_cache",
+    # These only stop a run or let it go on: what was trained so far is the same with any of them.
+    "data.on_bad_sample",
+    "data.max_bad_samples",
+    "training.on_non_finite",
+    "training.max_non_finite",
+    "training.check_ranks_every",
     "training.max_micro_batch_size",
     "checkpoint.",
     "compute.num_workers",
@@ -64,11 +70,13 @@ class Place:
         step: optimizer steps done.
         best_step: the step of the best validation, -1 before the first.
         best_score: its score.
+        skipped: how many of the steps left the weights alone, as their gradient was not finite.
     """
 
     step: int = 0
     best_step: int = -1
     best_score: float = float("-inf")
+    skipped: int = 0
 
 
 class Checkpoints:

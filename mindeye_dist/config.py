@@ -67,6 +67,15 @@ class DataConfig:
     """Folder of this machine that keeps what was read from S3; none by default."""
     disk_cache_gib: float = 50.0
     """The least recently used of it is deleted above (GiB)."""
+    on_bad_sample: Literal["raise", "skip"] = "raise"
+    """What training does where a sample is missing, damaged or not finite: `skip` lets another take
+    its place in the batch, names it in the log and counts it. Validation always raises."""
+    max_bad_samples: int = 10
+    """Different bad samples that `skip` bears; one more stops the run with their list."""
+
+    def __post_init__(self) -> None:
+        got = self.max_bad_samples
+        check(got >= 0, "data.max_bad_samples", got, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,10 +222,19 @@ class TrainingConfig:
     max_micro_batch_size: int = 4096
     """Most samples on one device at once; accumulation follows, with the same negatives."""
     validate_every_epochs: int = 5
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    """What follows a loss or gradient that is NaN or infinite: `skip` leaves weights and moments as
+    they were before the step, names the batch in the log, and goes on with the next."""
+    max_non_finite: int = 5
+    """Batches of a run that `skip` leaves out; one more stops it."""
+    check_ranks_every: int = 50
+    """Steps between comparisons of the weights that all workers hold, to the bit."""
 
     def __post_init__(self) -> None:
         _check_sizes("training", self, "epochs", "global_batch_size")
         _check_sizes("training", self, "max_micro_batch_size", "validate_every_epochs")
+        _check_sizes("training", self, "check_ranks_every")
+        check(self.max_non_finite >= 0, "training.max_non_finite", self.max_non_finite, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,58 +371,6 @@ class ReconstructionConfig:
         got = self.averaged_samples
         check(got >= 0, "reconstruction.averaged_samples", got, "0 or more")
         _check_sizes("reconstruction", self, "candidates", "batch_size")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimulationConfig:
-    """A simulated subject: voxels with known tuning and NSD's noise (data/simulate.py).
-
-    The defaults are the demo's subject, which a small model can decode well but not perfectly;
-    `nsd_preset` gives subjects of NSD's size and difficulty.
-    """
-
-    subject: str = "subj01"
-    seed: int = 0
-    num_voxels: int = 4000
-    num_repeats: int = 3
-    early_fraction: float = 0.296
-    """Share of voxels in V1-hV4, driven by low-level features through receptive fields."""
-    num_components: int = 64
-    """Principal components of the clip_tokens that higher voxels are tuned to."""
-    num_lowlevel: int = 64
-    """Principal components of the low-level grid that early voxels see."""
-    tuning_exponent: float = 0.2
-    """Component k enters the tuning with standard deviation k**-tuning_exponent."""
-    tuning_fwhm: float = 4.0
-    """Width along the sheet over which voxels share their tuning (voxels)."""
-    unexplained_fraction: float = 0.2
-    """Share of the signal variance that is driven by the picture but not by the features."""
-    shared_fraction: float = 0.75
-    """Share of that variance along the tuning, where no number of voxels averages it away."""
-    lowrank_fraction: float = 0.25
-    """Share of the noise variance that is common to the whole brain (arousal, motion)."""
-    lowrank_rank: int = 20
-    smooth_fraction: float = 0.25
-    """Share of the noise variance that neighbouring voxels have in common."""
-    smooth_fwhm: float = 4.0
-    """Width of that common noise along the sheet (voxels)."""
-    ncsnr_log_mean: float = -0.9
-    ncsnr_log_sd: float = 0.45
-    trials_per_session: int = 750
-    session_gain_sd: float = 0.03
-    """Standard deviation over sessions of the gain of the signal."""
-
-    def __post_init__(self) -> None:
-        fractions = ("early", "unexplained", "shared", "lowrank", "smooth")
-        _check_shares("simulation", self, *(f"{fraction}_fraction" for fraction in fractions))
-        common = self.lowrank_fraction + self.smooth_fraction
-        check(common < 1, "simulation.lowrank_fraction + smooth_fraction", common, "below 1")
-        _check_sizes("simulation", self, "num_repeats", "lowrank_rank")
-        for name, bound in {"num_voxels": 2, "trials_per_session": 10}.items():
-            got = getattr(self, name)
-            check(got >= bound, f"simulation.{name}", got, f"at least {bound}")
-        for name in ("tuning_fwhm", "smooth_fwhm"):
-            check(getattr(self, name) > 0, f"simulation.{name}", getattr(self, name), "above 0")
 
 
 def _check_sizes(section: str, values: object, *names: str) -> None:

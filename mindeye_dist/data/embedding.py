@@ -23,6 +23,7 @@ from mindeye_dist.data.loader import Dataset, picture_member
 from mindeye_dist.data.members import read_members
 from mindeye_dist.data.pictures import decode
 from mindeye_dist.data.shards import (
+    BadSampleError,
     Sample,
     Shard,
     Targets,
@@ -268,7 +269,7 @@ def encode_views(
         requests: number of a picture, and variant: 0 for the picture itself.
 
     Raises:
-        DataError: a picture cannot be read, or a target is not finite in float16.
+        BadSampleError: a picture cannot be read, or a target is not finite in float16.
     """
     decoded = [_decoded(data, name) for data, name in zip(pictures, names, strict=True)]
     digests = [hashlib.sha256(data).hexdigest() for data in pictures]
@@ -288,7 +289,11 @@ def encode_views(
 
 
 def _decoded(data: bytes, name: str) -> Float[Tensor, "3 height width"]:
-    return torch.from_numpy(decode(data, name)).permute(2, 0, 1).float() / 255
+    try:
+        picture = decode(data, name)
+    except DataError as error:
+        raise BadSampleError(str(error)) from error
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
 
 def _view(
@@ -307,7 +312,7 @@ def _half(target: np.ndarray, what: str) -> np.ndarray:
         half = target.astype(np.float16)
     if not np.isfinite(half).all():
         worst = np.abs(target).max()
-        raise DataError(f"{what}: largest value {worst}, expected finite in float16")
+        raise BadSampleError(f"{what}: largest value {worst}, expected finite in float16")
     return half
 
 

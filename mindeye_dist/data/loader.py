@@ -10,6 +10,8 @@ to a limit.
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain
 from threading import Lock
 from types import MappingProxyType
 from typing import Any
@@ -20,10 +22,12 @@ from jaxtyping import Float, Int, Shaped
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import DataConfig, TrainingConfig
-from mindeye_dist.data.members import read_members
+from mindeye_dist.data.bad_samples import BadSamples
+from mindeye_dist.data.members import place_of, read_members
 from mindeye_dist.data.shards import (
     DISTINCT,
     VOXELS,
+    BadSampleError,
     Manifest,
     Sample,
     decode_npy,
@@ -48,8 +52,8 @@ class Dataset:
 
     Raises:
         DataError: on construction, if subject, split or a set are not in the manifest or a set's
-            keys are not the samples'; on reading, if a
-            member is missing, corrupt, of another shape, or not finite.
+            keys are not the samples'; on reading, if the bytes cannot be had.
+        BadSampleError: on reading, if a member is missing, corrupt, of another shape, not finite.
     """
 
     def __init__(
@@ -133,11 +137,17 @@ class Dataset:
     ) -> None:
         try:
             arrays = fetch(list(missing))
+        except BadSampleError as error:
+            if len(missing) == 1:
+                self._fail(missing, error)
+                raise
+            # One by one, so that those who wait for the others get them.
+            for key, future in missing.items():
+                with suppress(BadSampleError):
+                    self._fill({key: future}, fetch)
+            return
         except Exception as error:
-            with self._lock:
-                for key, future in missing.items():
-                    del self._held[key]
-                    future.set_exception(error)
+            self._fail(missing, error)
             raise
         with self._lock:
             for (key, future), array in zip(missing.items(), arrays, strict=True):
@@ -146,6 +156,12 @@ class Dataset:
                     self._cache_left -= array.nbytes
                 else:
                     del self._held[key]
+
+    def _fail(self, missing: dict[tuple[Any, ...], Future[np.ndarray]], error: Exception) -> None:
+        with self._lock:
+            for key, future in missing.items():
+                del self._held[key]
+                future.set_exception(error)
 
     def _read(self, kind: str, keys: list[tuple[Any, ...]]) -> list[np.ndarray]:
         return self.sources[kind].read([(i, variant) for _, i, variant in keys])
@@ -158,11 +174,13 @@ class Dataset:
         return [self._decode(sample, *parts[2 * i : 2 * i + 2]) for i, sample in enumerate(samples)]
 
     def _decode(self, sample: Sample, voxels: bytes, distinct: bytes) -> np.ndarray:
-        where = f"{self.subject_name}: {self.store.locate(sample.shard)}: sample {sample.key}"
-        responses = checked_array(voxels, self.voxel_shape, f"{where}: {VOXELS}")
-        number = decode_npy(distinct, f"{where}: {DISTINCT}")
+        def where(suffix: str) -> str:
+            return f"{self.subject_name}: {place_of(self.store, sample, suffix)}"
+
+        responses = checked_array(voxels, self.voxel_shape, where(VOXELS))
+        number = decode_npy(distinct, where(DISTINCT))
         if number.size != 1 or not 1 <= number.item() <= len(responses):
-            raise DataError(f"{where}: {DISTINCT} is {number}, expected 1..{len(responses)}")
+            raise BadSampleError(f"{where(DISTINCT)}: is {number}, expected 1..{len(responses)}")
         # A copy, or the cache would keep the other rows as well.
         return responses[: len(responses) if self._count_copies else int(number.item())].copy()
 
@@ -173,7 +191,11 @@ def picture_member(sample: Sample) -> str:
 
 
 class TrainLoader:
-    """Batches of one rank for training; `batch` is a pure function of the step."""
+    """Batches of one rank for training; `batch` is a pure function of the step.
+
+    Attributes:
+        bad: what was passed over where bad samples are skipped.
+    """
 
     def __init__(self, dataset: Dataset, config: DataConfig, training: TrainingConfig) -> None:
         if training.global_batch_size > len(dataset):
@@ -187,6 +209,7 @@ class TrainLoader:
         names = np.array([sample.shard for sample in dataset.samples])
         self._shards = [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
         self.global_batch_size = training.global_batch_size
+        self.bad = BadSamples(config.subject, config.max_bad_samples)
 
     def epoch(self, step: int) -> int:
         """Return the epoch in which a step's batch starts."""
@@ -207,16 +230,57 @@ class TrainLoader:
         return np.array([permutations[p // count][p % count] for p in stream.tolist()])
 
     def batch(self, step: int, rank: int, world_size: int) -> Batch:
-        """Return a rank's part of a step's global batch."""
+        """Return a rank's part of a step's global batch.
+
+        Raises:
+            BadSampleError: a sample is bad, and is to be raised.
+            DataError: more samples are bad than may be skipped, or the bytes cannot be had.
+        """
         order = self.order(step)
         own = local_slice(len(order), rank, world_size)
         indices = order[own].tolist()
+        try:
+            return self._read(step, own.start, indices)
+        except BadSampleError:
+            if self.config.on_bad_sample == "raise":
+                raise
+        good = [self._good(step, own.start + i, index) for i, index in enumerate(indices)]
+        return self._read(step, own.start, good)
+
+    def stand_ins(self, step: int, position: int) -> Int[np.ndarray, " samples"]:
+        """Return who may take a sample's place in a batch: who is not in the batch comes first.
+
+        A picture that is twice in a batch would be its own negative.
+        """
+        drawn = numpy_generator(self.seed, "stand-in", step, position).permutation(
+            len(self.dataset)
+        )
+        inside = np.isin(drawn, self.order(step))
+        return np.concatenate([drawn[~inside], drawn[inside]])
+
+    def _good(self, step: int, position: int, index: int) -> int:
+        """Return a sample, or the first that can be read of those who may take its place.
+
+        Whether it can is asked anew each time and place, so that the answer is a function of these.
+        """
+        for candidate in chain([index], self.stand_ins(step, position).tolist()):
+            try:
+                self._read(step, position, [candidate])
+            except BadSampleError as error:
+                self.bad.note(step, candidate, error)
+            else:
+                if candidate != index:
+                    self.bad.replaced[step, position] = (index, candidate)
+                return candidate
+        raise DataError(f"{self.config.subject}: no sample can be read")
+
+    def _read(self, step: int, start: int, indices: Sequence[int]) -> Batch:
         voxels = [
             draw_repeat(
                 repeats,
                 self.config.repeat_draw,
-                self._turn(step, own.start + i, index),
-                numpy_generator(self.seed, "repeat", step, own.start + i),
+                self._turn(step, start + i, index),
+                numpy_generator(self.seed, "repeat", step, start + i),
             )
             for i, (index, repeats) in enumerate(
                 zip(indices, self.dataset.voxels(indices), strict=True)
@@ -224,7 +288,7 @@ class TrainLoader:
         ]
         targets = {}
         for kind, source in self.dataset.sources.items():
-            views = [self._view(source, step, own.start + i) for i in range(len(indices))]
+            views = [self._view(source, step, start + i) for i in range(len(indices))]
             augmented = list(zip(indices, views, strict=True))
             if kind == "feature_map":  # the soft contrastive loss compares the two views
                 targets["feature_map_augmented"] = self.dataset.targets(kind, augmented)
@@ -232,7 +296,8 @@ class TrainLoader:
             elif kind == "latents":
                 augmented = [(i, 0) for i in indices]
             targets[kind] = self.dataset.targets(kind, augmented)
-        return _batch(self.dataset, indices, voxels, targets, (step, own.start, len(order)))
+        place = (step, start, self.global_batch_size)
+        return _batch(self.dataset, indices, voxels, targets, place)
 
     def _turn(self, step: int, position: int, index: int) -> int:
         """Return which row `cycle` and `step` take, modulo the number of rows."""

@@ -6,8 +6,8 @@ A member whose bytes are not those that were indexed is fetched once more before
 from collections.abc import Sequence
 
 from mindeye_dist.data.reading import Range
-from mindeye_dist.data.shards import Member, Sample, checksum
-from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.shards import BadSampleError, Member, Sample, checksum
+from mindeye_dist.data.store import Store
 
 
 def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[bytes]:
@@ -16,8 +16,8 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
     The number of bytes is always checked, their checksum where the index knows it.
 
     Raises:
-        DataError: a member is missing or its bytes are not those that were indexed; names shard,
-            key and offset.
+        BadSampleError: a member is missing or not what was indexed; names shard, key and offset.
+        DataError: the bytes cannot be had.
     """
     members = [sample.member(suffix) for sample, suffix in requests]
     kept = [_kept(store, member) for member in members]
@@ -34,6 +34,12 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
         data if data is not None else _checked(store, *request, member, next(fetched))
         for request, member, data in zip(requests, members, kept, strict=True)
     ]
+
+
+def place_of(store: Store, sample: Sample, suffix: str) -> str:
+    """Return where a member lies, for messages: shard, key, suffix and offset."""
+    offset = sample.member(suffix).offset
+    return f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte {offset}"
 
 
 def _range(sample: Sample, member: Member) -> Range:
@@ -54,10 +60,9 @@ def _checked(store: Store, sample: Sample, suffix: str, member: Member, part: by
         store.counts.retries += 1
         part = store.read_ranges([_range(sample, member)])[0]
     if not _is_intact(part, member):
-        raise DataError(
-            f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte "
-            f"{member.offset}: got {len(part)} bytes with checksum {checksum(part)}, "
-            f"expected {member.size} with {member.checksum or 'any'}"
+        raise BadSampleError(
+            f"{place_of(store, sample, suffix)}: got {len(part)} bytes with checksum "
+            f"{checksum(part)}, expected {member.size} with {member.checksum or 'any'}"
         )
     if store.cache is not None and member.checksum:
         store.cache.put(member.checksum, member.size, part)

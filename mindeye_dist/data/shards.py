@@ -37,6 +37,10 @@ END_OF_TAR = 1024
 # A .npy header is a Python literal: where it is damaged, numpy lets errors of its parser through.
 
 
+class BadSampleError(DataError):
+    """What is stored of one sample is missing, damaged or not finite; others may be whole."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shard:
     """One tar file.
@@ -154,10 +158,10 @@ class Sample:
         """Return a member.
 
         Raises:
-            DataError: the sample lacks it.
+            BadSampleError: the sample lacks it.
         """
         if suffix not in self.members:
-            raise DataError(
+            raise BadSampleError(
                 f"{self.shard}: sample {self.key} has no {suffix}, only {sorted(self.members)}"
             )
         return self.members[suffix]
@@ -341,9 +345,9 @@ def decode_npy(data: bytes, where: str) -> np.ndarray:
     """Return the array of a .npy member; objects are refused.
 
     Raises:
-        DataError: the bytes are no plain array; names `where`.
+        BadSampleError: the bytes are no plain array; names `where`.
     """
     try:
         return npy.decode(data)
     except npy.NOT_NPY as error:
-        raise DataError(f"{where}: not a plain .npy array: {error}") from error
+        raise BadSampleError(f"{where}: not a plain .npy array: {error}") from error

@@ -18,9 +18,9 @@ from jaxtyping import Float, Float16, Int
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from mindeye_dist.config import SimulationConfig
 from mindeye_dist.data.tuning import ROIS, FeatureSpace, Sheet, SmoothField, draw_tuning, make_sheet
 from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.simulation_config import SimulationConfig
 from mindeye_dist.strict import from_dict
 
 NSD_VOXELS = {

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mindeye_dist.data import npy
-from mindeye_dist.data.members import read_members
-from mindeye_dist.data.shards import Sample, Targets, decode_npy, read_index
+from mindeye_dist.data.members import place_of, read_members
+from mindeye_dist.data.shards import BadSampleError, Sample, Targets, decode_npy, read_index
 from mindeye_dist.data.store import DataError, Store
 
 Request = tuple[int, int]
@@ -36,8 +36,8 @@ class StoredTargets:
     """Targets from their shards.
 
     Raises:
-        DataError: on construction, if the shards do not hold the samples' keys; on reading, if a
-            member is missing, corrupt, of another shape, or not finite.
+        DataError: on construction, if the shards do not hold the samples' keys.
+        BadSampleError: on reading, if a member is missing, corrupt, of another shape, not finite.
     """
 
     def __init__(
@@ -63,9 +63,7 @@ class StoredTargets:
         """Return targets by sample and variant."""
         members = [(self._samples[i], self._targets.member(variant)) for i, variant in requests]
         return [
-            checked_array(
-                data, self.shape, f"{self._store.locate(s.shard)}: sample {s.key}: {suffix}"
-            )
+            checked_array(data, self.shape, place_of(self._store, s, suffix))
             for (s, suffix), data in zip(members, read_members(self._store, members), strict=True)
         ]
 
@@ -97,13 +95,14 @@ def checked_array(data: bytes, shape: tuple[int, ...], where: str) -> Float[np.n
     """Return the array of a .npy member.
 
     Raises:
-        DataError: it is no plain array, not floating point, of another shape, or not finite.
+        BadSampleError: it is no plain array, not floating point, of another shape, or not finite.
     """
     array = decode_npy(data, where)
     if array.shape != shape or array.dtype.kind != "f":
-        raise DataError(
+        raise BadSampleError(
             f"{where}: got {array.dtype} {array.shape}, expected floating point {shape}"
         )
     if not npy.is_finite(array):
-        raise DataError(f"{where}: {np.count_nonzero(~np.isfinite(array))} values are not finite")
+        count = np.count_nonzero(~np.isfinite(array))
+        raise BadSampleError(f"{where}: {count} values are not finite")
     return array

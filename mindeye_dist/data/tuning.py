@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from mindeye_dist.config import SimulationConfig
+from mindeye_dist.simulation_config import SimulationConfig
 
 ROIS = ("V1", "V2", "V3", "hV4", "ventral", "lateral", "parietal")
 NUM_EARLY = 4

@@ -20,6 +20,13 @@ from torch.nn.parallel import DistributedDataParallel
 from mindeye_dist.checkpoint import MOMENTS
 from mindeye_dist.config import ComputeConfig, OptimizerConfig, TrainingConfig
 from mindeye_dist.distributed import rank, world_size
+from mindeye_dist.engine.optimizer import (
+    build_optimizer,
+    gradient_norm,
+    moment_decays,
+    parameter_groups,
+    set_schedule,
+)
 
 ParameterState = dict[str, Tensor]
 """`weight`, `exp_avg` and `exp_avg_sq` of one parameter, whole, in the precision they are kept."""
@@ -39,11 +46,18 @@ class Backend(Protocol):
     def backward(self, loss: Tensor, last: bool = True) -> None:
         """Add the loss's gradient; `last` ends the accumulation of a step."""
 
-    def step(self, lr: float, momentum: float) -> None:
-        """Apply the mean gradient over ranks and clear it."""
+    def step(self, lr: float, momentum: float) -> bool:
+        """Apply the mean gradient over ranks and clear it.
+
+        Where it is not finite it is only cleared, weights and moments stay, and all ranks return
+        False. Nor is one whose norm overflows: Adam squares it.
+        """
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
+
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the weights that every rank holds whole, by name."""
 
     def state(self) -> Iterator[tuple[str, ParameterState]]:
         """Yield every parameter's training state, in the model's order."""
@@ -77,17 +91,26 @@ class TorchBackend:
         """Add the gradient; DDP averages it over ranks each time, which adds up to the same."""
         loss.backward()
 
-    def step(self, lr: float, momentum: float) -> None:
+    def step(self, lr: float, momentum: float) -> bool:
         """Clip, step and clear."""
         set_schedule(self._optimizer, lr, momentum)
-        if self._clip_norm > 0:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._clip_norm)
-        self._optimizer.step()
+        norm = gradient_norm(self._model)
+        finite = bool(torch.isfinite(norm))
+        if finite:
+            if self._clip_norm > 0:
+                parameters = self._model.parameters()
+                nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
+            self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
+        return finite
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
         self._replica.train(mode)
+
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all weights."""
+        yield from self._model.named_parameters()
 
     def state(self) -> Iterator[tuple[str, ParameterState]]:
         """Yield every parameter's training state."""
@@ -139,14 +162,24 @@ class DeepSpeedBackend:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self, lr: float, momentum: float) -> None:
+    def step(self, lr: float, momentum: float) -> bool:
         """Step and clear; the engine clips."""
         set_schedule(self._engine.basic_optimizer, lr, momentum)
+        # From ZeRO 1 on the engine knows the norm of what is spread over ranks before it steps.
+        if self._stage == 0 and not bool(torch.isfinite(gradient_norm(self._engine.module))):
+            self._engine.zero_grad()
+            return False
         self._engine.step()
+        return bool(self._engine.was_step_applied())
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
         self._engine.train(mode)
+
+    def replicas(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield all weights, or none where ZeRO 3 spreads them over the ranks."""
+        if self._stage < 3:
+            yield from self._engine.module.named_parameters()
 
     def state(self) -> Iterator[tuple[str, ParameterState]]:
         """Yield every parameter's training state, gathered from all ranks one at a time."""
@@ -188,42 +221,6 @@ class DeepSpeedBackend:
 def whole_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """Return every parameter's shape, before anything shards it."""
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW on `parameter_groups`."""
-    return torch.optim.AdamW(
-        parameter_groups(model, config),
-        lr=0.0,
-        eps=config.eps,
-        betas=_decays(config),
-        fused=True,  # one pass over weights and moments instead of ten
-    )
-
-
-def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Return the decayed and the undecayed parameters.
-
-    Matrices are decayed, biases and norm gains are not. (The published filter meant to spare the
-    gains too but matched none of them, and spared the prior's table of relative biases:
-    `decay_gains`.)
-    """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        decays = "bias" not in name if config.decay_gains else parameter.ndim > 1
-        (decayed if decays else spared).append(parameter)
-    return [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": spared, "weight_decay": 0.0},
-    ]
-
-
-def set_schedule(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:
-    """Set this step's learning rate and first decay."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-        group["betas"] = (momentum, group["betas"][1])
 
 
 def parameter_state(parameter: nn.Parameter, optimizer: torch.optim.Optimizer) -> ParameterState:
@@ -297,12 +294,11 @@ def _deepspeed_optimizer(
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     return DeepSpeedCPUAdam(
-        parameter_groups(model, optimizer), lr=0.0, eps=optimizer.eps, betas=_decays(optimizer)
+        parameter_groups(model, optimizer),
+        lr=0.0,
+        eps=optimizer.eps,
+        betas=moment_decays(optimizer),
     )
-
-
-def _decays(config: OptimizerConfig) -> tuple[float, float]:
-    return (config.momentum_high, config.second_moment_decay)
 
 
 def _import_deepspeed() -> ModuleType:

@@ -5,6 +5,7 @@ dropout, learning rate and temperature are functions of it, so a resumed run rep
 one.
 """
 
+import logging
 import math
 import resource
 import time
@@ -24,15 +25,20 @@ from mindeye_dist.data.loader import Dataset, TrainLoader, eval_batches
 from mindeye_dist.distributed import agree, gather, local_slice, rank, world_size
 from mindeye_dist.draws import Mixing, draw_mixing, no_mixing
 from mindeye_dist.engine.backends import Backend
+from mindeye_dist.engine.guards import (
+    Ledger,
+    NonFiniteError,
+    bad_samples,
+    check_ranks,
+    contagious,
+    non_finite,
+)
 from mindeye_dist.engine.schedule import one_cycle
 from mindeye_dist.objective import Losses, Objective
 from mindeye_dist.randomness import seed_for
 
 Report = Callable[[dict[str, Any]], None]
-
-
-class NonFiniteLossError(Exception):
-    """The loss of a batch is NaN or infinite; names the step and the samples."""
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -87,12 +93,15 @@ class Trainer:
         samples = config.training.epochs * len(loader.dataset)
         self.total_steps = max(1, samples // config.training.global_batch_size)
         self.first_step = 0
+        self.skipped = 0
+        self.ledger = Ledger(loader, 0, backend.device)
         self.clock = Clock(time.monotonic())
 
     def fit(self, place: Place) -> Place:
         """Train from a place to the end and return where it ended."""
         every = self.config.checkpoint.every_steps
-        self.first_step = place.step
+        self.first_step, self.skipped = place.step, place.skipped
+        self.ledger = Ledger(self.loader, place.step, self.backend.device)
         batches = self.loader.batches(place.step, self.total_steps, rank(), world_size())
         for batch in self._timed(batches):
             begun = time.monotonic()
@@ -100,8 +109,11 @@ class Trainer:
             losses = self.train_step(batch, epoch)
             self.clock.training += time.monotonic() - begun
             self.clock.samples += batch.global_size
-            place = replace(place, step=batch.step + 1)
+            place = replace(place, step=batch.step + 1, skipped=self.skipped)
             done = place.step == self.total_steps
+            self.ledger.add(batch)
+            if place.step % self.config.training.check_ranks_every == 0 or done:
+                check_ranks(self.backend.replicas(), place.step)
             if place.step % self.config.tracking.every_steps == 0 or done:
                 self._report(self._progress(place.step, epoch, losses))
             score = None
@@ -137,11 +149,21 @@ class Trainer:
             "precision": compute.precision,
             "device": compute.device,
             "peak_memory_gib": sum(float(peak) for peak in peaks),
+            "bad_samples": len(bad_samples(self.loader, self.total_steps)),
+            "non_finite_steps": self.skipped,
+            "epochs_counted": self.ledger.epochs,
         }
 
     def train_step(self, batch: Batch, epoch: int) -> Losses:
-        """Take one optimizer step on this rank's part of a global batch."""
-        batch = batch.to(self.backend.device)
+        """Take one optimizer step on this rank's part of a global batch.
+
+        Returns:
+            The losses; none where the step was left out, for want of a finite gradient.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is not finite, and no more may be left out.
+        """
+        batch = given = batch.to(self.backend.device)
         mixing = no_mixing(batch)
         if self.objective.mixes(epoch):
             mixing = draw_mixing(self.config.loss, self.config.training.seed, batch)
@@ -150,12 +172,13 @@ class Trainer:
         parts = self._parts(batch)
         if len(parts) == 1:
             losses = self.objective(self._forward(batch, "train"), batch, epoch, mixing)
-            self._check_finite(losses["total"], batch)
-            self.backend.backward(losses["total"])
+            self.backend.backward(contagious(losses["total"]))
         else:
             losses = self._accumulate(parts, batch, epoch, mixing)
-        self.backend.step(*self._schedule(batch.step))
-        return losses
+        if self.backend.step(*self._schedule(batch.step)):
+            return losses
+        self._leave_out(given, losses["total"])
+        return {}
 
     @torch.no_grad()
     def validate(self, step: int, epoch: int) -> float:
@@ -205,8 +228,7 @@ class Trainer:
             for name in names
         }
         losses = self.objective(type(outputs[0])(**joined), batch, epoch, mixing)
-        self._check_finite(losses["total"], batch)
-        losses["total"].backward()
+        contagious(losses["total"]).backward()
         for part in parts:
             own = slice(part.start - batch.start, part.start - batch.start + len(part.keys))
             again = self._forward(part, "train")
@@ -230,13 +252,19 @@ class Trainer:
         every = self.config.training.validate_every_epochs
         return self.loader.epoch(step + 1) // every > self.loader.epoch(step) // every
 
-    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
-        if not bool(torch.isfinite(loss)):
-            samples = self.loader.dataset.samples
-            keys = [samples[number].key for number in self.loader.order(batch.step)]
-            raise NonFiniteLossError(
-                f"step {batch.step}: the loss is {loss.item()}; the batch was " + ", ".join(keys)
+    def _leave_out(self, batch: Batch, loss: Tensor) -> None:
+        """Count a batch whose step was not taken, or stop."""
+        problem, training = non_finite(batch, loss), self.config.training
+        if training.on_non_finite == "stop":
+            raise NonFiniteError(problem)
+        if self.skipped >= training.max_non_finite:
+            raise NonFiniteError(
+                f"{problem}; {self.skipped} batches were left out before, "
+                f"training.max_non_finite is {training.max_non_finite}"
             )
+        self.skipped += 1
+        if rank() == 0:
+            log.warning("left out: %s", problem)
 
     def _report(self, row: dict[str, Any]) -> None:
         row = {"time": round(time.time(), 3), **row}
@@ -268,6 +296,8 @@ class Trainer:
             "train/data_wait_fraction": clock.waited / busy,
             "train/checkpoint_pause_s": clock.paused,
             "train/read_retries": self.loader.dataset.store.counts.retries,
+            "train/bad_samples": len(bad_samples(self.loader, step - 1)),
+            "train/non_finite_steps": self.skipped,
             "train/wall_s": time.monotonic() - clock.started,
         }
 

@@ -10,25 +10,20 @@ import numpy as np
 import pytest
 import torch
 
-from mindeye_dist.config import DataConfig, TrainingConfig
 from mindeye_dist.data import npy
-from mindeye_dist.data.loader import Dataset, TrainLoader, draw_repeat, eval_batches
+from mindeye_dist.data.loader import draw_repeat, eval_batches
 from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.randomness import numpy_generator
-
-
-def open_dataset(folder, split="train", kinds=("clip_tokens",), **changes):
-    config = DataConfig(**{"url": str(folder), "targets": "tiny-clip_tokens", **changes})
-    store = Store(config.url)
-    sets = {kind: f"tiny-{kind}" for kind in kinds} | {"clip_tokens": config.targets}
-    return Dataset(store, read_manifest(store), config, split, sets), config
-
-
-def open_loader(folder, batch=6, seed=1, split="train", kinds=("clip_tokens",), **changes):
-    dataset, config = open_dataset(folder, split, kinds, **changes)
-    training = TrainingConfig(global_batch_size=batch, seed=seed)
-    return TrainLoader(dataset, config, training)
+from tests.broken_shards import (
+    flip,
+    member_offset,
+    open_dataset,
+    open_loader,
+    overwrite,
+    overwrite_last,
+    reindex,
+)
 
 
 def test_every_epoch_is_a_permutation(tiny_shards):
@@ -212,36 +207,6 @@ def own_shards(tiny_shards, tmp_path):
     return shutil.copytree(tiny_shards, tmp_path / "broken")
 
 
-def member_offset(folder, suffix, position=2):
-    dataset, _ = open_dataset(folder)
-    sample = dataset.samples[position]
-    return folder / sample.shard, sample.key, sample.members[suffix]
-
-
-def overwrite(path, offset, data):
-    with path.open("r+b") as file:
-        file.seek(offset)
-        file.write(data)
-
-
-def reindex(folder, path):
-    """Make index and manifest agree with a changed tar, as if it had been written so."""
-    from dataclasses import replace
-
-    from mindeye_dist.data.shards import write_manifest, write_shard
-
-    store = Store(str(folder))
-    manifest = read_manifest(store)
-    subject = manifest.subjects["subj01"]
-    relative = str(path.relative_to(folder))
-    shards = tuple(
-        write_shard(store, relative, path.read_bytes()) if shard.path == relative else shard
-        for shard in subject.splits["train"]
-    )
-    changed = replace(subject, splits={**subject.splits, "train": shards})
-    write_manifest(store, replace(manifest, subjects={"subj01": changed}))
-
-
 def read_all(folder):
     dataset, _ = open_dataset(folder)
     dataset.averages()
@@ -282,8 +247,7 @@ def test_truncated_shard(own_shards):
 @pytest.mark.parametrize("suffix", ["nsdgeneral.npy", "num_uniques.npy"])
 def test_flipped_bit(own_shards, suffix):
     path, key, member = member_offset(own_shards, suffix)
-    byte = path.read_bytes()[member.offset + member.size - 1]
-    overwrite(path, member.offset + member.size - 1, bytes([byte ^ 1]))
+    flip(path, member)
     with pytest.raises(
         DataError, match=rf"{path.name}: sample {key}: {suffix} at byte {member.offset}"
     ):
@@ -292,11 +256,12 @@ def test_flipped_bit(own_shards, suffix):
 
 def test_nan_voxel(own_shards):
     path, key, member = member_offset(own_shards, "nsdgeneral.npy")
-    overwrite(path, member.offset + member.size - 2, np.array(np.nan, np.float16).tobytes())
+    overwrite_last(path, member, np.nan)
     reindex(own_shards, path)
     with pytest.raises(
         DataError,
-        match=rf"subj01: .*{path.name}: sample {key}: nsdgeneral.npy: 1 values are not finite",
+        match=rf"subj01: .*{path.name}: sample {key}: nsdgeneral.npy at byte {member.offset}: "
+        "1 values are not finite",
     ):
         read_all(own_shards)
 
@@ -309,7 +274,7 @@ def test_wrong_voxel_count(own_shards):
     reindex(own_shards, path)
     with pytest.raises(
         DataError,
-        match=rf"sample {key}: nsdgeneral.npy: got float16 \(3, 20\), expected .*\(3, 24\)",
+        match=rf"sample {key}: .* at byte \d+: got float16 \(3, 20\), expected .*\(3, 24\)",
     ):
         read_all(own_shards)
 
@@ -319,7 +284,7 @@ def test_pickled_array_is_refused(own_shards):
     header = path.read_bytes()[member.offset : member.offset + 128].replace(b"'<f2'", b"'|O' ")
     overwrite(path, member.offset, header)
     reindex(own_shards, path)
-    with pytest.raises(DataError, match=rf"sample {key}: nsdgeneral.npy: not a plain .npy array"):
+    with pytest.raises(DataError, match=rf"sample {key}: .* at byte \d+: not a plain .npy array"):
         read_all(own_shards)
 
 

@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from mindeye_dist.baseline import fit_ridge
-from mindeye_dist.config import SimulationConfig
 from mindeye_dist.data.simulate import (
     NSD_VOXELS,
     OptimalDecoder,
@@ -26,6 +25,7 @@ from mindeye_dist.data.tuning import (
 )
 from mindeye_dist.metrics import DIRECTIONS, ranks, top_k
 from mindeye_dist.retrieval import similarity
+from mindeye_dist.simulation_config import SimulationConfig
 
 NUM_TRAIN, NUM_TEST = 1500, 200
 SMALL = SimulationConfig(num_voxels=300, num_components=10, lowrank_rank=3)

@@ -7,14 +7,14 @@ import pytest
 
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_place
+from mindeye_dist.engine.guards import NonFiniteError
 from mindeye_dist.engine.journal import Journal, read_journal, read_summary
-from mindeye_dist.engine.trainer import NonFiniteLossError
 from mindeye_dist.strict import override
 
 
 def test_non_finite_loss_names_step_and_samples(tiny_config):
     config = override(tiny_config, {"optimizer.max_lr": 1e30, "optimizer.start_factor": 1.0})
-    with pytest.raises(NonFiniteLossError, match=r"step \d+: the loss is .*sample0000000\d\d"):
+    with pytest.raises(NonFiniteError, match=r"step \d+: the loss is .*sample0000000\d\d"):
         worker(config)
     assert not list((Path(config.run_dir) / "checkpoints").glob("step-*"))
 

@@ -13,13 +13,14 @@ from jobs import embed, encoders, evaluate
 from jobs.generators import GeneratorOptions
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, verify
-from mindeye_dist.config import DataConfig, SimulationConfig
+from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode, small
 from mindeye_dist.data.shards import read_manifest, write_manifest
 from mindeye_dist.data.simulate import make_subject
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.tuning import fit_feature_space
+from mindeye_dist.simulation_config import SimulationConfig
 from mindeye_dist.strict import override
 from tests.jobs.test_embed import Colours
 from tests.test_report import Page

@@ -10,7 +10,7 @@ import webdataset
 
 from jobs import simulate
 from jobs.simulate import Simulate
-from mindeye_dist.config import DataConfig, SimulationConfig
+from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.pictures import decode, encode_jpeg
 from mindeye_dist.data.scenes import render_scene
@@ -18,6 +18,7 @@ from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.simulate import SimulatedSubject
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.models.frozen import SCENES_ENCODER, ProjectedEncoder
+from mindeye_dist.simulation_config import SimulationConfig
 
 SMALL = Simulate(
     train_pictures=120,
