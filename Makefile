@@ -50,6 +50,7 @@ bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.packing runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.tracking runs/bench.json
 
 bench-search: setup  ## successive halving against random search, on 32 trained trials: 15 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.search runs/bench.json runs/bench-search
