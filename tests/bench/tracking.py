@@ -28,8 +28,8 @@ from mindeye_dist.strict import override
 from tests.conftest import tiny_run, write_tiny_subject
 from tests.s3 import free_ports
 
-ROUNDS, STEPS, SKIPPED = 8, 240, 40
-NUM_VOXELS, SAMPLES = 4000, 400
+ROUNDS, STEPS, SKIPPED = 6, 160, 20
+NUM_VOXELS, SAMPLES = 4000, 240
 WAYS = ("off", "off again", "nobody listens", "never answers")
 
 
