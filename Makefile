@@ -51,6 +51,7 @@ bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.packing runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.step runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.tracking runs/bench.json
 
 bench-gpu: setup  ## the full-width step on one CUDA GPU, batch 32 and 300, bf16: under 8 minutes
 	for batch in 32 300; do \
@@ -61,6 +62,7 @@ chaos: setup  ## kills, damaged shards, a failing object store: runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.shard_faults runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.object_store runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.kills runs/chaos.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.numeric runs/chaos.json
 
 bench-search: setup  ## successive halving against random search, on 32 trained trials: 15 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.search runs/bench.json runs/bench-search

@@ -1,16 +1,51 @@
-"""Whether a run is tracked in MLflow, and where; jobs/mlflow_run.py does it."""
+"""Whether a run is tracked in MLflow, where, and what MLflow is to know of it beside its metrics.
 
+That is kept in the run folder, so that jobs/mlflow_run.py can tell it late: during the run, at its
+end, or afterwards by jobs/track.py.
+"""
+
+import json
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mindeye_dist.checkpoint import MAY_CHANGE, Checkpoints
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.engine.journal import TRACKED_RUN, write_whole
 from mindeye_dist.engine.trainer import Report
+from mindeye_dist.strict import from_dict, paths, to_dict
+
+TRACKING = "tracking.json"
+RUNNING = "RUNNING"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking:
+    """What MLflow is to know of a run beside its metrics.
+
+    Attributes:
+        config: the run.
+        parent: the MLflow run of the sweep that it is a trial of, or nothing.
+        mark: by which its run is found in MLflow where the answer to its making was lost.
+        started: in seconds since 1970.
+        ended: 0 while it runs.
+        status: how it ended, in MLflow's words; RUNNING until then, and after a kill.
+    """
+
+    config: ExperimentConfig
+    parent: str
+    mark: str
+    started: float
+    ended: float = 0.0
+    status: str = RUNNING
 
 
 @contextmanager
 def tracked(config: ExperimentConfig, parent: str = "") -> Iterator[list[Report]]:
-    """Give the reports that send metrics to MLflow, none where tracking is off.
+    """Give the reports that have metrics sent to MLflow, none where tracking is off.
 
     Args:
         config: the run.
@@ -21,7 +56,7 @@ def tracked(config: ExperimentConfig, parent: str = "") -> Iterator[list[Report]
         return
     from jobs.mlflow_run import Tracker  # MLflow takes seconds to import
 
-    tracker = Tracker(config, tracking_uri(config), parent)
+    tracker = Tracker(begin(config, parent), tracking_uri(config))
     finished = False
     try:
         yield [tracker]
@@ -35,3 +70,61 @@ def tracking_uri(config: ExperimentConfig) -> str:
     if config.tracking.mlflow != "sqlite":
         return config.tracking.mlflow
     return f"sqlite:///{Path(config.run_dir).resolve().parent / 'mlflow.db'}"
+
+
+def begin(config: ExperimentConfig, parent: str) -> Tracking:
+    """Note in the run folder that the run begins or goes on, and return what is noted.
+
+    A run that left no checkpoint and comes again with other settings is another run in MLflow.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        then = read_tracking(config.run_dir)
+    except ValueError:  # of another version; the MLflow run is known by its id as well
+        then = None
+    if then and not Checkpoints(config.run_dir, 1).folder.exists() and differs(then.config, config):
+        (Path(config.run_dir) / TRACKED_RUN).unlink(missing_ok=True)
+        then = None
+    if then is None:
+        now = new_tracking(config, parent, time.time())
+    else:
+        now = replace(then, config=config, parent=parent or then.parent, ended=0.0, status=RUNNING)
+    write_tracking(now)
+    return now
+
+
+def differs(then: ExperimentConfig, now: ExperimentConfig) -> bool:
+    """Return whether two configs are of different runs."""
+    was = paths(then)
+    return any(
+        value != was.get(name) and not name.startswith(MAY_CHANGE)
+        for name, value in paths(now).items()
+    )
+
+
+def new_tracking(config: ExperimentConfig, parent: str, started: float) -> Tracking:
+    """Return what MLflow is to know of a run of which it has heard nothing yet."""
+    return Tracking(config=config, parent=parent, mark=uuid.uuid4().hex, started=started)
+
+
+def read_tracking(run_dir: str) -> Tracking | None:
+    """Return what is noted in a run folder, if anything.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    path = Path(run_dir) / TRACKING
+    if not path.exists():
+        return None
+    return from_dict(Tracking, json.loads(path.read_text()))
+
+
+def write_tracking(tracking: Tracking) -> None:
+    """Note it in the run folder.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    write_whole(Path(tracking.config.run_dir) / TRACKING, json.dumps(to_dict(tracking), indent=1))

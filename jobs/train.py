@@ -20,7 +20,7 @@ from safetensors.torch import load
 from jobs.command import Printer, clear_errors, settle
 from jobs.recipes import recipe, recipe_flag
 from jobs.simulate import Simulate, simulate
-from jobs.tracking import tracked
+from jobs.tracking import TRACKING, tracked
 from jobs.worker import data_shapes, worker
 from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import DataConfig, ExperimentConfig
@@ -160,7 +160,7 @@ def make_run_dir(config: ExperimentConfig, options: Train) -> None:
         return
     for name in ("checkpoints", "ray"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in (JOURNAL, SUMMARY, TRACKED_RUN, "report.json", "report.html"):
+    for name in (JOURNAL, SUMMARY, TRACKED_RUN, TRACKING, "report.json", "report.html"):
         (run_dir / name).unlink(missing_ok=True)
 
 

@@ -37,6 +37,27 @@ def read_journal(run_dir: str) -> list[dict[str, Any]]:
     return read_lines(Path(run_dir) / JOURNAL)
 
 
+def read_on(run_dir: str, offset: int, most: int) -> tuple[list[dict[str, Any]], int]:
+    """Return at most so many rows from a byte of a run's journal on, and the byte after them.
+
+    A last line that is not whole yet is left for the next time; those cut short are left out.
+    """
+    rows: list[dict[str, Any]] = []
+    path = Path(run_dir) / JOURNAL
+    if not path.exists():
+        return rows, offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        while len(rows) < most and (line := file.readline()):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                if not line.endswith(b"\n"):
+                    break
+            offset += len(line)
+    return rows, offset
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return a file's JSON lines, none where there is no file; those cut short are left out."""
     rows: list[dict[str, Any]] = []

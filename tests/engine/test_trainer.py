@@ -8,7 +8,7 @@ import pytest
 from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_place
 from mindeye_dist.engine.guards import NonFiniteError
-from mindeye_dist.engine.journal import Journal, read_journal, read_summary
+from mindeye_dist.engine.journal import Journal, read_journal, read_on, read_summary
 from mindeye_dist.strict import override
 
 
@@ -77,6 +77,25 @@ def test_journal_forgets_what_the_checkpoint_does_not_know(tmp_path):
     Journal(str(tmp_path), 2)({"step": 3, "again": True})
     assert read_journal(str(tmp_path))[3:] == [{"step": 3, "again": True}]
     assert json.loads((tmp_path / "journal.jsonl").read_text().splitlines()[-1])["again"]
+
+
+def test_journal_is_read_on_from_where_it_was(tmp_path):
+    assert read_on(str(tmp_path), 0, 9) == ([], 0)
+    journal = Journal(str(tmp_path), 0)
+    for step in range(5):
+        journal({"step": step})
+    read, offset = read_on(str(tmp_path), 0, 3)
+    assert [row["step"] for row in read] == [0, 1, 2]
+    read, offset = read_on(str(tmp_path), offset, 3)
+    assert [row["step"] for row in read] == [3, 4]
+    with (tmp_path / "journal.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+        file.flush()
+        assert read_on(str(tmp_path), offset, 3) == ([], offset)
+        file.write('ss": 1}\nnot whole\n{"step": 6}')
+    read, offset = read_on(str(tmp_path), offset, 9)
+    assert read == [{"step": 5, "loss": 1}, {"step": 6}]
+    assert offset == (tmp_path / "journal.jsonl").stat().st_size
 
 
 def test_a_validation_is_told_when_its_checkpoint_is_there(tiny_config):

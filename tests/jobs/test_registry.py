@@ -1,12 +1,5 @@
 """MLflow's registry, on a real data base; and a server that is not there."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,6 +11,7 @@ from jobs.worker import worker
 from mindeye_dist.checkpoint import CheckpointError, Checkpoints, verify
 from mindeye_dist.engine.journal import TRACKED_RUN, read_journal
 from mindeye_dist.strict import override
+from tests.mlflow_server import serving, stop
 from tests.s3 import free_ports
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's own
@@ -63,42 +57,12 @@ def test_an_alias_leads_to_the_checkpoint(trained, tmp_path):
 
 
 @pytest.fixture
-def server(tmp_path):
+def server(tmp_path, monkeypatch):
     """A tracking server that keeps the artefacts itself, and its URL."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # and as it was, afterwards
     (port,) = free_ports(1)
-    url = f"http://127.0.0.1:{port}"
-    words = ["--port", str(port), "--workers", "1", "--backend-store-uri"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *words, f"sqlite:///{tmp_path / 'server.db'}"]
-        + ["--artifacts-destination", str(tmp_path / "artefacts")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        await_server(f"{url}/health", process)
-        yield url, process
-    finally:
-        stop(process)
-
-
-def await_server(url, process):
-    deadline = time.monotonic() + 120
-    while True:
-        assert process.poll() is None, "mlflow server ended"
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-        except OSError:
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.5)
-        else:
-            return
-
-
-def stop(process):
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with serving(port, tmp_path) as process:
+        yield f"http://127.0.0.1:{port}", process
 
 
 def test_a_server_keeps_the_champion_and_may_die_in_mid_run(
@@ -127,8 +91,6 @@ def test_a_server_keeps_the_champion_and_may_die_in_mid_run(
 
     other = override(config, {"run_dir": str(tmp_path / "other")})
     with tracked(other, parent) as trackers:
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
         stop(process)
         worker(other, trackers)
     assert "mlflow" in caplog.text
