@@ -1,6 +1,7 @@
 """Not a test: a real S3 server, SeaweedFS from its wheel, on free ports of this machine."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -73,8 +74,10 @@ def make_bucket(environment, process):
 def free_ports(count):
     """Return ports that nobody listens on, below those that the system hands out."""
     sockets = [socket.socket() for _ in range(count)]
+    # Each process looks elsewhere: two that test at once would find the same port free.
+    first = 21_000 + 97 * os.getpid() % 30_000
     for number, s in enumerate(sockets):
-        for port in range(21_000 + 613 * number, 55_000):
+        for port in range(first + 613 * number, 55_000):
             try:
                 s.bind(("127.0.0.1", port))
             except OSError:

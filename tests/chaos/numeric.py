@@ -110,9 +110,9 @@ FAULTS = {
 }
 
 
-def strike(config, faults, folder):
-    """Run the worker with a fault, if it is this rank's; write what it raised, as JSON."""
-    for number, fault in enumerate(faults):
+def strike(cases, folder):
+    """Run the worker with each fault, if it is this rank's; write what it raised, as JSON."""
+    for number, (config, fault) in enumerate(cases):
         own = override(config, {"run_dir": f"{config.run_dir}-{number}"})
         found = {"error": "", "message": ""}
         try:
@@ -126,17 +126,18 @@ def strike(config, faults, folder):
         (Path(folder) / f"{number}-{rank()}.json").write_text(json.dumps(found))
 
 
-def strike_all(config, faults, ranks, folder):
-    """Run a worker for each fault on some ranks; return what each rank raised, by fault."""
-    config = override(config, {"compute.num_workers": ranks})
+def strike_all(cases, ranks, folder):
+    """Run a worker for each config and its fault on some ranks; return what each rank raised."""
+    workers = {"compute.num_workers": ranks}
+    cases = [(override(config, workers), fault) for config, fault in cases]
     folder = Path(folder)
     if ranks == 1:
-        strike(config, faults, folder)
+        strike(cases, folder)
     else:
-        run_ranks(strike, config, faults, folder, count=ranks, folder=folder)
+        run_ranks(strike, cases, folder, count=ranks, folder=folder)
     return [
         [json.loads((folder / f"{number}-{each}.json").read_text()) for each in range(ranks)]
-        for number in range(len(faults))
+        for number in range(len(cases))
     ]
 
 
@@ -164,7 +165,7 @@ def run(seed):
             write_tiny_subject(f"{folder}/shards")
             config = tiny_run(f"{folder}/shards", f"{folder}/run")
             config = override(config, {"training.check_ranks_every": CHECK_EVERY})
-            found = strike_all(config, faults, ranks, folder)
+            found = strike_all([(config, fault) for fault in faults], ranks, folder)
         figures += [figure(ranks, *each) for each in zip(faults, found, strict=True)]
     late = [f["steps until found"] for f in figures]
     return {"seed": seed, "faults": figures, "found": len(late) - late.count(None)}

@@ -205,7 +205,7 @@ def test_a_flipped_bit_is_found_within_the_interval(tiny_config, tmp_path):
         folder = tmp_path / f"{ranks}"
         folder.mkdir()
         one = override(config, {"run_dir": f"{config.run_dir}-{ranks}"})
-        flipped, clean = strike_all(one, faults, ranks, folder)
+        flipped, clean = strike_all([(one, fault) for fault in faults], ranks, folder)
         for found in flipped:
             assert found["error"] == "DivergedError"
             assert found["message"].startswith(f"step 10: {who}")
@@ -215,7 +215,7 @@ def test_a_flipped_bit_is_found_within_the_interval(tiny_config, tmp_path):
 @pytest.mark.processes
 def test_what_is_not_finite_on_one_rank_stops_all_alike(tiny_config, tmp_path):
     faults = [Fault(kind, step=7, rank=1) for kind in FAULTS if kind != "flipped bit"]
-    for found in strike_all(tiny_config, faults, 2, tmp_path):
+    for found in strike_all([(tiny_config, fault) for fault in faults], 2, tmp_path):
         assert found[0] == found[1]
         assert found[0]["error"] == "NonFiniteError"
         assert found[0]["message"].startswith("step 7: ")
@@ -227,28 +227,29 @@ def test_deepspeed_leaves_out_what_is_not_finite(tiny_config, spoiled, tmp_path)
     config = override(tiny_config, {**NO_DROPOUT, **SKIP})
     with spoiled(replace(BAD, place=3)):
         worker(config)
-    faults = [replace(BAD, rank=1, place=0)]  # row 0 of the second rank is row 3 of the batch
-    for stage in (0, 1, 2, 3):
-        other = sharded(config, f"zero{stage}", stage)
-        folder = tmp_path / f"{stage}"
-        folder.mkdir()
-        (found,) = strike_all(other, faults, 2, folder)
+    fault = replace(BAD, rank=1, place=0)  # row 0 of the second rank is row 3 of the batch
+    others = [sharded(config, f"zero{stage}", stage) for stage in (0, 1, 2, 3)]
+    results = strike_all([(other, fault) for other in others], 2, tmp_path)
+    for number, (other, found) in enumerate(zip(others, results, strict=True)):
         assert [each["error"] for each in found] == ["", ""], found
-        other = override(other, {"run_dir": f"{other.run_dir}-0"})
-        assert_same(config, other, 1e-4, 1e-5)
-        assert read_summary(other.run_dir)["non_finite_steps"] == 1
+        ran = override(other, {"run_dir": f"{other.run_dir}-{number}"})
+        assert_same(config, ran, 1e-4, 1e-5)
+        assert read_summary(ran.run_dir)["non_finite_steps"] == 1
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("changes", [{}, {"compute.precision": "bf16", "compute.states": "bf16"}])
-def test_deepspeed_stops_before_a_gradient_reaches_the_weights(tiny_config, tmp_path, changes):
-    """A weight's gradient alone, on one rank; all ranks say so alike."""
-    for stage in (0, 1, 2, 3)[1 if changes else 0 :]:
-        folder = tmp_path / f"{stage}"
-        folder.mkdir()
-        config = override(sharded(tiny_config, f"zero{stage}", stage), changes)
-        faults = [Fault("nan gradient", step=5, rank=1, place=stage)]
-        (found,) = strike_all(config, faults, 2, folder)
+def test_deepspeed_stops_before_a_gradient_reaches_the_weights(tiny_config, tmp_path):
+    """A weight's gradient alone, on one rank, in float32 and in bf16; all ranks say so alike."""
+    half = {"compute__precision": "bf16", "compute__states": "bf16"}
+    stages = [(stage, {}) for stage in (0, 1, 2, 3)] + [(stage, half) for stage in (1, 2, 3)]
+    cases = [
+        (
+            sharded(tiny_config, f"zero{stage}", stage, **changes),
+            Fault("nan gradient", step=5, rank=1, place=stage),
+        )
+        for stage, changes in stages
+    ]
+    for found in strike_all(cases, 2, tmp_path):
         assert found[0] == found[1]
         assert found[0]["message"].startswith("step 5: the gradient is not finite; the batch was ")
 
