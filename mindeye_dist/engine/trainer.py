@@ -37,12 +37,16 @@ class NonFiniteLossError(Exception):
 
 @dataclass
 class Clock:
-    """Where the time goes, in seconds since the start of this process; `paused`, the last save."""
+    """Where the time goes, in seconds since the start of this process.
+
+    `paused` is what training waited for the last checkpoint, `all_paused` for all of them.
+    """
 
     started: float
     waited: float = 0.0
     training: float = 0.0
     paused: float = 0.0
+    all_paused: float = 0.0
     samples: int = 0
 
 
@@ -87,10 +91,18 @@ class Trainer:
         samples = config.training.epochs * len(loader.dataset)
         self.total_steps = max(1, samples // config.training.global_batch_size)
         self.first_step = 0
+        self.saved_step = -1
+        self.untold: list[tuple[int, dict[str, Any]]] = []
         self.clock = Clock(time.monotonic())
 
     def fit(self, place: Place) -> Place:
         """Train from a place to the end and return where it ended."""
+        try:
+            return self._fit(place)
+        finally:
+            self.checkpoints.end()
+
+    def _fit(self, place: Place) -> Place:
         every = self.config.checkpoint.every_steps
         self.first_step = place.step
         batches = self.loader.batches(place.step, self.total_steps, rank(), world_size())
@@ -112,25 +124,25 @@ class Trainer:
                 if improved:
                     place = replace(place, best_step=place.step, best_score=score)
             if improved or done or place.step % every == 0:
-                begun = time.monotonic()
-                self.checkpoints.save(place, self.backend.state(), self.about)
-                self.clock.paused = time.monotonic() - begun
+                self._save(place, at_once=done)
             if score is not None:
-                for tell in self.validated:
-                    tell({"epoch": epoch + 1, "score": score})
+                self.untold.append((self.saved_step, {"epoch": epoch + 1, "score": score}))
+            self._tell()
         return place
 
     def summary(self) -> dict[str, Any]:
         """Return the facts of the training since the run was last started, for the report."""
         clock, compute = self.clock, self.config.compute
         busy = max(clock.training + clock.waited, 1e-9)
+        wall = time.monotonic() - clock.started
         peaks = agree(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
         return {
             "steps": self.total_steps,
             "first_step": self.first_step,
             "samples_per_s": clock.samples / busy,
             "data_wait_fraction": clock.waited / busy,
-            "wall_s": time.monotonic() - clock.started,
+            "wall_s": wall,
+            "checkpoint_pause_fraction": clock.all_paused / max(wall, 1e-9),
             "world_size": world_size(),
             "backend": compute.backend,
             "zero_stage": compute.zero_stage if compute.backend == "deepspeed" else None,
@@ -237,6 +249,24 @@ class Trainer:
             raise NonFiniteLossError(
                 f"step {batch.step}: the loss is {loss.item()}; the batch was " + ", ".join(keys)
             )
+
+    def _save(self, place: Place, at_once: bool) -> None:
+        begun = time.monotonic()
+        self.checkpoints.wait()
+        self._tell()
+        at_once = at_once or not self.config.checkpoint.in_background
+        save = self.checkpoints.save if at_once else self.checkpoints.start
+        save(place, self.backend.state(), self.about)
+        self.saved_step = place.step
+        self.clock.paused = time.monotonic() - begun
+        self.clock.all_paused += self.clock.paused
+
+    def _tell(self) -> None:
+        """Tell the scores whose checkpoint is there by now."""
+        while self.untold and self.untold[0][0] <= self.checkpoints.sealed:
+            _, row = self.untold.pop(0)
+            for tell in self.validated:
+                tell(row)
 
     def _report(self, row: dict[str, Any]) -> None:
         row = {"time": round(time.time(), 3), **row}
