@@ -47,7 +47,13 @@ def clear_errors() -> Iterator[None]:
 
 def settle(config: ExperimentConfig) -> ExperimentConfig:
     """Return the config with absolute folders, so that every worker means the same place."""
-    return override(config, {"run_dir": place(config.run_dir), "data.url": place(config.data.url)})
+    copy_to = config.checkpoint.copy_to
+    changes = {
+        "run_dir": place(config.run_dir),
+        "data.url": place(config.data.url),
+        "checkpoint.copy_to": place(copy_to) if copy_to else "",
+    }
+    return override(config, changes)
 
 
 def place(path: str) -> str:

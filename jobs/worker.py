@@ -19,6 +19,7 @@ from mindeye_dist.checkpoint import (
     describe,
     read_place,
 )
+from mindeye_dist.checkpoint_copy import Copies
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.embedding import TargetEncoder
 from mindeye_dist.data.loader import TrainLoader
@@ -64,7 +65,7 @@ def worker(
     model = build_model(config, shapes)
     objective = build_objective(config, model)
     backend = build_backend(config, model)
-    checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
+    checkpoints = open_checkpoints(config)
     place = restore(config, checkpoints, shapes, backend)
     trainer = Trainer(
         config=config,
@@ -112,6 +113,13 @@ def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
     return TorchBackend(model, config.compute, config.optimizer)
 
 
+def open_checkpoints(config: ExperimentConfig) -> Checkpoints:
+    """Return the run's checkpoints, each of which is copied to where the config says."""
+    copy_to = config.checkpoint.copy_to
+    copy = Copies(copy_to).add if copy_to else None
+    return Checkpoints(config.run_dir, config.checkpoint.keep, copy)
+
+
 def newest_of_all(checkpoints: Checkpoints) -> Path | None:
     """Return the newest good checkpoint, as rank 0 sees it, on every rank.
 
@@ -132,11 +140,13 @@ def newest_of_all(checkpoints: Checkpoints) -> Path | None:
 def restore(
     config: ExperimentConfig, checkpoints: Checkpoints, shapes: Shapes, backend: Backend
 ) -> Place:
-    """Load the newest good checkpoint into the backend and return where it stood.
+    """Load the newest good checkpoint, copies included, into the backend; return where it stood.
 
     Raises:
         CheckpointError: it is of another run, or does not fit the model.
     """
+    if config.checkpoint.copy_to and rank() == 0:
+        Copies(config.checkpoint.copy_to).fetch(checkpoints)
     newest = newest_of_all(checkpoints)
     if newest is None:
         return Place()

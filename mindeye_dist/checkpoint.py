@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ from mindeye_dist.checkpoint_share import (
     write_share,
 )
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.distributed import group_of_its_own, rank
+from mindeye_dist.distributed import agree, group_of_its_own, rank
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.strict import from_dict, paths, to_dict
 
@@ -75,18 +75,27 @@ class Place:
     best_score: float = float("-inf")
 
 
+Copy = Callable[[Path, Collection[str]], None]
+
+
 class Checkpoints:
     """The checkpoints of one run, `step-*` folders under `<run_dir>/checkpoints`.
+
+    Args:
+        run_dir: the run's folder.
+        keep: newest ones that stay besides the best one.
+        copy: takes every one that was written, and the names of those that stay; on rank 0.
 
     Attributes:
         folder: that they are in.
         sealed: step of the last one written from here, -1 before the first.
     """
 
-    def __init__(self, run_dir: str, keep: int) -> None:
+    def __init__(self, run_dir: str, keep: int, copy: Copy | None = None) -> None:
         self.folder = Path(run_dir) / "checkpoints"
         self.sealed = -1
         self._keep = keep
+        self._copy = copy
         self._saving: Future[None] | None = None
         self._group: ProcessGroup | None = None
         self._held = Held()
@@ -105,7 +114,7 @@ class Checkpoints:
         """
         self.wait()
         self._write(place, share_of(parameters), about, None)
-        return self.folder / _name(place.step)
+        return self.folder / folder_of(place.step)
 
     def start(self, place: Place, parameters: Parameters, about: dict[str, Any]) -> None:
         """Copy what `save` would write; a thread writes it while the caller goes on.
@@ -153,13 +162,14 @@ class Checkpoints:
         if newest is None:
             return None
         place = read_place(newest)
-        path = self.folder / _name(place.best_step)
+        path = self.folder / folder_of(place.best_step)
         return path if path.exists() else newest
 
     def _write(
         self, place: Place, share: Share, about: dict[str, Any], group: ProcessGroup | None
     ) -> None:
-        final = self.folder / _name(place.step)
+        final = self.folder / folder_of(place.step)
+        kept: set[str] = set()
         partial = self.folder / f".writing-{place.step:08d}"
         with together(f"{partial}: cannot be made", group):
             if rank() == 0:
@@ -173,17 +183,22 @@ class Checkpoints:
                 seal(partial, {STATE: dataclasses.asdict(place), **about})
                 shutil.rmtree(final, ignore_errors=True)
                 rename(partial, final)
-                self._forget(place)
+                kept = self._forget(place)
         self.sealed = place.step
+        if self._copy is not None:
+            if rank() == 0:
+                self._copy(final, kept)
+            agree("", group)  # the first rank to end may be the end of all
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, place: Place) -> set[str]:
         # Later steps are of a course that this run has left, damaged ones among them.
         paths = sorted(self.folder.glob("step-*"))
-        past = [path.name for path in paths if path.name <= _name(place.step)]
-        kept = {*past[-self._keep :], _name(place.best_step)}
+        past = [path.name for path in paths if path.name <= folder_of(place.step)]
+        kept = {*past[-self._keep :], folder_of(place.best_step)}
         for path in paths:
             if path.name not in kept:
                 shutil.rmtree(path)
+        return kept
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> None:
@@ -318,7 +333,8 @@ def describe(config: ExperimentConfig, shapes: Shapes) -> dict[str, Any]:
     return {CONFIG: to_dict(config), "shapes.json": dataclasses.asdict(shapes)}
 
 
-def _name(step: int) -> str:
+def folder_of(step: int) -> str:
+    """Return the name of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 

@@ -221,6 +221,8 @@ class CheckpointConfig:
     """Newest checkpoints that are kept besides the best one."""
     in_background: bool = True
     """Write them while training goes on; takes memory for a copy of weights and moments."""
+    copy_to: str = ""
+    """Folder or s3:// prefix, of this run alone, that all are copied to and --resume finds them."""
 
     def __post_init__(self) -> None:
         _check_sizes("checkpoint", self, "every_steps", "keep")

@@ -121,6 +121,24 @@ class Store:
         except _UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
 
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder with all that is in it, where there is one."""
+        try:
+            if self._files.exists(f"{self._root}/{path}"):
+                self._files.rm(f"{self._root}/{path}", recursive=True)
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
+
+    def upload(self, source: Path, path: str) -> None:
+        """Write a whole file from one of this machine, without holding it in memory."""
+        target = f"{self._root}/{path}"
+        try:
+            if self.is_local:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+            self._files.put_file(str(source), target)
+        except _UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be written: {error}") from error
+
     def write(self, path: str, data: bytes) -> None:
         """Write a whole file; a local one appears at once or not at all."""
         target = f"{self._root}/{path}"

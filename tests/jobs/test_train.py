@@ -1,5 +1,6 @@
 """The command line of training: what is wrong is said at once, and names what it is."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,24 @@ def test_a_run_is_never_overwritten_unasked(capsys, arguments, tiny_config):
     assert keep.exists()
 
 
+def test_copies_are_never_overwritten_unasked_and_gone_on_from(
+    capsys, arguments, tiny_config, tmp_path
+):
+    """Oracle: the copies' own names and times."""
+    copies = tmp_path / "copies"
+    arguments = [*arguments, "--checkpoint.copy-to", str(copies)]
+    train.main(arguments)
+    before = {path: path.stat().st_mtime_ns for path in copies.rglob("*")}
+    shutil.rmtree(tiny_config.run_dir)
+    text, _ = fails(capsys, arguments)
+    assert f"{copies} holds a run; --resume goes on with it, --overwrite deletes it" in text
+    train.main([*arguments, "--resume"])
+    assert Checkpoints(tiny_config.run_dir, 1).newest().name in {p.name for p in copies.iterdir()}
+    assert {path: path.stat().st_mtime_ns for path in copies.rglob("*")} == before
+    train.main([*arguments, "--overwrite", "--training.epochs", "1"])
+    assert [path.name for path in copies.iterdir()] == ["step-00000003"]
+
+
 def test_resume_of_a_finished_run_changes_nothing(arguments, tiny_config):
     train.main(arguments)
     rows = read_journal(tiny_config.run_dir)
@@ -101,15 +120,20 @@ def test_relative_places(monkeypatch, tmp_path):
 
 def test_the_low_level_run_goes_beside(tiny_config):
     """Oracle: the low-level recipe, but for where it is, what it sees and what it runs on."""
-    config = override(tiny_config, {"compute.num_workers": 3, "data.subject": "subj02"})
+    changes = {"compute.num_workers": 3, "data.subject": "subj02", "checkpoint.copy_to": "/copies"}
+    config = override(tiny_config, changes)
     beside = train.lowlevel_beside("demo", config)
     own = paths(recipe("demo-lowlevel"))
     theirs = paths(beside)
     changed = {path for path in own if own[path] != theirs[path]}
     assert beside.run_dir == f"{config.run_dir}-lowlevel"
+    assert beside.checkpoint.copy_to == "/copies-lowlevel"
     assert beside.compute == config.compute
     assert (beside.data.url, beside.data.subject) == (config.data.url, "subj02")
-    assert all(p.startswith(("run_dir", "data.", "compute.", "tracking.")) for p in changed)
+    assert all(
+        p.startswith(("run_dir", "data.", "checkpoint.copy_to", "compute.", "tracking."))
+        for p in changed
+    )
 
 
 def test_the_demo_knows_its_own_encoder_by_its_tensors():
