@@ -15,6 +15,7 @@ from rich.progress import track
 from mindeye_dist.checkpoint import CheckpointError
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.store import DataError
+from mindeye_dist.engine.preemption import PreemptedError
 from mindeye_dist.engine.trainer import NonFiniteLossError
 from mindeye_dist.strict import check, override
 
@@ -27,6 +28,7 @@ KNOWN_ERRORS = (
     DataError,
     CheckpointError,
     NonFiniteLossError,
+    PreemptedError,
     ValueError,
     ImportError,
     ChildProcessError,

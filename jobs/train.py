@@ -29,6 +29,7 @@ from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.distributed import leave, rank
 from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
+from mindeye_dist.engine.preemption import heeding_sigterm
 from mindeye_dist.models.frozen import ENCODER_FILE, SCENES_ENCODER
 
 
@@ -184,14 +185,15 @@ def run_here(runs: Sequence[ExperimentConfig], options: Train) -> None:
     if not alone:
         cuda = runs[0].compute.device == "cuda"
         dist.init_process_group("nccl" if cuda else "gloo")
-    for config in runs:
-        make_run_dir(config, options)
-        if rank() == 0:
-            with tracked(config) as trackers:
-                worker(config, [Printer(), *trackers])
-            print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
-        else:
-            worker(config)
+    with heeding_sigterm() as notice:
+        for config in runs:
+            make_run_dir(config, options)
+            if rank() == 0:
+                with tracked(config) as trackers:
+                    worker(config, [Printer(), *trackers], notice=notice)
+                print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+            else:
+                worker(config, notice=notice)
     if not alone:
         leave()
 

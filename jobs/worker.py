@@ -6,6 +6,7 @@ Train and tune both run it, on Ray, under torchrun or alone; it knows none of th
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
 from torch import nn
 
@@ -39,7 +40,10 @@ log = logging.getLogger(__name__)
 
 
 def worker(
-    config: ExperimentConfig, reports: Sequence[Report] = (), validated: Sequence[Report] = ()
+    config: ExperimentConfig,
+    reports: Sequence[Report] = (),
+    validated: Sequence[Report] = (),
+    notice: Event | None = None,
 ) -> None:
     """Train one model, as one of the run's workers, from the run's newest good checkpoint on.
 
@@ -47,14 +51,13 @@ def worker(
         config: the run.
         reports: take every row of metrics on rank 0, after the journal.
         validated: take epochs and score of every validation on rank 0, after its checkpoint.
+        notice: when set, the run saves a checkpoint and ends.
 
     Raises:
         ValueError: there are more or fewer workers than the config says.
+        PreemptedError: there was notice.
     """
-    if world_size() != config.compute.num_workers:
-        raise ValueError(
-            f"compute.num_workers: got {config.compute.num_workers}, but {world_size()} are running"
-        )
+    check_workers(config)
     store = Store(config.data.url)
     manifest = read_manifest(store)
     encoder = while_training(config, store)
@@ -77,11 +80,24 @@ def worker(
         about=describe(config, shapes),
         reports=[Journal(config.run_dir, place.step), *reports] if rank() == 0 else [],
         validated=validated if rank() == 0 else [],
+        notice=notice,
     )
     trainer.fit(place)
     summary = trainer.summary()
     if rank() == 0 and trainer.clock.samples:
         write_summary(config.run_dir, summary)
+
+
+def check_workers(config: ExperimentConfig) -> None:
+    """See that as many workers are running as the config says.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if world_size() != config.compute.num_workers:
+        raise ValueError(
+            f"compute.num_workers: got {config.compute.num_workers}, but {world_size()} are running"
+        )
 
 
 def data_shapes(

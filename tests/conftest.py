@@ -29,6 +29,7 @@ from mindeye_dist.config import (
 from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, encode_npy, write_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.engine.preemption import heeding_sigterm
 from tests.forked import run_ranks
 from tests.s3 import server as s3_server
 
@@ -245,6 +246,12 @@ def train_each(configs):
     """Run `worker` for each config in turn."""
     for config in configs:
         worker(config)
+
+
+def train_heeding_sigterm(config):
+    """Run `worker` as a command line does."""
+    with heeding_sigterm() as notice:
+        worker(config, notice=notice)
 
 
 @pytest.fixture(scope="session")

@@ -33,11 +33,7 @@ def run_ranks(target: Callable[..., None], *arguments: Any, count: int, folder: 
     Raises:
         AssertionError: a rank failed, or they took over five minutes; with what it said.
     """
-    (port,) = free_ports(1)
-    said = [folder / f"rank-{rank}-of-{count}.log" for rank in range(count)]
-    ranks = [
-        start(_rank, rank, count, port, target, arguments, said=said[rank]) for rank in range(count)
-    ]
+    ranks = start_ranks(target, *arguments, count=count, folder=folder)
     deadline = time.monotonic() + 300
     try:
         while any(process.exitcode is None for process in ranks):
@@ -45,12 +41,30 @@ def run_ranks(target: Callable[..., None], *arguments: Any, count: int, folder: 
             if any(process.exitcode for process in ranks):
                 break
             time.sleep(0.02)
-        for process, file in zip(ranks, said, strict=True):
-            assert not process.exitcode, file.read_text()[-8000:]
+        for rank, process in enumerate(ranks):
+            assert not process.exitcode, said_by(rank, count, folder)[-8000:]
     finally:
         for process in ranks:
             process.kill()
             process.join()
+
+
+def start_ranks(
+    target: Callable[..., None], *arguments: Any, count: int, folder: Path
+) -> list[BaseProcess]:
+    """Start `target(*arguments)` on `count` ranks of a gloo group."""
+    (port,) = free_ports(1)
+    return [
+        start(
+            _rank, rank, count, port, target, arguments, said=folder / f"rank-{rank}-of-{count}.log"
+        )
+        for rank in range(count)
+    ]
+
+
+def said_by(rank: int, count: int, folder: Path) -> str:
+    """Return what a rank has said so far."""
+    return (folder / f"rank-{rank}-of-{count}.log").read_text()
 
 
 def _run(

@@ -11,6 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from mindeye_dist.batch import Batch
 from mindeye_dist.checkpoint import Checkpoints, Place
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.loader import Dataset, TrainLoader, eval_batches
-from mindeye_dist.distributed import agree, gather, local_slice, rank, world_size
+from mindeye_dist.distributed import agree, any_rank, gather, local_slice, rank, world_size
 from mindeye_dist.draws import Mixing, draw_mixing, no_mixing
 from mindeye_dist.engine.backends import Backend
+from mindeye_dist.engine.preemption import PreemptedError
 from mindeye_dist.engine.schedule import one_cycle
 from mindeye_dist.objective import Losses, Objective
 from mindeye_dist.randomness import seed_for
@@ -64,6 +66,7 @@ class Trainer:
         reports: take each row of metrics; none but on rank 0.
         validated: take each validation's finished epochs and score, once they are in a checkpoint;
             none but on rank 0.
+        notice: set, on any rank, when the run is to end after the step that it is in.
     """
 
     def __init__(  # noqa: PLR0913 - these are the parts, and it builds none of them
@@ -78,6 +81,7 @@ class Trainer:
         about: dict[str, Any],
         reports: Sequence[Report],
         validated: Sequence[Report] = (),
+        notice: Event | None = None,
     ) -> None:
         self.config = config
         self.loader = loader
@@ -88,6 +92,7 @@ class Trainer:
         self.about = about
         self.reports = reports
         self.validated = validated
+        self.notice = notice or Event()
         samples = config.training.epochs * len(loader.dataset)
         self.total_steps = max(1, samples // config.training.global_batch_size)
         self.first_step = 0
@@ -96,7 +101,11 @@ class Trainer:
         self.clock = Clock(time.monotonic())
 
     def fit(self, place: Place) -> Place:
-        """Train from a place to the end and return where it ended."""
+        """Train from a place to the end and return where it ended.
+
+        Raises:
+            PreemptedError: there was notice; a checkpoint of the last step is there.
+        """
         try:
             return self._fit(place)
         finally:
@@ -123,11 +132,16 @@ class Trainer:
                 improved = score > place.best_score
                 if improved:
                     place = replace(place, best_step=place.step, best_score=score)
-            if improved or done or place.step % every == 0:
-                self._save(place, at_once=done)
+            preempted = any_rank(self.notice.is_set(), self.backend.device) and not done
+            if improved or done or preempted or place.step % every == 0:
+                self._save(place, at_once=done or preempted)
             if score is not None:
                 self.untold.append((self.saved_step, {"epoch": epoch + 1, "score": score}))
             self._tell()
+            if preempted:
+                raise PreemptedError(
+                    f"preempted at step {place.step} of {self.total_steps}; --resume goes on there"
+                )
         return place
 
     def summary(self) -> dict[str, Any]:

@@ -1,6 +1,10 @@
 """The command line of training: what is wrong is said at once, and names what it is."""
 
+import os
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,7 @@ from jobs import train
 from jobs.command import place
 from jobs.recipes import RECIPES, recipe
 from jobs.train import same_tensors
-from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.checkpoint import Checkpoints, read_place
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.models.frozen import SCENES_ENCODER
@@ -88,6 +92,23 @@ def test_copies_are_never_overwritten_unasked_and_gone_on_from(
     assert {path: path.stat().st_mtime_ns for path in copies.rglob("*")} == before
     train.main([*arguments, "--overwrite", "--training.epochs", "1"])
     assert [path.name for path in copies.iterdir()] == ["step-00000003"]
+
+
+def test_sigterm_is_one_line_and_an_exit_code(capsys, arguments, tiny_config):
+    def tell():
+        while len(read_journal(tiny_config.run_dir)) < 10:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=tell)
+    thread.start()
+    text, code = fails(capsys, [*arguments, "--training.epochs", "500"])
+    thread.join()
+    step = read_place(Checkpoints(tiny_config.run_dir, 1).newest()).step
+    assert code == f"error: preempted at step {step} of 1916; --resume goes on there"
+    assert "Traceback" not in text
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_resume_of_a_finished_run_changes_nothing(arguments, tiny_config):
