@@ -6,7 +6,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # Where it is set, every process would compile all that it imports anew: torch alone for seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup tools demo test attack unit lint bench bench-search bench-serve size clean
+.PHONY: setup tools demo test attack unit lint bench bench-search bench-serve chaos size clean
 
 setup: $(VENV)/.ready
 
@@ -48,6 +48,7 @@ lint: setup
 
 bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.checkpoint runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.packing runs/bench.json
 
@@ -57,6 +58,9 @@ bench-search: setup  ## successive halving against random search, on 32 trained 
 bench-serve: setup  ## what Ray Serve adds, and the demo's service under kills and overload: 12 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.serve runs/bench.json runs/demo
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.serve_chaos runs/bench.json runs/demo
+
+chaos: setup  ## a thousand faults of checkpoints: runs/chaos.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.checkpoint_faults runs/chaos.json
 
 size: setup  ## two steps of the full published model: 20 GiB of memory, 18 GB of disk, minutes
 	mkdir -p runs/size

@@ -20,6 +20,7 @@ from ray.train import (
     get_preemption_info,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.command import KNOWN_ERRORS
 from jobs.metrics import TrainingMeters
@@ -29,6 +30,7 @@ from jobs.worker import worker
 from mindeye_dist.config import ComputeConfig, ExperimentConfig
 from mindeye_dist.distributed import rank
 from mindeye_dist.engine.preemption import PreemptedError, heeding_sigterm
+from mindeye_dist.engine.trainer import Report
 from mindeye_dist.strict import from_dict, to_dict
 
 log = logging.getLogger(__name__)
@@ -122,7 +124,7 @@ def ray_worker(settings: dict[str, Any]) -> None:
         return
     logging.getLogger().addHandler(BoardHandler(board))
     with tracked(config, settings["parent_run"]) as trackers:
-        reports = [board.post.remote, TrainingMeters(), *trackers]
+        reports: list[Report] = [board.post.remote, TrainingMeters(), *trackers]
         worker(config, reports, [board.score.remote], notice)
 
 
@@ -143,8 +145,9 @@ def notice_of_ray(board: ActorHandle) -> Event:
 
 
 def new_board() -> ActorHandle:
-    """Start a board for one run."""
-    board: ActorHandle = Board.remote()  # type: ignore[attr-defined]
+    """Start a board for one run, on this node: it is to outlive the workers' ones."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    board: ActorHandle = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     return board
 
 

@@ -83,9 +83,7 @@ def worker(
         notice=notice,
     )
     trainer.fit(place)
-    summary = trainer.summary()
-    if rank() == 0 and trainer.clock.samples:
-        write_summary(config.run_dir, summary)
+    conclude(config, trainer)
 
 
 def check_workers(config: ExperimentConfig) -> None:
@@ -127,6 +125,13 @@ def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
     if config.compute.backend == "deepspeed":
         return DeepSpeedBackend(model, config.compute, config.optimizer, config.training)
     return TorchBackend(model, config.compute, config.optimizer)
+
+
+def conclude(config: ExperimentConfig, trainer: Trainer) -> None:
+    """Write the facts of a training that has ended, unless it had ended before."""
+    summary = trainer.summary()
+    if rank() == 0 and trainer.clock.samples:
+        write_summary(config.run_dir, summary)
 
 
 def open_checkpoints(config: ExperimentConfig) -> Checkpoints:

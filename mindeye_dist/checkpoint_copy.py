@@ -63,10 +63,11 @@ class Copies:
 
     def __init__(self, url: str) -> None:
         self._store = Store(url)
+        self._deleted: set[str] = set()
 
     def names(self) -> list[str]:
-        """Return the names of all copies, whole or not, in the order of their steps."""
-        return [name for name in self._store.names("") if name.startswith("step-")]
+        """Return the names of all copies that ought to be whole, in the order of their steps."""
+        return [name for name in self._folders() if MANIFEST in self._store.names(name)]
 
     def add(self, checkpoint: Path, kept: Collection[str]) -> None:
         """Copy a checkpoint, then delete the copies of those that are not kept.
@@ -80,7 +81,9 @@ class Copies:
                 if file.name != MANIFEST:
                     self._store.upload(file, f"{name}/{file.name}")
             self._store.write(f"{name}/{MANIFEST}", (checkpoint / MANIFEST).read_bytes())
-            self.delete(set(self.names()) - set(kept))
+            self._deleted.discard(name)
+            # Some servers still list a folder with nothing in it.
+            self.delete(set(self._folders()) - set(kept) - self._deleted)
         except (DataError, OSError) as error:
             log.warning("%s: is not copied: %s", checkpoint, error)
 
@@ -89,6 +92,7 @@ class Copies:
         for name in sorted(names):
             self._store.delete(f"{name}/{MANIFEST}")
             self._store.delete_folder(name)
+            self._deleted.add(name)
 
     def fetch(self, checkpoints: Checkpoints) -> None:
         """Bring the newest good copy here where it is newer than what is good here.
@@ -105,6 +109,9 @@ class Copies:
                 if best in names and not (checkpoints.folder / best).exists():
                     self._bring(best, checkpoints.folder)
                 return
+
+    def _folders(self) -> list[str]:
+        return [name for name in self._store.names("") if name.startswith("step-")]
 
     def _bring(self, name: str, folder: Path) -> bool:
         store, partial = Store(self._store.locate(name)), folder / f".fetching-{name}"

@@ -94,7 +94,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def _together(what: str, group: ProcessGroup | None) -> Iterator[None]:
+def together(what: str, group: ProcessGroup | None) -> Iterator[None]:
     """Raise on all ranks, those of a group where one is given, what went wrong on any.
 
     Raises:

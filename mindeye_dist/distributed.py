@@ -44,7 +44,11 @@ def agree(message: str, group: dist.ProcessGroup | None = None) -> list[str]:
 
 def group_of_its_own() -> dist.ProcessGroup | None:
     """Return a gloo group of all workers for a thread beside training; called on all ranks."""
-    return dist.new_group(backend="gloo") if dist.is_initialized() else None
+    if not dist.is_initialized():
+        return None
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # and no mark of one that is not a member
+    return group
 
 
 def any_rank(said: bool, device: torch.device) -> bool:
