@@ -48,6 +48,7 @@ lint: setup
 
 bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.checkpoint runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.packing runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.step runs/bench.json
@@ -63,6 +64,8 @@ chaos: setup  ## kills, damaged shards, a failing object store: runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.object_store runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.kills runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.numeric runs/chaos.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.checkpoint_faults runs/chaos.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.ray_kills runs/chaos.json
 
 bench-search: setup  ## successive halving against random search, on 32 trained trials: 15 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.search runs/bench.json runs/bench-search

@@ -17,6 +17,7 @@ from mindeye_dist.checkpoint import CheckpointError
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.store import DataError
 from mindeye_dist.engine.guards import DivergedError, NonFiniteError
+from mindeye_dist.engine.preemption import PreemptedError
 from mindeye_dist.strict import check, override
 
 Item = TypeVar("Item")
@@ -29,6 +30,7 @@ KNOWN_ERRORS = (
     CheckpointError,
     DivergedError,
     NonFiniteError,
+    PreemptedError,
     ValueError,
     ImportError,
     ChildProcessError,
@@ -49,7 +51,13 @@ def clear_errors() -> Iterator[None]:
 
 def settle(config: ExperimentConfig) -> ExperimentConfig:
     """Return the config with absolute folders, so that every worker means the same place."""
-    return override(config, {"run_dir": place(config.run_dir), "data.url": place(config.data.url)})
+    copy_to = config.checkpoint.copy_to
+    changes = {
+        "run_dir": place(config.run_dir),
+        "data.url": place(config.data.url),
+        "checkpoint.copy_to": place(copy_to) if copy_to else "",
+    }
+    return override(config, changes)
 
 
 def place(path: str) -> str:

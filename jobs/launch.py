@@ -3,13 +3,24 @@
 import logging
 import os
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    get_preemption_info,
+)
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.command import KNOWN_ERRORS
 from jobs.metrics import TrainingMeters
@@ -18,15 +29,20 @@ from jobs.tracking import tracked
 from jobs.worker import worker
 from mindeye_dist.config import ComputeConfig, ExperimentConfig
 from mindeye_dist.distributed import rank
+from mindeye_dist.engine.preemption import PreemptedError, heeding_sigterm
+from mindeye_dist.engine.trainer import Report
 from mindeye_dist.strict import from_dict, to_dict
 
 log = logging.getLogger(__name__)
+ASK_SECONDS = 1.0
 
 
 def launch(
     config: ExperimentConfig, board: ActorHandle | None = None, parent_run: str = ""
 ) -> None:
     """Run `worker` on as many Ray workers as the config says and show its progress.
+
+    Workers whose node Ray drains are started again on others, from the step that they had reached.
 
     Args:
         config: the run.
@@ -38,10 +54,27 @@ def launch(
         ray.train.TrainingFailedError: any other failure of a worker.
     """
     board = board or new_board()
+    settings = {"config": to_dict(config), "board": board, "parent_run": parent_run}
+    with heeding_sigterm() as notice, shown(board), told(board, notice):
+        while True:
+            try:
+                new_trainer(config, settings).fit()
+            except TrainingFailedError as error:
+                cause = root_cause(error)
+                if isinstance(cause, PreemptedError) and not notice.is_set():
+                    log.warning("a node is drained, %s: starting the workers elsewhere", cause)
+                    continue
+                if cause is error:
+                    raise
+                raise cause from error
+            return
+
+
+def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrainer:
+    """Return Ray's trainer of as many workers as the config says."""
     compute = config.compute
     cuda = compute.device == "cuda"
-    settings = {"config": to_dict(config), "board": board, "parent_run": parent_run}
-    trainer = TorchTrainer(
+    return TorchTrainer(
         ray_worker,
         train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
@@ -59,30 +92,62 @@ def launch(
             ),
         ),
     )
+
+
+@contextmanager
+def told(board: ActorHandle, notice: Event) -> Iterator[None]:
+    """Tell the board, and by it the workers, when this program has notice to end."""
+    over = Event()
+
+    def tell() -> None:
+        while not over.wait(ASK_SECONDS):
+            if notice.is_set():
+                board.stop.remote()
+                return
+
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
     try:
-        with shown(board):
-            trainer.fit()
-    except TrainingFailedError as error:
-        if (cause := root_cause(error)) is error:
-            raise
-        raise cause from error
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def ray_worker(settings: dict[str, Any]) -> None:
     """Run `worker` inside Ray Train; rank 0 posts to the board and tracks in MLflow."""
     config = from_dict(ExperimentConfig, settings["config"])
-    if rank() != 0:
-        worker(config)
-        return
     board: ActorHandle = settings["board"]
+    notice = notice_of_ray(board)
+    if rank() != 0:
+        worker(config, notice=notice)
+        return
     logging.getLogger().addHandler(BoardHandler(board))
     with tracked(config, settings["parent_run"]) as trackers:
-        worker(config, [board.post.remote, TrainingMeters(), *trackers], [board.score.remote])
+        reports: list[Report] = [board.post.remote, TrainingMeters(), *trackers]
+        worker(config, reports, [board.score.remote], notice)
+
+
+def notice_of_ray(board: ActorHandle) -> Event:
+    """Return an event that is set when a worker's node is drained or the program is to end."""
+    notice = Event()
+
+    def ask() -> None:
+        # Whether a node is drained all workers ask together, each as often as the others.
+        while get_preemption_info() is None:
+            if ray.get(board.stopping.remote()):
+                notice.set()
+            time.sleep(ASK_SECONDS)
+        notice.set()
+
+    Thread(target=ask, daemon=True).start()
+    return notice
 
 
 def new_board() -> ActorHandle:
-    """Start a board for one run."""
-    board: ActorHandle = Board.remote()  # type: ignore[attr-defined]
+    """Start a board for one run, on this node: it is to outlive the workers' ones."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    board: ActorHandle = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     return board
 
 

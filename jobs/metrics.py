@@ -25,7 +25,7 @@ TRAINING = (
     Metric("mindeye_train_step", "gauge", "Optimizer steps done."),
     Metric("mindeye_train_samples_per_second", "gauge", "Samples a second since the start."),
     Metric("mindeye_train_data_wait_fraction", "gauge", "Share of the time waiting for data."),
-    Metric("mindeye_train_checkpoint_pause_seconds", "gauge", "How long the last save took."),
+    Metric("mindeye_train_checkpoint_pause_seconds", "gauge", "What training waited to save."),
     Metric("mindeye_read_retries", "counter", "Damaged members read again, by the first worker."),
     Metric("mindeye_stations_items", "counter", "Items of batch jobs that are done.", ("what",)),
 )

@@ -26,6 +26,15 @@ class Board:
         self._values: dict[str, Any] = {}
         self._messages: list[str] = []
         self._scores: list[dict[str, Any]] = []
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Take over that the run is to end."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        """Return whether the run is to end."""
+        return self._stopping
 
     def post(self, row: dict[str, Any]) -> None:
         """Take over a row."""

@@ -23,11 +23,13 @@ from jobs.simulate import Simulate, simulate
 from jobs.tracking import TRACKING, tracked
 from jobs.worker import data_shapes, worker
 from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.checkpoint_copy import Copies
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.distributed import leave, rank
 from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
+from mindeye_dist.engine.preemption import heeding_sigterm
 from mindeye_dist.models.frozen import ENCODER_FILE, SCENES_ENCODER
 
 
@@ -87,10 +89,12 @@ def lowlevel_beside(name: str, config: ExperimentConfig) -> ExperimentConfig:
     """Return the low-level run that goes with a high-level one: same data, machines, tracking."""
     beside = recipe(f"{name}-lowlevel")
     data = replace(beside.data, url=config.data.url, subject=config.data.subject)
+    copy_to = config.checkpoint.copy_to
     return replace(
         beside,
         run_dir=f"{config.run_dir}-lowlevel",
         data=data,
+        checkpoint=replace(beside.checkpoint, copy_to=copy_to and f"{copy_to}-lowlevel"),
         compute=config.compute,
         tracking=config.tracking,
     )
@@ -140,15 +144,23 @@ def check_run_dir(config: ExperimentConfig, options: Train) -> None:
         raise ValueError(
             f"run_dir: got {config.run_dir!r}, expected a folder that all workers share"
         )
-    checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
+    checkpoints, copy_to = Checkpoints(config.run_dir, 1), config.checkpoint.copy_to
+    copied = bool(copy_to and Copies(copy_to).names())
     if options.resume:
-        if checkpoints.newest() is None:
+        if checkpoints.newest() is None and not copied:
             raise ValueError(f"--resume: no good checkpoint in {checkpoints.folder}")
         return
-    if checkpoints.folder.exists() and not options.overwrite:
+    if options.overwrite:
+        return
+    if checkpoints.folder.exists():
         raise ValueError(
             f"run_dir: {config.run_dir} holds a run; --resume goes on with it, "
             "--overwrite deletes it, --run-dir names another folder"
+        )
+    if copied:
+        raise ValueError(
+            f"checkpoint.copy_to: {copy_to} holds a run; --resume goes on with it, "
+            "--overwrite deletes it"
         )
 
 
@@ -160,6 +172,9 @@ def make_run_dir(config: ExperimentConfig, options: Train) -> None:
         return
     for name in ("checkpoints", "ray"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
+    if config.checkpoint.copy_to and rank() == 0:
+        copies = Copies(config.checkpoint.copy_to)
+        copies.delete(copies.names())
     for name in (JOURNAL, SUMMARY, TRACKED_RUN, TRACKING, "report.json", "report.html"):
         (run_dir / name).unlink(missing_ok=True)
 
@@ -170,14 +185,15 @@ def run_here(runs: Sequence[ExperimentConfig], options: Train) -> None:
     if not alone:
         cuda = runs[0].compute.device == "cuda"
         dist.init_process_group("nccl" if cuda else "gloo")
-    for config in runs:
-        make_run_dir(config, options)
-        if rank() == 0:
-            with tracked(config) as trackers:
-                worker(config, [Printer(), *trackers])
-            print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
-        else:
-            worker(config)
+    with heeding_sigterm() as notice:
+        for config in runs:
+            make_run_dir(config, options)
+            if rank() == 0:
+                with tracked(config) as trackers:
+                    worker(config, [Printer(), *trackers], notice=notice)
+                print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+            else:
+                worker(config, notice=notice)
     if not alone:
         leave()
 

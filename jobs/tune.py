@@ -94,6 +94,8 @@ def plan(options: Tune) -> Sweep:
     folder = Path(config.run_dir)
     if "://" in config.run_dir:
         raise ValueError(f"run_dir: got {config.run_dir!r}, expected a folder that workers share")
+    if config.checkpoint.copy_to:
+        raise ValueError("checkpoint.copy_to: trials of a sweep are not copied, leave it empty")
     if (folder / SWEEP).exists() and not options.overwrite:
         raise ValueError(
             f"run_dir: {folder} holds a sweep; --resume goes on with it, --overwrite deletes it, "

@@ -6,6 +6,7 @@ Train and tune both run it, on Ray, under torchrun or alone; it knows none of th
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
 from torch import nn
 
@@ -19,6 +20,7 @@ from mindeye_dist.checkpoint import (
     describe,
     read_place,
 )
+from mindeye_dist.checkpoint_copy import Copies
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.disk_cache import DiskCache
 from mindeye_dist.data.embedding import TargetEncoder
@@ -39,7 +41,10 @@ log = logging.getLogger(__name__)
 
 
 def worker(
-    config: ExperimentConfig, reports: Sequence[Report] = (), validated: Sequence[Report] = ()
+    config: ExperimentConfig,
+    reports: Sequence[Report] = (),
+    validated: Sequence[Report] = (),
+    notice: Event | None = None,
 ) -> None:
     """Train one model, as one of the run's workers, from the run's newest good checkpoint on.
 
@@ -47,14 +52,13 @@ def worker(
         config: the run.
         reports: take every row of metrics on rank 0, after the journal.
         validated: take epochs and score of every validation on rank 0, after its checkpoint.
+        notice: when set, the run saves a checkpoint and ends.
 
     Raises:
         ValueError: there are more or fewer workers than the config says.
+        PreemptedError: there was notice.
     """
-    fewest, most = config.compute.fewest_workers, config.compute.num_workers
-    if not fewest <= world_size() <= most:
-        asked = most if fewest == most else f"{fewest} to {most}"
-        raise ValueError(f"compute.num_workers: got {asked}, but {world_size()} are running")
+    check_workers(config)
     store = Store(config.data.url, disk_cache(config.data))
     manifest = read_manifest(store)
     encoder = while_training(config, store)
@@ -65,7 +69,7 @@ def worker(
     model = build_model(config, shapes)
     objective = build_objective(config, model)
     backend = build_backend(config, model)
-    checkpoints = Checkpoints(config.run_dir, config.checkpoint.keep)
+    checkpoints = open_checkpoints(config)
     place = restore(config, checkpoints, shapes, backend)
     trainer = Trainer(
         config=config,
@@ -77,11 +81,22 @@ def worker(
         about=describe(config, shapes),
         reports=[Journal(config.run_dir, place.step), *reports] if rank() == 0 else [],
         validated=validated if rank() == 0 else [],
+        notice=notice,
     )
     trainer.fit(place)
-    summary = trainer.summary()
-    if rank() == 0 and trainer.clock.samples:
-        write_summary(config.run_dir, summary)
+    conclude(config, trainer)
+
+
+def check_workers(config: ExperimentConfig) -> None:
+    """See that as many workers are running as the config says.
+
+    Raises:
+        ValueError: they are not.
+    """
+    fewest, most = config.compute.fewest_workers, config.compute.num_workers
+    if not fewest <= world_size() <= most:
+        asked = most if fewest == most else f"{fewest} to {most}"
+        raise ValueError(f"compute.num_workers: got {asked}, but {world_size()} are running")
 
 
 def disk_cache(data: DataConfig) -> DiskCache | None:
@@ -120,6 +135,20 @@ def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
     return TorchBackend(model, config.compute, config.optimizer)
 
 
+def conclude(config: ExperimentConfig, trainer: Trainer) -> None:
+    """Write the facts of a training that has ended, unless it had ended before."""
+    summary = trainer.summary()
+    if rank() == 0 and trainer.clock.samples:
+        write_summary(config.run_dir, summary)
+
+
+def open_checkpoints(config: ExperimentConfig) -> Checkpoints:
+    """Return the run's checkpoints, each of which is copied to where the config says."""
+    copy_to = config.checkpoint.copy_to
+    copy = Copies(copy_to).add if copy_to else None
+    return Checkpoints(config.run_dir, config.checkpoint.keep, copy)
+
+
 def newest_of_all(checkpoints: Checkpoints) -> Path | None:
     """Return the newest good checkpoint, as rank 0 sees it, on every rank.
 
@@ -140,11 +169,13 @@ def newest_of_all(checkpoints: Checkpoints) -> Path | None:
 def restore(
     config: ExperimentConfig, checkpoints: Checkpoints, shapes: Shapes, backend: Backend
 ) -> Place:
-    """Load the newest good checkpoint into the backend and return where it stood.
+    """Load the newest good checkpoint, copies included, into the backend; return where it stood.
 
     Raises:
         CheckpointError: it is of another run, or does not fit the model.
     """
+    if config.checkpoint.copy_to and rank() == 0:
+        Copies(config.checkpoint.copy_to).fetch(checkpoints)
     newest = newest_of_all(checkpoints)
     if newest is None:
         return Place()

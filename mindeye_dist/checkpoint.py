@@ -2,8 +2,9 @@
 
 `model.safetensors` (loadable by anything), `optimizer-*.safetensors` (each rank a share of
 the parameters), `config.json`, `state.json`, and last `manifest.json` with the digests of all of
-them. A checkpoint is written under another name, flushed to disk and renamed; a killed or failed
-save leaves the earlier ones untouched, and loading checks every digest first. Nothing is unpickled.
+them. A checkpoint is written under another name, flushed to disk and renamed, by a thread while
+training goes on; a killed or failed save leaves the earlier ones untouched, and loading checks
+every digest first. Nothing is unpickled.
 """
 
 import dataclasses
@@ -12,25 +13,35 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
+from mindeye_dist.checkpoint_share import (
+    MODEL,
+    MOMENTS,
+    CheckpointError,
+    Held,
+    Parameters,
+    Share,
+    share_of,
+    together,
+    write_share,
+)
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.distributed import agree, rank, world_size
+from mindeye_dist.distributed import agree, group_of_its_own, rank
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.strict import from_dict, paths, to_dict
 
 log = logging.getLogger(__name__)
-MODEL, CONFIG, STATE, MANIFEST = "model.safetensors", "config.json", "state.json", "manifest.json"
-MOMENTS = ("exp_avg", "exp_avg_sq")
+CONFIG, STATE, MANIFEST = "config.json", "state.json", "manifest.json"
 MAY_CHANGE = (
     "run_dir",
     "data.url",
@@ -58,10 +69,6 @@ MAY_CHANGE = (
 )
 
 
-class CheckpointError(Exception):
-    """A checkpoint that cannot be written, is not whole, or does not fit; lists the differences."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a run stands; the loader's position follows from the step.
@@ -79,19 +86,32 @@ class Place:
     skipped: int = 0
 
 
+Copy = Callable[[Path, Collection[str]], None]
+
+
 class Checkpoints:
-    """The checkpoints of one run, `step-*` folders under `<run_dir>/checkpoints`."""
+    """The checkpoints of one run, `step-*` folders under `<run_dir>/checkpoints`.
 
-    def __init__(self, run_dir: str, keep: int) -> None:
+    Args:
+        run_dir: the run's folder.
+        keep: newest ones that stay besides the best one.
+        copy: takes every one that was written, and the names of those that stay; on rank 0.
+
+    Attributes:
+        folder: that they are in.
+        sealed: step of the last one written from here, -1 before the first.
+    """
+
+    def __init__(self, run_dir: str, keep: int, copy: Copy | None = None) -> None:
         self.folder = Path(run_dir) / "checkpoints"
+        self.sealed = -1
         self._keep = keep
+        self._copy = copy
+        self._saving: Future[None] | None = None
+        self._group: ProcessGroup | None = None
+        self._held = Held()
 
-    def save(
-        self,
-        place: Place,
-        parameters: Iterator[tuple[str, dict[str, Tensor]]],
-        about: dict[str, Any],
-    ) -> Path:
+    def save(self, place: Place, parameters: Parameters, about: dict[str, Any]) -> Path:
         """Write a checkpoint; called on all ranks with the same place.
 
         Args:
@@ -100,23 +120,41 @@ class Checkpoints:
             about: what else goes into the folder, by file name, as JSON.
 
         Raises:
-            CheckpointError: a rank could not write; on all ranks, and nothing earlier is lost.
+            CheckpointError: a rank could not write, this one or the one before; on all ranks, and
+                nothing earlier is lost.
         """
-        final = self.folder / _name(place.step)
-        partial = self.folder / f".writing-{place.step:08d}"
-        with _together(f"{partial}: cannot be made"):
-            if rank() == 0:
-                shutil.rmtree(partial, ignore_errors=True)
-                partial.mkdir(parents=True)
-        with _together(f"{partial}: cannot be written"):
-            _write_tensors(partial, parameters)
-        with _together(f"{partial}: cannot be completed"):
-            if rank() == 0:
-                seal(partial, {STATE: dataclasses.asdict(place), **about})
-                shutil.rmtree(final, ignore_errors=True)
-                rename(partial, final)
-                self._forget(place)
-        return final
+        self.wait()
+        self._write(place, share_of(parameters), about, None)
+        return self.folder / folder_of(place.step)
+
+    def start(self, place: Place, parameters: Parameters, about: dict[str, Any]) -> None:
+        """Copy what `save` would write; a thread writes it while the caller goes on.
+
+        Raises:
+            CheckpointError: a rank could not write the one before; on all ranks.
+        """
+        self.wait()
+        self._group = self._group or group_of_its_own()
+        share = share_of(parameters, self._held)
+        thread = ThreadPoolExecutor(1, "checkpoint")
+        self._saving = thread.submit(self._write, place, share, about, self._group)
+        thread.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Wait until what was started is there.
+
+        Raises:
+            CheckpointError: a rank could not write it; on all ranks.
+        """
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def end(self) -> None:
+        """Wait for what was started, after an error that matters more than what becomes of it."""
+        saving, self._saving = self._saving, None
+        if saving is not None and (problem := saving.exception()) is not None:
+            log.warning("not saved: %s", problem)
 
     def newest(self) -> Path | None:
         """Return the newest whole checkpoint; later ones that are not are named in the log."""
@@ -135,30 +173,43 @@ class Checkpoints:
         if newest is None:
             return None
         place = read_place(newest)
-        path = self.folder / _name(place.best_step)
+        path = self.folder / folder_of(place.best_step)
         return path if path.exists() else newest
 
-    def _forget(self, place: Place) -> None:
+    def _write(
+        self, place: Place, share: Share, about: dict[str, Any], group: ProcessGroup | None
+    ) -> None:
+        final = self.folder / folder_of(place.step)
+        kept: set[str] = set()
+        partial = self.folder / f".writing-{place.step:08d}"
+        with together(f"{partial}: cannot be made", group):
+            if rank() == 0:
+                for left in self.folder.glob(".writing-*"):  # by saves that failed or were killed
+                    shutil.rmtree(left)
+                partial.mkdir(parents=True)
+        with together(f"{partial}: cannot be written", group):
+            write_share(partial, share)
+        with together(f"{partial}: cannot be completed", group):
+            if rank() == 0:
+                seal(partial, {STATE: dataclasses.asdict(place), **about})
+                shutil.rmtree(final, ignore_errors=True)
+                rename(partial, final)
+                kept = self._forget(place)
+        self.sealed = place.step
+        if self._copy is not None:
+            if rank() == 0:
+                self._copy(final, kept)
+            agree("", group)  # the first rank to end may be the end of all
+
+    def _forget(self, place: Place) -> set[str]:
         # Later steps are of a course that this run has left, damaged ones among them.
         paths = sorted(self.folder.glob("step-*"))
-        past = [path.name for path in paths if path.name <= _name(place.step)]
-        kept = {*past[-self._keep :], _name(place.best_step)}
+        past = [path.name for path in paths if path.name <= folder_of(place.step)]
+        kept = {*past[-self._keep :], folder_of(place.best_step)}
         for path in paths:
             if path.name not in kept:
                 shutil.rmtree(path)
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a safetensors file that others may read.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    try:
-        save_file(tensors, path)
-        path.chmod(0o644)  # safetensors leaves files that only their owner may read
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise OSError(str(error)) from error
+        return kept
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> None:
@@ -293,24 +344,8 @@ def describe(config: ExperimentConfig, shapes: Shapes) -> dict[str, Any]:
     return {CONFIG: to_dict(config), "shapes.json": dataclasses.asdict(shapes)}
 
 
-def _write_tensors(folder: Path, parameters: Iterator[tuple[str, dict[str, Tensor]]]) -> None:
-    weights, moments, not_finite = {}, {}, []
-    for i, (name, state) in enumerate(parameters):
-        if rank() == 0:
-            weights[name] = state["weight"].detach().cpu().contiguous()
-            if not bool(torch.isfinite(weights[name]).all()):
-                not_finite.append(name)
-        if i % world_size() == rank():
-            for key in MOMENTS:
-                moments[f"{key}:{name}"] = state[key].detach().cpu().contiguous()
-    if not_finite:
-        raise CheckpointError(f"weights are not finite: {', '.join(not_finite)}")
-    if rank() == 0:
-        save_tensors(folder / MODEL, weights)
-    save_tensors(folder / f"optimizer-{rank():05d}-of-{world_size():05d}.safetensors", moments)
-
-
-def _name(step: int) -> str:
+def folder_of(step: int) -> str:
+    """Return the name of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 
@@ -321,18 +356,6 @@ def _flush(path: Path) -> None:
         os.fsync(file)
     finally:
         os.close(file)
-
-
-@contextmanager
-def _together(what: str) -> Iterator[None]:
-    problem = ""
-    try:
-        yield
-    except (OSError, CheckpointError) as error:
-        problem = f"rank {rank()}: {error}"
-    problems = [text for text in agree(problem) if text]
-    if problems:
-        raise CheckpointError(f"{what}: {'; '.join(problems)}")
 
 
 @contextmanager

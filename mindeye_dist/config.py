@@ -1,12 +1,10 @@
 """Every knob of a run, on one page.
 
-Frozen dataclasses of plain values, composed in `ExperimentConfig`; strict.py reads and changes
-them. The dotted path of a knob (`optimizer.max_lr`) is also its command-line flag and its name in a
-search space.
+Frozen dataclasses, composed in `ExperimentConfig`; strict.py reads and changes them. The dotted
+path of a knob (`optimizer.max_lr`) is also its command-line flag and its name in a search space.
 
-Facts of the data (voxels of a subject, tokens and width of the targets) are not here: they come
-from the manifest. Names follow Scotti et al. (2023), MindEye; defaults are the published values
-unless said otherwise.
+Facts of the data (voxels, tokens, their width) are not here: they come from the manifest. Names
+follow Scotti et al. (2023), MindEye; defaults are the published values unless said otherwise.
 """
 
 from dataclasses import dataclass, field
@@ -51,8 +49,7 @@ class DataConfig:
     train_on: Literal["train", "train+val"] = "train"
     """`train+val` is for a final run: its last checkpoint counts, since val is no judge then."""
     sampling: Literal["permutation", "with_replacement"] = "permutation"
-    """`with_replacement` draws a shard, then a sample of it, as the published loader did: samples
-    of small shards come often, some never."""
+    """`with_replacement` draws a shard, then a sample of it, as published: some come never."""
     repeat_draw: Literal["cycle", "step", "random", "mean", "random_combine"] = "random_combine"
     """How training makes one response of a picture's repeats; evaluation averages them. `step`
     takes the same row for a whole batch, as published."""
@@ -244,6 +241,10 @@ class CheckpointConfig:
     every_steps: int = 500
     keep: int = 2
     """Newest checkpoints that are kept besides the best one."""
+    in_background: bool = True
+    """Write them while training goes on; takes memory for a copy of weights and moments."""
+    copy_to: str = ""
+    """Folder or s3:// prefix, of this run alone, that all are copied to and --resume finds them."""
 
     def __post_init__(self) -> None:
         _check_sizes("checkpoint", self, "every_steps", "keep")
@@ -358,8 +359,7 @@ class ReconstructionConfig:
     """img2img: share of the blurry picture that is drawn anew; 1 starts from noise alone."""
     seed: int = 42
     batch_size: int = 16
-    """Candidates at once, of any number of brains; pictures do not depend on it. More outgrow a
-    CPU's caches; GPUs want more."""
+    """Candidates at once; pictures do not depend on it. GPUs want more than a CPU's caches."""
     shared_noise: bool = False
     """Give the generator the same noise for every picture, as published; candidates differ."""
     averaged_samples: int = 0

@@ -33,13 +33,31 @@ def barrier() -> None:
         dist.barrier()
 
 
-def agree(message: str) -> list[str]:
-    """Return every rank's message, on every rank."""
+def agree(message: str, group: dist.ProcessGroup | None = None) -> list[str]:
+    """Return every rank's message, on every rank; within a group of its own where one is given."""
     if not dist.is_initialized():
         return [message]
     messages: list[Any] = [None] * world_size()
-    dist.all_gather_object(messages, message)
+    dist.all_gather_object(messages, message, group)
     return messages
+
+
+def group_of_its_own() -> dist.ProcessGroup | None:
+    """Return a gloo group of all workers for a thread beside training; called on all ranks."""
+    if not dist.is_initialized():
+        return None
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # and no mark of one that is not a member
+    return group
+
+
+def any_rank(said: bool, device: torch.device) -> bool:
+    """Return, on every rank, whether any of them says so."""
+    if not dist.is_initialized():
+        return said
+    most = torch.tensor(float(said), device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return bool(most)
 
 
 def local_slice(count: int, rank: int, world_size: int) -> slice:

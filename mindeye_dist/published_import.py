@@ -27,9 +27,9 @@ from mindeye_dist.checkpoint import (
     Place,
     check_shapes,
     rename,
-    save_tensors,
     seal,
 )
+from mindeye_dist.checkpoint_share import save_tensors
 from mindeye_dist.config import (
     BackboneConfig,
     LowLevelConfig,

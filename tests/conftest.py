@@ -30,6 +30,7 @@ from mindeye_dist.data import npy
 from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, write_manifest
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.engine.preemption import heeding_sigterm
 from tests.forked import run_ranks
 from tests.s3 import server as s3_server
 
@@ -249,6 +250,12 @@ def train_each(configs):
     """Run `worker` for each config in turn."""
     for config in configs:
         worker(config)
+
+
+def train_heeding_sigterm(config):
+    """Run `worker` as a command line does."""
+    with heeding_sigterm() as notice:
+        worker(config, notice=notice)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def run_ranks(target: Callable[..., None], *arguments: Any, count: int, folder: 
                 break
             time.sleep(0.02)
         for rank, process in enumerate(ranks):
-            assert not process.exitcode, _log(folder, rank, count).read_text()[-8000:]
+            assert not process.exitcode, said_by(rank, count, folder)[-8000:]
     finally:
         for process in ranks:
             process.kill()
@@ -55,13 +55,16 @@ def start_ranks(
     """Start `target(*arguments)` on `count` ranks of a gloo group, as torchrun would."""
     (port,) = free_ports(1)
     return [
-        start(_rank, rank, count, port, target, arguments, said=_log(folder, rank, count))
+        start(
+            _rank, rank, count, port, target, arguments, said=folder / f"rank-{rank}-of-{count}.log"
+        )
         for rank in range(count)
     ]
 
 
-def _log(folder: Path, rank: int, count: int) -> Path:
-    return folder / f"rank-{rank}-of-{count}.log"
+def said_by(rank: int, count: int, folder: Path) -> str:
+    """Return what a rank has said so far."""
+    return (folder / f"rank-{rank}-of-{count}.log").read_text()
 
 
 def _run(

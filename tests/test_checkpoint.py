@@ -4,11 +4,13 @@ import json
 import resource
 import shutil
 import signal
+import threading
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import mindeye_dist.checkpoint
 from jobs.worker import worker
 from mindeye_dist.checkpoint import (
     CheckpointError,
@@ -23,6 +25,8 @@ from mindeye_dist.checkpoint import (
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.build import build_model
 from mindeye_dist.strict import override
+from tests.forked import run_ranks
+from tests.saving_ranks import SIZE, save_with_one_full_disk
 
 
 @pytest.fixture
@@ -105,6 +109,81 @@ def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
     assert torch.equal(state["weight"], torch.full((64, 64), 1.0))
     checkpoints.save(Place(step=2), parameters(2.0), FILES)
     assert checkpoints.newest().name == "step-00000002"
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Return an event without which nothing gets written."""
+    turns = threading.Event()
+    write = mindeye_dist.checkpoint.write_share
+
+    def slow(folder, share):
+        assert turns.wait(60)
+        write(folder, share)
+
+    monkeypatch.setattr(mindeye_dist.checkpoint, "write_share", slow)
+    return turns
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, disk):
+    """Oracle: the weights at the moment of the save, whatever training has done to them since."""
+    checkpoints = Checkpoints(str(tmp_path), 3)
+    live = dict(parameters(1.0))
+    checkpoints.start(Place(step=1), iter(live.items()), FILES)
+    for tensor in live["weight"].values():
+        tensor.add_(1.0)
+    assert (checkpoints.newest(), checkpoints.sealed) == (None, -1)
+    disk.set()
+    checkpoints.start(Place(step=2), iter(live.items()), FILES)
+    assert checkpoints.sealed >= 1, "the one before is there when the next one starts"
+    checkpoints.wait()
+    for step, value in ((1, 1.0), (2, 2.0)):
+        path = checkpoints.folder / f"step-{step:08d}"
+        verify(path)
+        for tensor in TrainingState(path, {"weight": (64, 64)})("weight").values():
+            assert torch.equal(tensor, torch.full((64, 64), value))
+
+
+@pytest.mark.parametrize("then", ["wait", "start", "save"])
+def test_a_save_that_fails_in_the_background_is_said_by_the_next_call(tmp_path, then):
+    checkpoints = Checkpoints(str(tmp_path), 3)
+    good = checkpoints.save(Place(step=1), parameters(1.0), FILES)
+    checkpoints.start(Place(step=2), parameters(float("inf")), FILES)
+    arguments = () if then == "wait" else (Place(step=3), parameters(3.0), FILES)
+    with pytest.raises(CheckpointError, match="weights are not finite: weight"):
+        getattr(checkpoints, then)(*arguments)
+    assert (checkpoints.newest(), checkpoints.sealed) == (good, 1)
+    checkpoints.start(Place(step=3), parameters(3.0), FILES)
+    checkpoints.wait()
+    assert [path.name for path in sorted(checkpoints.folder.iterdir())] == [
+        "step-00000001",
+        "step-00000003",
+    ]
+
+
+def test_what_fails_beside_a_greater_error_is_in_the_log(tmp_path, caplog):
+    checkpoints = Checkpoints(str(tmp_path), 3)
+    checkpoints.start(Place(step=1), parameters(float("nan")), FILES)
+    checkpoints.end()
+    assert "not saved: " in caplog.text
+    checkpoints.end()
+
+
+@pytest.mark.processes
+def test_all_ranks_hear_of_one_full_disk(tmp_path):
+    """The operating system of the second rank refuses the bytes; the step before and after it."""
+    run_ranks(save_with_one_full_disk, str(tmp_path), count=2, folder=tmp_path)
+    said = [(tmp_path / f"said-{rank}").read_text() for rank in range(2)]
+    assert said[0] == said[1]
+    assert ".writing-00000002: cannot be written: rank 1: " in said[0]
+    names = [path.name for path in sorted((tmp_path / "checkpoints").iterdir())]
+    assert names == ["step-00000001", "step-00000003"]
+    state = TrainingState(
+        tmp_path / "checkpoints" / "step-00000003", dict.fromkeys(("first", "second"), (SIZE, SIZE))
+    )
+    for name in ("first", "second"):
+        for tensor in state(name).values():
+            assert torch.equal(tensor, torch.full((SIZE, SIZE), 3.0))
 
 
 def test_save_killed_half_way_is_no_checkpoint(tmp_path):

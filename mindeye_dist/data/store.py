@@ -153,6 +153,28 @@ class Store:
         except UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
 
+    def delete_folder(self, path: str) -> None:
+        """Delete a folder with all that is in it, where there is one."""
+        try:
+            if self._do("exists", path):
+                self._do("rm", path, recursive=True)
+        except UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
+
+    def upload(self, source: Path, path: str) -> None:
+        """Write a whole file from one of this machine, without holding it in memory."""
+        target = f"{self._root}/{path}"
+        try:
+            if self.is_local:
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+            if isinstance(self._files, AsyncFileSystem):
+                put = self._files._put_file
+                sync(self._files.loop, tried, lambda: put(str(source), target), self.counts)
+            else:
+                self._files.put_file(str(source), target)
+        except UNREADABLE as error:
+            raise DataError(f"{self.locate(path)}: cannot be written: {error}") from error
+
     def write(self, path: str, data: bytes) -> None:
         """Write a whole file; a local one appears at once or not at all."""
         target = f"{self._root}/{path}"

@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from mindeye_dist.batch import Batch
 from mindeye_dist.checkpoint import Checkpoints, Place
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.loader import Dataset, TrainLoader, eval_batches
-from mindeye_dist.distributed import agree, gather, local_slice, rank, world_size
+from mindeye_dist.distributed import agree, any_rank, gather, local_slice, rank, world_size
 from mindeye_dist.draws import Mixing, draw_mixing, no_mixing
 from mindeye_dist.engine.backends import Backend
 from mindeye_dist.engine.guards import (
@@ -33,6 +34,7 @@ from mindeye_dist.engine.guards import (
     contagious,
     non_finite,
 )
+from mindeye_dist.engine.preemption import PreemptedError
 from mindeye_dist.engine.schedule import one_cycle
 from mindeye_dist.objective import Losses, Objective
 from mindeye_dist.randomness import seed_for
@@ -43,12 +45,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Clock:
-    """Where the time goes, in seconds since the start of this process; `paused`, the last save."""
+    """Where the time goes, in seconds since the start of this process.
+
+    `paused` is what training waited for the last checkpoint, `all_paused` for all of them.
+    """
 
     started: float
     waited: float = 0.0
     training: float = 0.0
     paused: float = 0.0
+    all_paused: float = 0.0
     samples: int = 0
 
 
@@ -66,6 +72,7 @@ class Trainer:
         reports: take each row of metrics; none but on rank 0.
         validated: take each validation's finished epochs and score, once they are in a checkpoint;
             none but on rank 0.
+        notice: set, on any rank, when the run is to end after the step that it is in.
     """
 
     def __init__(  # noqa: PLR0913 - these are the parts, and it builds none of them
@@ -80,6 +87,7 @@ class Trainer:
         about: dict[str, Any],
         reports: Sequence[Report],
         validated: Sequence[Report] = (),
+        notice: Event | None = None,
     ) -> None:
         self.config = config
         self.loader = loader
@@ -90,15 +98,28 @@ class Trainer:
         self.about = about
         self.reports = reports
         self.validated = validated
+        self.notice = notice or Event()
         samples = config.training.epochs * len(loader.dataset)
         self.total_steps = max(1, samples // config.training.global_batch_size)
         self.first_step = 0
         self.skipped = 0
         self.ledger = Ledger(loader, 0, backend.device)
+        self.saved_step = -1
+        self.untold: list[tuple[int, dict[str, Any]]] = []
         self.clock = Clock(time.monotonic())
 
     def fit(self, place: Place) -> Place:
-        """Train from a place to the end and return where it ended."""
+        """Train from a place to the end and return where it ended.
+
+        Raises:
+            PreemptedError: there was notice; a checkpoint of the last step is there.
+        """
+        try:
+            return self._fit(place)
+        finally:
+            self.checkpoints.end()
+
+    def _fit(self, place: Place) -> Place:
         every = self.config.checkpoint.every_steps
         self.first_step, self.skipped = place.step, place.skipped
         self.ledger = Ledger(self.loader, place.step, self.backend.device)
@@ -123,26 +144,31 @@ class Trainer:
                 improved = score > place.best_score
                 if improved:
                     place = replace(place, best_step=place.step, best_score=score)
-            if improved or done or place.step % every == 0:
-                begun = time.monotonic()
-                self.checkpoints.save(place, self.backend.state(), self.about)
-                self.clock.paused = time.monotonic() - begun
+            preempted = any_rank(self.notice.is_set(), self.backend.device) and not done
+            if improved or done or preempted or place.step % every == 0:
+                self._save(place, at_once=done or preempted)
             if score is not None:
-                for tell in self.validated:
-                    tell({"epoch": epoch + 1, "score": score})
+                self.untold.append((self.saved_step, {"epoch": epoch + 1, "score": score}))
+            self._tell()
+            if preempted:
+                raise PreemptedError(
+                    f"preempted at step {place.step} of {self.total_steps}; --resume goes on there"
+                )
         return place
 
     def summary(self) -> dict[str, Any]:
         """Return the facts of the training since the run was last started, for the report."""
         clock, compute = self.clock, self.config.compute
         busy = max(clock.training + clock.waited, 1e-9)
+        wall = time.monotonic() - clock.started
         peaks = agree(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
         return {
             "steps": self.total_steps,
             "first_step": self.first_step,
             "samples_per_s": clock.samples / busy,
             "data_wait_fraction": clock.waited / busy,
-            "wall_s": time.monotonic() - clock.started,
+            "wall_s": wall,
+            "checkpoint_pause_fraction": clock.all_paused / max(wall, 1e-9),
             "world_size": world_size(),
             "backend": compute.backend,
             "zero_stage": compute.zero_stage if compute.backend == "deepspeed" else None,
@@ -265,6 +291,24 @@ class Trainer:
         self.skipped += 1
         if rank() == 0:
             log.warning("left out: %s", problem)
+
+    def _save(self, place: Place, at_once: bool) -> None:
+        begun = time.monotonic()
+        self.checkpoints.wait()
+        self._tell()
+        at_once = at_once or not self.config.checkpoint.in_background
+        save = self.checkpoints.save if at_once else self.checkpoints.start
+        save(place, self.backend.state(), self.about)
+        self.saved_step = place.step
+        self.clock.paused = time.monotonic() - begun
+        self.clock.all_paused += self.clock.paused
+
+    def _tell(self) -> None:
+        """Tell the scores whose checkpoint is there by now."""
+        while self.untold and self.untold[0][0] <= self.checkpoints.sealed:
+            _, row = self.untold.pop(0)
+            for tell in self.validated:
+                tell(row)
 
     def _report(self, row: dict[str, Any]) -> None:
         row = {"time": round(time.time(), 3), **row}

@@ -23,7 +23,8 @@ from rich.table import Table
 from jobs.encoders import EncoderOptions, target_encoder
 from jobs.generators import GeneratorOptions, open_generator
 from jobs.recipes import demo, demo_lowlevel
-from mindeye_dist.checkpoint import MODEL, STATE, Place, describe, save_tensors, seal
+from mindeye_dist.checkpoint import MODEL, STATE, Place, describe, seal
+from mindeye_dist.checkpoint_share import save_tensors
 from mindeye_dist.config import ExperimentConfig, ReconstructionConfig
 from mindeye_dist.inference import Predictor
 from mindeye_dist.models.build import build_model

@@ -84,6 +84,7 @@ def command(data: Path, run_dir: Path, flag: str) -> list[str]:
         "training.global-batch-size": BATCH,
         "optimizer.warmup-epochs": 0.5,
         "checkpoint.every-steps": 1,
+        "checkpoint.in-background": False,  # the copy would not fit
         "compute.states": "bf16",
         "tracking.mlflow": "off",
         "tracking.every-steps": 1,

@@ -34,6 +34,20 @@ def check(store):
     store.write("a/b.bin", b"")
 
 
+def check_files(store, source):
+    """Oracle: the source's own bytes."""
+    source.write_bytes(bytes(range(256)))
+    store.upload(source, "folder/of/uploaded.bin")
+    store.upload(source, "folder/b.bin")
+    assert store.read("folder/of/uploaded.bin") == source.read_bytes()
+    store.delete_folder("folder")
+    store.delete_folder("folder")
+    assert not store.exists("folder/of/uploaded.bin")
+    assert not store.exists("folder/b.bin")
+    with pytest.raises(DataError, match=r"a/c\.bin: cannot be written"):
+        store.upload(source.with_name("nothing"), "a/c.bin")
+
+
 def check_ranges(store):
     """Oracle: the bytes that were written, at every place and length."""
     data = bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8))
@@ -57,6 +71,7 @@ def check_ranges(store):
 
 def test_local_folder(tmp_path):
     check(Store(str(tmp_path)))
+    check_files(Store(str(tmp_path)), tmp_path / "source")
     check_ranges(Store(str(tmp_path)))
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"], "no partial file stays"
 
@@ -73,8 +88,9 @@ def test_unknown_scheme():
 
 
 @pytest.mark.s3
-def test_s3(s3):
+def test_s3(s3, tmp_path):
     check(Store("s3://lab/store"))
+    check_files(Store("s3://lab/store"), tmp_path / "source")
     check_ranges(Store("s3://lab/store"))
 
 

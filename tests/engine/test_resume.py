@@ -3,7 +3,9 @@
 Oracle: the undisturbed run, equal to the last bit for the torch backend on a CPU.
 """
 
+import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
@@ -14,8 +16,8 @@ from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, TrainingState, read_place, read_weights
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.strict import override
-from tests.conftest import train_each
-from tests.forked import start
+from tests.conftest import train_each, train_heeding_sigterm
+from tests.forked import said_by, start, start_ranks
 
 
 def kill_in_mid_run(config, folder, after_step):
@@ -55,6 +57,48 @@ def test_killed_run_ends_with_the_same_bits(tiny_config, tmp_path):
     for name, weight in weights.items():
         assert torch.equal(weight, expected[name]), name
     assert losses(killed.run_dir) == losses(config.run_dir)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_ends_on_sigterm_with_the_step_it_has_reached(tiny_config, workers, tmp_path, count):
+    """Whichever rank is told; checkpoints are else so far apart that there would be none."""
+    changes = {
+        "training.epochs": 100,
+        "training.validate_every_epochs": 100,
+        "checkpoint.every_steps": 10_000,
+        "compute.num_workers": count,
+    }
+    config = override(tiny_config, changes)
+    ended = override(config, {"run_dir": f"{config.run_dir}-ended"})
+    ranks = start_ranks(train_heeding_sigterm, ended, count=count, folder=tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while len(read_journal(ended.run_dir)) < 30:
+            assert all(rank.is_alive() for rank in ranks), "the run ended before its time"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        os.kill(ranks[-1].pid, signal.SIGTERM)
+        for rank in ranks:
+            rank.join(120)
+    finally:
+        for rank in ranks:
+            rank.kill()
+    place = read_place(Checkpoints(ended.run_dir, 1).newest())
+    total = read_journal(ended.run_dir)[-1]["total_steps"]
+    assert place.step == read_journal(ended.run_dir)[-1]["step"] < total
+    for number, rank in enumerate(ranks):
+        message = f"PreemptedError: preempted at step {place.step} of {total}; --resume goes on"
+        assert message in said_by(number, count, tmp_path)
+        assert rank.exitcode
+
+    workers([config, ended], count, tmp_path)
+    newest = [Checkpoints(run.run_dir, 1).newest() for run in (config, ended)]
+    expected, resumed = (read_weights(path) for path in newest)
+    assert newest[0].name == newest[1].name
+    for name, weight in resumed.items():
+        assert torch.equal(weight, expected[name]), name
+    assert losses(ended.run_dir) == losses(config.run_dir)
 
 
 def losses(run_dir):

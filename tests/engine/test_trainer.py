@@ -65,6 +65,7 @@ def test_a_run_explains_itself(tiny_config, pipeline):
     assert summary["world_size"] == 1
     assert 0 <= summary["data_wait_fraction"] <= 1
     assert summary["samples_per_s"] > 0
+    assert 0 < summary["checkpoint_pause_fraction"] < 1
 
 
 def test_journal_forgets_what_the_checkpoint_does_not_know(tmp_path):

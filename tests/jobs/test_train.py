@@ -1,5 +1,10 @@
 """The command line of training: what is wrong is said at once, and names what it is."""
 
+import os
+import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,7 @@ from jobs import train
 from jobs.command import place
 from jobs.recipes import RECIPES, recipe
 from jobs.train import same_tensors
-from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.checkpoint import Checkpoints, read_place
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.models.frozen import SCENES_ENCODER
@@ -71,6 +76,41 @@ def test_a_run_is_never_overwritten_unasked(capsys, arguments, tiny_config):
     assert keep.exists()
 
 
+def test_copies_are_never_overwritten_unasked_and_gone_on_from(
+    capsys, arguments, tiny_config, tmp_path
+):
+    """Oracle: the copies' own names and times."""
+    copies = tmp_path / "copies"
+    arguments = [*arguments, "--checkpoint.copy-to", str(copies)]
+    train.main(arguments)
+    before = {path: path.stat().st_mtime_ns for path in copies.rglob("*")}
+    shutil.rmtree(tiny_config.run_dir)
+    text, _ = fails(capsys, arguments)
+    assert f"{copies} holds a run; --resume goes on with it, --overwrite deletes it" in text
+    train.main([*arguments, "--resume"])
+    assert Checkpoints(tiny_config.run_dir, 1).newest().name in {p.name for p in copies.iterdir()}
+    assert {path: path.stat().st_mtime_ns for path in copies.rglob("*")} == before
+    train.main([*arguments, "--overwrite", "--training.epochs", "1"])
+    assert [path.name for path in copies.iterdir()] == ["step-00000003"]
+
+
+def test_sigterm_is_one_line_and_an_exit_code(capsys, arguments, tiny_config):
+    def tell():
+        while len(read_journal(tiny_config.run_dir)) < 10:
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=tell)
+    thread.start()
+    text, code = fails(capsys, [*arguments, "--training.epochs", "500"])
+    thread.join()
+    step = read_place(Checkpoints(tiny_config.run_dir, 1).newest()).step
+    assert code == f"error: preempted at step {step} of 1916; --resume goes on there"
+    assert "Traceback" not in text
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
 def test_resume_of_a_finished_run_changes_nothing(arguments, tiny_config):
     train.main(arguments)
     rows = read_journal(tiny_config.run_dir)
@@ -101,15 +141,20 @@ def test_relative_places(monkeypatch, tmp_path):
 
 def test_the_low_level_run_goes_beside(tiny_config):
     """Oracle: the low-level recipe, but for where it is, what it sees and what it runs on."""
-    config = override(tiny_config, {"compute.num_workers": 3, "data.subject": "subj02"})
+    changes = {"compute.num_workers": 3, "data.subject": "subj02", "checkpoint.copy_to": "/copies"}
+    config = override(tiny_config, changes)
     beside = train.lowlevel_beside("demo", config)
     own = paths(recipe("demo-lowlevel"))
     theirs = paths(beside)
     changed = {path for path in own if own[path] != theirs[path]}
     assert beside.run_dir == f"{config.run_dir}-lowlevel"
+    assert beside.checkpoint.copy_to == "/copies-lowlevel"
     assert beside.compute == config.compute
     assert (beside.data.url, beside.data.subject) == (config.data.url, "subj02")
-    assert all(p.startswith(("run_dir", "data.", "compute.", "tracking.")) for p in changed)
+    assert all(
+        p.startswith(("run_dir", "data.", "checkpoint.copy_to", "compute.", "tracking."))
+        for p in changed
+    )
 
 
 def test_the_demo_knows_its_own_encoder_by_its_tensors():

@@ -1,0 +1,110 @@
+"""What each rank writes of a checkpoint, and that all know whether all could.
+
+Rank 0 has the weights, each rank the moments of every so many-th parameter.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from mindeye_dist.distributed import agree, rank, world_size
+
+MODEL = "model.safetensors"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+Parameters = Iterator[tuple[str, dict[str, Tensor]]]
+"""Name, and `weight`, `exp_avg` and `exp_avg_sq`, of every parameter."""
+Share = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Weights and moments by name, in host memory."""
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be written, is not whole, or does not fit; lists the differences."""
+
+
+class Held:
+    """Copies of tensors that stay as they are while training goes on.
+
+    They take the memory of the copies before: new memory would take longer than the copying.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """Return a copy in host memory, good until the next one of that name."""
+        held = self._tensors.get(name)
+        if held is None or (held.shape, held.dtype) != (tensor.shape, tensor.dtype):
+            held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            self._tensors[name] = held
+        return held.copy_(tensor.detach())
+
+
+def in_host_memory(_: str, tensor: Tensor) -> Tensor:
+    """Return the tensor itself where it is in host memory, or a copy there."""
+    return tensor.detach().cpu().contiguous()
+
+
+def share_of(
+    parameters: Parameters, take: Callable[[str, Tensor], Tensor] = in_host_memory
+) -> Share:
+    """Return this rank's share of the training state; called on all ranks."""
+    weights, moments = {}, {}
+    for i, (name, state) in enumerate(parameters):
+        if rank() == 0:
+            weights[name] = take(name, state["weight"])
+        if i % world_size() == rank():
+            for key in MOMENTS:
+                moments[f"{key}:{name}"] = take(f"{key}:{name}", state[key])
+    return weights, moments
+
+
+def write_share(folder: Path, share: Share) -> None:
+    """Write this rank's files.
+
+    Raises:
+        CheckpointError: weights are not finite.
+        OSError: a file cannot be written.
+    """
+    weights, moments = share
+    not_finite = [name for name, weight in weights.items() if not torch.isfinite(weight).all()]
+    if not_finite:
+        raise CheckpointError(f"weights are not finite: {', '.join(not_finite)}")
+    if rank() == 0:
+        save_tensors(folder / MODEL, weights)
+    save_tensors(folder / f"optimizer-{rank():05d}-of-{world_size():05d}.safetensors", moments)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file that others may read.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file(tensors, path)
+        path.chmod(0o644)  # safetensors leaves files that only their owner may read
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(str(error)) from error
+
+
+@contextmanager
+def together(what: str, group: ProcessGroup | None) -> Iterator[None]:
+    """Raise on all ranks, those of a group where one is given, what went wrong on any.
+
+    Raises:
+        CheckpointError: a rank could not do what is in the body.
+    """
+    problem = ""
+    try:
+        yield
+    except (OSError, CheckpointError) as error:
+        problem = f"rank {rank()}: {error}"
+    problems = [text for text in agree(problem, group) if text]
+    if problems:
+        raise CheckpointError(f"{what}: {'; '.join(problems)}")
