@@ -30,7 +30,7 @@ demo: setup  ## simulated subject, training on Ray, report with pictures: runs/d
 
 test: lint  ## all tests: unit, several workers, DeepSpeed, S3, Ray
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not ray'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m ray
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'ray and not chaos'
 
 attack: setup  ## hostile requests, damaged bodies, canaries, what no source may contain
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' tests/serve/test_hostile.py \
@@ -66,6 +66,7 @@ chaos: setup  ## kills, damaged shards, a failing object store: runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.numeric runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.checkpoint_faults runs/chaos.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.ray_kills runs/chaos.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m chaos
 
 bench-search: setup  ## successive halving against random search, on 32 trained trials: 15 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.search runs/bench.json runs/bench-search

@@ -52,6 +52,7 @@ def head(num_cpus=2, **more):
             "RAY_API_SERVER_ADDRESS": url,
             "RAY_DASHBOARD_ADDRESS": url,
             "RAY_HEAD_PID": str(process.pid),
+            "RAY_HEAD_ADDRESS": f"127.0.0.1:{port}",
         }
     finally:
         for child in psutil.Process(process.pid).children(recursive=True):

@@ -9,11 +9,13 @@ import pytest
 import torch
 import tyro
 
+import mindeye_dist.checkpoint
 from jobs import train, tune
 from jobs.recipes import recipe, recipe_flag
 from jobs.reconstruct import Reconstruct
 from jobs.sweep_options import SWEEP
 from mindeye_dist.checkpoint import Checkpoints, Place
+from mindeye_dist.checkpoint_share import write_share
 from tests.cluster.manifests import ROOT, cluster_spec, documents, named
 
 JOBS = ("train", "tune", "reconstruct")
@@ -87,7 +89,7 @@ def test_the_job_takes_its_flags(job, tmp_path, capsys):
     assert "num-wokers" in capsys.readouterr().err
 
 
-def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path):
+def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path, monkeypatch):
     """Oracle: the submitter's shell, while mindeye_dist.checkpoint writes."""
     checkpoints = Checkpoints(str(tmp_path / recipe("mindeye1-subj01").run_dir), 1)
 
@@ -97,11 +99,13 @@ def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path):
         return found.resume, found.overwrite
 
     def save(step, killed_here):
-        def parameters():
+        def write(folder, share):
             assert asked() == killed_here
-            yield "weight", {key: torch.ones(2) for key in ("weight", "exp_avg", "exp_avg_sq")}
+            write_share(folder, share)
 
-        checkpoints.save(Place(step=step), parameters(), {"config.json": {}})
+        monkeypatch.setattr(mindeye_dist.checkpoint, "write_share", write)
+        state = {key: torch.ones(2) for key in ("weight", "exp_avg", "exp_avg_sq")}
+        checkpoints.save(Place(step=step), iter([("weight", state)]), {"config.json": {}})
 
     assert asked() == (False, False)  # the first time, or where the volume is not there
     save(1, killed_here=(False, True))

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from threading import Event
 
 import pytest
@@ -23,7 +22,7 @@ from mindeye_dist.strict import override
 from tests.conftest import flags
 from tests.ray_cluster import BIN, ROOT, head
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.chaos]  # minutes: `make chaos` runs it
 NODES = "import json, ray; ray.init(log_to_driver=False); print(json.dumps(ray.nodes()))"
 
 
@@ -80,8 +79,7 @@ def test_workers_of_a_drained_node_go_on_elsewhere_and_end_on_sigterm(tiny_confi
     config = override(tiny_config, {**changes, "checkpoint.every_steps": 100_000})
     said = tmp_path / "said.log"
     with head(num_cpus=0) as environment:
-        address = Path(environment["RAY_TMPDIR"], "ray", "ray_current_cluster").read_text()
-        environment["RAY_ADDRESS"] = address
+        environment["RAY_ADDRESS"] = environment["RAY_HEAD_ADDRESS"]
         with node(environment), said.open("w") as log:
             (first,) = nodes_with_cpus(environment, 1)
             command = [sys.executable, "jobs/train.py", *flags(config)]
