@@ -168,7 +168,8 @@ def kept_per_sample(
 
     V voxels, T tokens of D; backbone of width h and n blocks; projector of width P; prior of depth
     N over L = 2T + 1 tokens with H heads of d and feed-forward width F. Attention weights are
-    counted, H (L + 1) a token, as where the fused kernel does not take the learned bias.
+    counted, H (L + 1) a token, as where the fused kernel does not take the learned bias. The last
+    layer is computed for the T tokens alone, but for what the others are attended by.
     """
     h, n = config.backbone.hidden, config.backbone.num_blocks
     p, prior = config.projector.hidden, config.prior
@@ -179,8 +180,8 @@ def kept_per_sample(
         Term(part="projector", formula="T (3 D + 6 P)", values=num_tokens * (3 * dim + 6 * p)),
         Term(
             part="prior",
-            formula="N L (5 D + 5 H d + H (L + 1) + 4 F)",
-            values=prior.depth * length * layer,
+            formula="((N - 1) L + T) (5 D + 5 H d + H (L + 1) + 4 F) + 2 (T + 1) D",
+            values=((prior.depth - 1) * length + num_tokens) * layer + 2 * (num_tokens + 1) * dim,
         ),
         Term(
             part="tokens between parts",

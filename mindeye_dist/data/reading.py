@@ -32,7 +32,7 @@ TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 0.05, 5.0
 """Of a request: tries in all, the mean wait before the second, and the longest (seconds)."""
 AT_ONCE = 32
 """Requests on their way at once, for each reader."""
-GAP, LONGEST_JOINED = 4096, 8 * 2**20
+GAP, LONGEST_JOINED = 1024, 8 * 2**20
 """Bytes between two ranges that are read along, as tar headers are, and of a joined range."""
 HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE = 4.0, 0.3, 0.05
 """A second request goes out after so many medians, at least so many seconds; for at most a share
