@@ -131,8 +131,8 @@ def test_a_population_hands_its_weights_over(lab, tmp_path):
     config, _ = lab
     space = tmp_path / "lr.json"
     space.write_text(json.dumps({"optimizer.max_lr": {"log_uniform": [1e-6, 1e-2]}}))
-    # One still trains when the other has begun, and weights change hands once.
-    longer = override(config, {"training.epochs": 120, "tracking.mlflow": "off"})
+    # Long enough that one is still training when the other has begun.
+    longer = override(config, {"training.epochs": 240, "tracking.mlflow": "off"})
     more = ["--scheduler", "pbt", "--search", "random", "--trials", 2, "--grace-epochs", 80]
     code, _, said = run(longer, "--space", space, *more)
     assert code == 0, said
