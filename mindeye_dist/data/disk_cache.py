@@ -16,11 +16,18 @@ ROOM_LEFT = 0.9
 
 
 class DiskCache:
-    """A folder of members, at most so many bytes."""
+    """A folder of members, at most so many bytes.
+
+    Raises:
+        ValueError: on construction, if the folder cannot be made.
+    """
 
     def __init__(self, folder: str, max_bytes: int) -> None:
         self._folder, self._max_bytes = Path(folder), max_bytes
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"data.disk_cache: {folder} cannot be made: {error}") from error
         self._lock = Lock()
         self._num_bytes = sum(size for _, size, _ in self._files())
 
@@ -38,10 +45,10 @@ class DiskCache:
         """Keep a member; a disk that is full keeps none."""
         if size > self._max_bytes:
             return
-        with contextlib.suppress(OSError):
-            with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(data)
-            os.replace(file.name, self._path(checksum, size))
+        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=self._folder) as partial:
+            path = Path(partial, "member")
+            path.write_bytes(data)
+            path.replace(self._path(checksum, size))
             with self._lock:
                 self._num_bytes += size
                 if self._num_bytes > self._max_bytes:
@@ -62,7 +69,7 @@ class DiskCache:
         """Return when each file was last used (ns), its bytes and its path."""
         found: list[tuple[int, int, str]] = []
         with os.scandir(self._folder) as entries:
-            for entry in entries:
+            for entry in filter(os.DirEntry.is_file, entries):
                 with contextlib.suppress(OSError):
                     about = entry.stat()
                     found.append((about.st_mtime_ns, about.st_size, entry.path))

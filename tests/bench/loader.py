@@ -30,12 +30,13 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from mindeye_dist.config import DataConfig, TrainingConfig
+from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset, TrainLoader
 from mindeye_dist.data.scenes import render_scene
 from mindeye_dist.data.shards import VOXELS, read_manifest
 from mindeye_dist.data.store import Store
 from tests.conftest import write_random_subject
+from tests.remote_shards import copy, open_loader
 from tests.s3 import server
 
 PAIRS, SAMPLES = 7, 320
@@ -90,21 +91,6 @@ def photo(number: int) -> bytes:
     scene = Image.fromarray(render_scene(number, seed=0).picture)
     scene.resize((SIDE, SIDE)).save(buffer, "JPEG", quality=95)
     return buffer.getvalue()
-
-
-def copy(folder: Path, store: Store) -> None:
-    """Copy a folder into a store."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            store.write(str(path.relative_to(folder)), path.read_bytes())
-
-
-def open_loader(config: DataConfig) -> TrainLoader:
-    """Return a training loader of batches of 32."""
-    store = Store(config.url)
-    sets = {"clip_tokens": config.targets}
-    dataset = Dataset(store, read_manifest(store), config, "train", sets)
-    return TrainLoader(dataset, config, TrainingConfig(global_batch_size=32))
 
 
 def read_ours(loader: TrainLoader) -> int:

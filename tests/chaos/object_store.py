@@ -16,16 +16,15 @@ from unittest import mock
 
 from s3fs import S3FileSystem
 
-from mindeye_dist.config import DataConfig, TrainingConfig
-from mindeye_dist.data.loader import Dataset, TrainLoader
-from mindeye_dist.data.shards import read_manifest
+from mindeye_dist.config import DataConfig
 from mindeye_dist.data.store import DataError, Store
 from tests.chaos.proxy import ISSUE, Faults, counts, proxy
 from tests.chaos.record import record
 from tests.conftest import write_random_subject
+from tests.remote_shards import BATCH, copy, open_loader
 from tests.s3 import server
 
-NUM_VOXELS, TOKENS, BATCH = 4000, (65, 256), 32
+NUM_VOXELS, TOKENS = 4000, (65, 256)
 """Voxels and targets of 24 and 33 kB."""
 
 
@@ -94,14 +93,6 @@ def opened_through(config, url):
         return open_loader(config)
 
 
-def open_loader(config):
-    """Return a training loader of batches of 32."""
-    store = Store(config.url)
-    sets = {"clip_tokens": config.targets}
-    dataset = Dataset(store, read_manifest(store), config, "train", sets)
-    return TrainLoader(dataset, config, TrainingConfig(global_batch_size=BATCH))
-
-
 def epoch(loader):
     """Return the bytes of an epoch's batches, in a short form."""
     steps = len(loader.dataset) // BATCH
@@ -114,13 +105,6 @@ def epoch(loader):
 def hash_of(batch):
     """Return a hash of a batch's targets."""
     return hash(batch.targets["clip_tokens"].numpy().tobytes())
-
-
-def copy(folder, store):
-    """Copy a folder of shards into a store."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            store.write(str(path.relative_to(folder)), path.read_bytes())
 
 
 if __name__ == "__main__":
