@@ -23,8 +23,6 @@ from mindeye_dist.distributed import rank, world_size
 from mindeye_dist.engine.optimizer import (
     build_optimizer,
     gradient_norm,
-    moment_decays,
-    parameter_groups,
     set_schedule,
 )
 
@@ -146,7 +144,7 @@ class DeepSpeedBackend:
         self._low_states = compute.states == "bf16"
         self._engine, *_ = deepspeed.initialize(
             model=model.to(self.device),
-            optimizer=_deepspeed_optimizer(model, compute, optimizer),
+            optimizer=build_optimizer(model, optimizer),
             config=deepspeed_settings(compute, optimizer, training),
         )
 
@@ -277,6 +275,8 @@ def deepspeed_settings(
         autocast = {"enabled": compute.precision == "bf16", "dtype": "bfloat16"}
         precision = {"torch_autocast": autocast}
     return {
+        # Torch's fused AdamW steps on CPUs too; DeepSpeed's own would want a compiler.
+        "zero_force_ds_cpu_optimizer": False,
         "train_micro_batch_size_per_gpu": max(1, training.global_batch_size // world_size()),
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.clip_norm,
@@ -284,21 +284,6 @@ def deepspeed_settings(
         "steps_per_print": 10**9,
         **precision,
     }
-
-
-def _deepspeed_optimizer(
-    model: nn.Module, compute: ComputeConfig, optimizer: OptimizerConfig
-) -> torch.optim.Optimizer:
-    if not compute.offload_optimizer:
-        return build_optimizer(model, optimizer)
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-    return DeepSpeedCPUAdam(
-        parameter_groups(model, optimizer),
-        lr=0.0,
-        eps=optimizer.eps,
-        betas=moment_decays(optimizer),
-    )
 
 
 def _import_deepspeed() -> ModuleType:

@@ -34,6 +34,7 @@ from mindeye_dist.batch import Batch
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine import backends
 from mindeye_dist.engine.backends import TorchBackend
+from mindeye_dist.engine.optimizer import parameter_groups
 from mindeye_dist.engine.trainer import Trainer
 from mindeye_dist.models.build import build_model
 from mindeye_dist.models.clip import _tower
@@ -191,7 +192,7 @@ def make_step(
 
 def unfused(model: nn.Module, config: object) -> torch.optim.AdamW:
     """Return AdamW as PyTorch makes it where nothing is asked for."""
-    groups = backends.parameter_groups(model, config)
+    groups = parameter_groups(model, config)
     return torch.optim.AdamW(groups, lr=0.0, eps=config.eps, betas=(0.95, 0.999))
 
 
