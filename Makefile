@@ -16,7 +16,7 @@ $(VENV)/.ready: pyproject.toml requirements.lock
 	@echo 'making $(VENV): two to six minutes and 7 GB'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[jobs,demo,test]'
-	cd $(VENV)/lib/python3.*/site-packages && $(abspath $(BIN))/python -m compileall -q -j 0 $(COMPILED) || true
+	cd $(VENV)/lib/python3.*/site-packages && $(abspath $(BIN))/python -m compileall -qq -j 0 $(COMPILED) || true
 	touch $@
 
 tools:  ## what some tests want of Debian: a browser for the page, promtool for alerts
