@@ -16,7 +16,7 @@ from rich.progress import track
 from mindeye_dist.checkpoint import CheckpointError
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.store import DataError
-from mindeye_dist.engine.guards import DivergedError, NonFiniteError
+from mindeye_dist.engine.guards import DivergedError, MiscountError, NonFiniteError
 from mindeye_dist.engine.preemption import PreemptedError
 from mindeye_dist.strict import check, override
 
@@ -29,6 +29,7 @@ KNOWN_ERRORS = (
     DataError,
     CheckpointError,
     DivergedError,
+    MiscountError,
     NonFiniteError,
     PreemptedError,
     ValueError,
@@ -51,11 +52,12 @@ def clear_errors() -> Iterator[None]:
 
 def settle(config: ExperimentConfig) -> ExperimentConfig:
     """Return the config with absolute folders, so that every worker means the same place."""
-    copy_to = config.checkpoint.copy_to
+    copy_to, cache = config.checkpoint.copy_to, config.data.disk_cache
     changes = {
         "run_dir": place(config.run_dir),
         "data.url": place(config.data.url),
         "checkpoint.copy_to": place(copy_to) if copy_to else "",
+        "data.disk_cache": local_place(cache, "data.disk_cache") if cache else "",
     }
     return override(config, changes)
 

@@ -5,13 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.train import (
     FailureConfig,
     RunConfig,
@@ -20,6 +21,10 @@ from ray.train import (
     get_preemption_info,
 )
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import (
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.command import KNOWN_ERRORS
@@ -35,6 +40,8 @@ from mindeye_dist.strict import from_dict, to_dict
 
 log = logging.getLogger(__name__)
 ASK_SECONDS = 1.0
+OF_RAY = (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+"""What a worker that is gone is said to have failed with; its own errors come as they were."""
 
 
 def launch(
@@ -50,6 +57,7 @@ def launch(
         parent_run: the MLflow run of the sweep that it is a trial of.
 
     Raises:
+        PreemptedError: this program had notice to end.
         Exception: what made the first worker fail, where a user can act on it.
         ray.train.TrainingFailedError: any other failure of a worker.
     """
@@ -61,13 +69,15 @@ def launch(
                 new_trainer(config, settings).fit()
             except TrainingFailedError as error:
                 cause = root_cause(error)
-                if isinstance(cause, PreemptedError) and not notice.is_set():
-                    log.warning("a node is drained, %s: starting the workers elsewhere", cause)
-                    continue
                 if cause is error:
                     raise
                 raise cause from error
-            return
+            preempted = cast(str, ray.get(board.read_preempted.remote()))
+            if preempted and notice.is_set():
+                raise PreemptedError(preempted)
+            if not preempted:
+                return
+            log.warning("a node is drained, %s: starting the workers elsewhere", preempted)
 
 
 def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrainer:
@@ -115,17 +125,32 @@ def told(board: ActorHandle, notice: Event) -> Iterator[None]:
 
 
 def ray_worker(settings: dict[str, Any]) -> None:
-    """Run `worker` inside Ray Train; rank 0 posts to the board and tracks in MLflow."""
+    """Run `worker` inside Ray Train; rank 0 posts to the board and tracks in MLflow.
+
+    A run that ends on notice is no failure: Ray would count it, and start the workers anew.
+    """
     config = from_dict(ExperimentConfig, settings["config"])
     board: ActorHandle = settings["board"]
     notice = notice_of_ray(board)
-    if rank() != 0:
-        worker(config, notice=notice)
-        return
+    with suppress(PreemptedError):
+        if rank() == 0:
+            first_worker(config, board, settings["parent_run"], notice)
+        else:
+            worker(config, notice=notice)
+
+
+def first_worker(
+    config: ExperimentConfig, board: ActorHandle, parent_run: str, notice: Event
+) -> None:
+    """Be rank 0."""
     logging.getLogger().addHandler(BoardHandler(board))
-    with tracked(config, settings["parent_run"]) as trackers:
-        reports: list[Report] = [board.post.remote, TrainingMeters(), *trackers]
-        worker(config, reports, [board.score.remote], notice)
+    try:
+        with tracked(config, parent_run) as trackers:
+            reports: list[Report] = [board.post.remote, TrainingMeters(), *trackers]
+            worker(config, reports, [board.score.remote], notice)
+    except PreemptedError as error:
+        ray.get(board.preempt.remote(str(error)))
+        raise
 
 
 def notice_of_ray(board: ActorHandle) -> Event:
@@ -224,11 +249,10 @@ def fits(there: float, count: float, kind: str) -> int:
 def root_cause(error: TrainingFailedError) -> Exception:
     """Return the first error that a user can act on; the other ranks only lost a peer."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-    causes = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
-    for cause in causes:
+    for _, cause in sorted(failures.items()):
         if isinstance(cause, KNOWN_ERRORS):
             return cause
-    lost = [n for n, failure in sorted(failures.items()) if not hasattr(failure, "_base_exc")]
+    lost = [n for n, cause in sorted(failures.items()) if isinstance(cause, OF_RAY)]
     if lost:
         return ChildProcessError(f"workers {lost} died; --resume goes on from the last checkpoint")
     return error

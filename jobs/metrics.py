@@ -26,7 +26,10 @@ TRAINING = (
     Metric("mindeye_train_samples_per_second", "gauge", "Samples a second since the start."),
     Metric("mindeye_train_data_wait_fraction", "gauge", "Share of the time waiting for data."),
     Metric("mindeye_train_checkpoint_pause_seconds", "gauge", "What training waited to save."),
-    Metric("mindeye_read_retries", "counter", "Damaged members read again, by the first worker."),
+    Metric("mindeye_read_retries", "counter", "Requests to the store that were sent again."),
+    Metric("mindeye_read_damaged", "counter", "Members that came damaged and were read again."),
+    Metric("mindeye_bad_samples", "counter", "Bad samples that training passed over."),
+    Metric("mindeye_non_finite_steps", "counter", "Steps left out for want of finite numbers."),
     Metric("mindeye_stations_items", "counter", "Items of batch jobs that are done.", ("what",)),
 )
 ROWS = {
@@ -35,7 +38,14 @@ ROWS = {
     "train/data_wait_fraction": "mindeye_train_data_wait_fraction",
     "train/checkpoint_pause_s": "mindeye_train_checkpoint_pause_seconds",
 }
-"""From the columns of a run's journal to metrics."""
+"""From the columns of a run's journal to gauges."""
+COUNTED = {
+    "train/read_retries": "mindeye_read_retries",
+    "train/read_damaged": "mindeye_read_damaged",
+    "train/bad_samples": "mindeye_bad_samples",
+    "train/non_finite_steps": "mindeye_non_finite_steps",
+}
+"""From its columns of counts to counters."""
 
 
 class Meters:
@@ -70,13 +80,14 @@ class TrainingMeters:
     """A report of a run's rows."""
 
     def __init__(self) -> None:
-        self._meters, self._retries = Meters(TRAINING), 0.0
+        self._meters, self._told = Meters(TRAINING), dict.fromkeys(COUNTED, 0.0)
 
     def __call__(self, row: dict[str, Any]) -> None:
         """Take over a row of metrics."""
         for column, name in ROWS.items():
             if column in row:
                 self._meters.set(name, float(row[column]))
-        if "train/read_retries" in row:
-            self._meters.count("mindeye_read_retries", row["train/read_retries"] - self._retries)
-            self._retries = row["train/read_retries"]
+        for column, name in COUNTED.items():
+            if column in row:
+                self._meters.count(name, row[column] - self._told[column])
+                self._told[column] = row[column]

@@ -246,6 +246,12 @@ class Tracker:
             )
 
     def _run(self) -> None:
+        try:
+            self._keep_delivering()
+        finally:
+            self._delivery.close()
+
+    def _keep_delivering(self) -> None:
         wait, tries = FIRST_WAIT, 0
         while not self._done and tries < CLOSING_TRIES:
             ended = self._ended.is_set()  # asked first: what was written before will be sent
@@ -263,7 +269,6 @@ class Tracker:
                 self._ended.wait(pause)
             elif not self._done:
                 time.sleep(FIRST_WAIT)
-        self._delivery.close()
 
     def _deliver(self, ended: bool) -> None:
         self._delivery.open()

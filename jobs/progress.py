@@ -27,6 +27,7 @@ class Board:
         self._messages: list[str] = []
         self._scores: list[dict[str, Any]] = []
         self._stopping = False
+        self._preempted = ""
 
     def stop(self) -> None:
         """Take over that the run is to end."""
@@ -35,6 +36,15 @@ class Board:
     def stopping(self) -> bool:
         """Return whether the run is to end."""
         return self._stopping
+
+    def preempt(self, message: str) -> None:
+        """Take over that the workers have ended on notice."""
+        self._preempted = message
+
+    def read_preempted(self) -> str:
+        """Return that they have since the last call, or nothing."""
+        message, self._preempted = self._preempted, ""
+        return message
 
     def post(self, row: dict[str, Any]) -> None:
         """Take over a row."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from mindeye_dist.checkpoint import MAY_CHANGE, Checkpoints
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import TRACKED_RUN, write_whole
+from mindeye_dist.engine.preemption import PreemptedError
 from mindeye_dist.engine.trainer import Report
 from mindeye_dist.strict import from_dict, paths, to_dict
 
@@ -57,12 +58,15 @@ def tracked(config: ExperimentConfig, parent: str = "") -> Iterator[list[Report]
     from jobs.mlflow_run import Tracker  # MLflow takes seconds to import
 
     tracker = Tracker(begin(config, parent), tracking_uri(config))
-    finished = False
+    status = "FAILED"
     try:
         yield [tracker]
-        finished = True
+        status = "FINISHED"
+    except PreemptedError:
+        status = "KILLED"  # it goes on elsewhere or later
+        raise
     finally:
-        tracker.close("FINISHED" if finished else "FAILED")
+        tracker.close(status)
 
 
 def tracking_uri(config: ExperimentConfig) -> str:

@@ -27,7 +27,7 @@ from mindeye_dist.checkpoint_copy import Copies
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import Store
-from mindeye_dist.distributed import leave, rank
+from mindeye_dist.distributed import barrier, leave, rank
 from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
 from mindeye_dist.engine.preemption import heeding_sigterm
 from mindeye_dist.models.frozen import ENCODER_FILE, SCENES_ENCODER
@@ -165,14 +165,23 @@ def check_run_dir(config: ExperimentConfig, options: Train) -> None:
 
 
 def make_run_dir(config: ExperimentConfig, options: Train) -> None:
-    """Make the run folder, without what an earlier run left in it where that is to be deleted."""
+    """Make the run folder, without what an earlier run left in it where that is to be deleted.
+
+    Called on all ranks: the first one does it before any of them writes there.
+    """
+    if rank() == 0:
+        Path(config.run_dir).mkdir(parents=True, exist_ok=True)
+        if options.overwrite:
+            empty(config)
+    barrier()
+
+
+def empty(config: ExperimentConfig) -> None:
+    """Delete what an earlier run left in the run folder, and the copies of its checkpoints."""
     run_dir = Path(config.run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if not options.overwrite:
-        return
     for name in ("checkpoints", "ray"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    if config.checkpoint.copy_to and rank() == 0:
+    if config.checkpoint.copy_to:
         copies = Copies(config.checkpoint.copy_to)
         copies.delete(copies.names())
     for name in (JOURNAL, SUMMARY, TRACKED_RUN, TRACKING, "report.json", "report.html"):

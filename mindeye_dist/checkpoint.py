@@ -18,7 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -36,7 +36,7 @@ from mindeye_dist.checkpoint_share import (
     write_share,
 )
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.distributed import agree, group_of_its_own, rank
+from mindeye_dist.distributed import group_of_its_own, rank
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.strict import from_dict, paths, to_dict
 
@@ -86,6 +86,7 @@ class Place:
     skipped: int = 0
 
 
+Record = TypeVar("Record", ExperimentConfig, Shapes, Place)
 Copy = Callable[[Path, Collection[str]], None]
 
 
@@ -95,7 +96,9 @@ class Checkpoints:
     Args:
         run_dir: the run's folder.
         keep: newest ones that stay besides the best one.
-        copy: takes every one that was written, and the names of those that stay; on rank 0.
+        copy: takes those that were written, and the names of those that stay; in a thread of rank 0
+            that nobody waits for but `end`. One that no longer stays when its turn comes is left
+            out.
 
     Attributes:
         folder: that they are in.
@@ -107,6 +110,8 @@ class Checkpoints:
         self.sealed = -1
         self._keep = keep
         self._copy = copy
+        self._copier = ThreadPoolExecutor(1, "copy")
+        self._kept: set[str] = set()
         self._saving: Future[None] | None = None
         self._group: ProcessGroup | None = None
         self._held = Held()
@@ -120,8 +125,7 @@ class Checkpoints:
             about: what else goes into the folder, by file name, as JSON.
 
         Raises:
-            CheckpointError: a rank could not write, this one or the one before; on all ranks, and
-                nothing earlier is lost.
+            CheckpointError: a rank could not write; on all ranks, and nothing earlier is lost.
         """
         self.wait()
         self._write(place, share_of(parameters), about, None)
@@ -130,8 +134,7 @@ class Checkpoints:
     def start(self, place: Place, parameters: Parameters, about: dict[str, Any]) -> None:
         """Copy what `save` would write; a thread writes it while the caller goes on.
 
-        Raises:
-            CheckpointError: a rank could not write the one before; on all ranks.
+        What becomes of it `wait` tells.
         """
         self.wait()
         self._group = self._group or group_of_its_own()
@@ -140,21 +143,26 @@ class Checkpoints:
         self._saving = thread.submit(self._write, place, share, about, self._group)
         thread.shutdown(wait=False)
 
-    def wait(self) -> None:
-        """Wait until what was started is there.
+    def wait(self) -> bool:
+        """Wait until what was started is there; return whether it is, alike on all ranks.
 
-        Raises:
-            CheckpointError: a rank could not write it; on all ranks.
+        Why it is not is in the log.
         """
         saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
+        try:
+            if saving is not None:
+                saving.result()
+        except CheckpointError as error:
+            log.warning("not saved: %s", error)
+            return False
+        return True
 
     def end(self) -> None:
-        """Wait for what was started, after an error that matters more than what becomes of it."""
+        """Wait for what was started and for its copies, after an error that matters more."""
         saving, self._saving = self._saving, None
         if saving is not None and (problem := saving.exception()) is not None:
             log.warning("not saved: %s", problem)
+        self._copier.shutdown()
 
     def newest(self) -> Path | None:
         """Return the newest whole checkpoint; later ones that are not are named in the log."""
@@ -180,7 +188,6 @@ class Checkpoints:
         self, place: Place, share: Share, about: dict[str, Any], group: ProcessGroup | None
     ) -> None:
         final = self.folder / folder_of(place.step)
-        kept: set[str] = set()
         partial = self.folder / f".writing-{place.step:08d}"
         with together(f"{partial}: cannot be made", group):
             if rank() == 0:
@@ -194,22 +201,25 @@ class Checkpoints:
                 seal(partial, {STATE: dataclasses.asdict(place), **about})
                 shutil.rmtree(final, ignore_errors=True)
                 rename(partial, final)
-                kept = self._forget(place)
         self.sealed = place.step
-        if self._copy is not None:
-            if rank() == 0:
-                self._copy(final, kept)
-            agree("", group)  # the first rank to end may be the end of all
+        if rank() == 0:
+            self._forget(place)
+            if self._copy is not None:
+                self._copier.submit(self._copy_kept, final)
 
-    def _forget(self, place: Place) -> set[str]:
+    def _forget(self, place: Place) -> None:
         # Later steps are of a course that this run has left, damaged ones among them.
         paths = sorted(self.folder.glob("step-*"))
         past = [path.name for path in paths if path.name <= folder_of(place.step)]
-        kept = {*past[-self._keep :], folder_of(place.best_step)}
+        self._kept = {*past[-self._keep :], folder_of(place.best_step)}
         for path in paths:
-            if path.name not in kept:
-                shutil.rmtree(path)
-        return kept
+            if path.name not in self._kept:
+                # One that cannot be deleted, as somebody reads it, is no reason to stop.
+                shutil.rmtree(path, onerror=lambda _, path, error: log.warning("%s", error[1]))
+
+    def _copy_kept(self, path: Path) -> None:
+        if self._copy is not None and path.name in self._kept:
+            self._copy(path, self._kept)
 
 
 def seal(folder: Path, about: Mapping[str, Any]) -> None:
@@ -256,7 +266,7 @@ def digest(path: Path) -> str:
 
 def read_config(path: Path) -> ExperimentConfig:
     """Return the config that a checkpoint was trained with."""
-    return from_dict(ExperimentConfig, _read_json(path / CONFIG))
+    return _read(ExperimentConfig, path / CONFIG)
 
 
 def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None:
@@ -280,12 +290,12 @@ def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None
 
 def read_shapes(path: Path) -> Shapes:
     """Return the shapes that a checkpoint's model was built for."""
-    return from_dict(Shapes, _read_json(path / "shapes.json"))
+    return _read(Shapes, path / "shapes.json")
 
 
 def read_place(path: Path) -> Place:
     """Return where the run stood."""
-    return from_dict(Place, _read_json(path / STATE))
+    return _read(Place, path / STATE)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -367,9 +377,8 @@ def _safetensors(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read(kind: type[Record], path: Path) -> Record:
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        return from_dict(kind, json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    return values

@@ -97,7 +97,12 @@ class Copies:
     def fetch(self, checkpoints: Checkpoints) -> None:
         """Bring the newest good copy here where it is newer than what is good here.
 
-        With it comes that of the best validation, by its word.
+        With it comes that of the best validation, by its word. Copies that are not whole are passed
+        over; not those that cannot be had, as a run that began anew would then delete them.
+
+        Raises:
+            CheckpointError: none is good, nor any here.
+            OSError: there is no room for it here.
         """
         names = self.names()
         newest = checkpoints.newest()
@@ -109,21 +114,29 @@ class Copies:
                 if best in names and not (checkpoints.folder / best).exists():
                     self._bring(best, checkpoints.folder)
                 return
+        if names and newest is None:
+            raise CheckpointError(f"{self._store.url}: of {len(names)} copies none is whole")
 
     def _folders(self) -> list[str]:
         return [name for name in self._store.names("") if name.startswith("step-")]
 
     def _bring(self, name: str, folder: Path) -> bool:
-        store, partial = Store(self._store.locate(name)), folder / f".fetching-{name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            _fetch(store, store.read(MANIFEST), partial)
-        except (CheckpointError, DataError, OSError) as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            log.warning("passed over: %s: %s", store.url, error)
-            return False
-        shutil.rmtree(folder / name, ignore_errors=True)
-        rename(partial, folder / name)
+        store = Store(self._store.locate(name))
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as temporary:
+            partial = Path(temporary, name)
+            try:
+                _fetch(store, store.read(MANIFEST), partial)
+            except CheckpointError as error:
+                log.warning("passed over: %s: %s", store.url, error)
+                return False
+            except DataError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                log.warning("passed over: %s: %s", store.url, error)
+                return False
+            shutil.rmtree(folder / name, ignore_errors=True)
+            rename(partial, folder / name)
         log.warning("fetched %s", store.url)
         return True
 

@@ -256,8 +256,9 @@ class ComputeConfig:
 
     num_workers: int = 1
     min_workers: int = 0
-    """Fewest workers with which a run on Ray begins, and goes on when machines are lost; it takes
-    up to num_workers when they come. 0: always num_workers."""
+    """Fewest workers with which a run on Ray begins, and goes on when machines are lost, which
+    max_restarts must allow; it takes up to num_workers when they come. Each time all start anew,
+    from the last checkpoint. 0: always num_workers."""
     max_restarts: int = 0
     """How often Ray starts failed workers anew, from the last checkpoint; -1: always."""
     device: Literal["cpu", "cuda"] = "cpu"
@@ -278,6 +279,9 @@ class ComputeConfig:
         fits = 0 <= self.min_workers <= self.num_workers
         check(fits, "compute.min_workers", self.min_workers, f"0..{self.num_workers}")
         check(self.max_restarts >= -1, "compute.max_restarts", self.max_restarts, "at least -1")
+        fits = self.max_restarts != 0 or self.min_workers in (0, self.num_workers)
+        expected = "1 or more, or -1, with fewer min_workers: each loss of workers is a restart"
+        check(fits, "compute.max_restarts", 0, expected)
         got = self.gpus_per_worker
         fits = got == 1 or (0 < got < 1 and self.num_workers == 1)
         check(fits, "compute.gpus_per_worker", got, "1, or less for a run of one worker")

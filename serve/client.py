@@ -4,6 +4,7 @@ Calls are functions of what is sent, so a call whose connection or replica was l
 while the service was busy, is repeated, after the time that the service asks for.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ import requests
 from jaxtyping import Float
 from pydantic import BaseModel
 from requests.adapters import HTTPAdapter
+from requests.exceptions import ChunkedEncodingError
 from urllib3.util.retry import Retry
 
 from mindeye_dist.data import npy
@@ -27,6 +29,8 @@ from serve.schema import (
 
 NPY = {"Content-Type": "application/x-npy"}
 REPEATED = (429, 500, 502, 503)
+FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
+"""Before a call is repeated, where the service does not say (seconds)."""
 Reply = TypeVar("Reply", bound=BaseModel)
 Brain = Float[np.ndarray, " voxels"] | Float[np.ndarray, "repeats voxels"]
 
@@ -57,7 +61,7 @@ class Client:
     def __init__(
         self, url: str, token: str = "", timeout_s: float = 180.0, retries: int = 8
     ) -> None:
-        self._url, self._timeout = url.rstrip("/"), timeout_s
+        self._url, self._timeout, self._retries = url.rstrip("/"), timeout_s, retries
         self._session = requests.Session()
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
@@ -65,9 +69,9 @@ class Client:
             retries,
             status_forcelist=REPEATED,
             allowed_methods=None,
-            backoff_factor=0.1,
-            backoff_jitter=0.1,
-            backoff_max=5,
+            backoff_factor=FIRST_WAIT,
+            backoff_jitter=FIRST_WAIT,
+            backoff_max=LONGEST_WAIT,
             raise_on_status=False,
         )
         for scheme in ("http://", "https://"):
@@ -126,7 +130,7 @@ class Client:
         return self._send("POST", path, data=body, headers=NPY, params=settings, stream=stream)
 
     def _send(self, method: str, path: str, **what: Any) -> requests.Response:
-        reply = self._session.request(method, self._url + path, timeout=self._timeout, **what)
+        reply = self._whole(method, path, **what)
         if reply.ok:
             return reply
         try:
@@ -139,6 +143,17 @@ class Client:
             str(known.get("error", reply.reason)),
             str(known.get("request_id", "")),
         )
+
+    def _whole(self, method: str, path: str, **what: Any) -> requests.Response:
+        # urllib3 repeats no call whose answer breaks off in its body, as that of a lost replica
+        # does.
+        url = self._url + path
+        for attempt in range(self._retries):
+            try:
+                return self._session.request(method, url, timeout=self._timeout, **what)
+            except ChunkedEncodingError:
+                time.sleep(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT))
+        return self._session.request(method, url, timeout=self._timeout, **what)
 
     @staticmethod
     def _typed(kind: type[Reply], reply: requests.Response) -> Reply:

@@ -144,17 +144,18 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, disk):
             assert torch.equal(tensor, torch.full((64, 64), value))
 
 
-@pytest.mark.parametrize("then", ["wait", "start", "save"])
-def test_a_save_that_fails_in_the_background_is_said_by_the_next_call(tmp_path, then):
+@pytest.mark.parametrize("then", ["start", "save"])
+def test_a_save_that_fails_in_the_background_is_said_and_not_in_the_way(tmp_path, then, caplog):
     checkpoints = Checkpoints(str(tmp_path), 3)
     good = checkpoints.save(Place(step=1), parameters(1.0), FILES)
     checkpoints.start(Place(step=2), parameters(float("inf")), FILES)
-    arguments = () if then == "wait" else (Place(step=3), parameters(3.0), FILES)
-    with pytest.raises(CheckpointError, match="weights are not finite: weight"):
-        getattr(checkpoints, then)(*arguments)
+    assert not checkpoints.wait()
+    assert "weights are not finite: weight" in caplog.text
     assert (checkpoints.newest(), checkpoints.sealed) == (good, 1)
-    checkpoints.start(Place(step=3), parameters(3.0), FILES)
-    checkpoints.wait()
+    checkpoints.start(Place(step=2), parameters(float("inf")), FILES)
+    getattr(checkpoints, then)(Place(step=3), parameters(3.0), FILES)
+    assert caplog.text.count("weights are not finite: weight") == 2
+    assert checkpoints.wait()
     assert [path.name for path in sorted(checkpoints.folder.iterdir())] == [
         "step-00000001",
         "step-00000003",

@@ -6,12 +6,13 @@ Oracle: the files of the checkpoint itself.
 import json
 import shutil
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 
 from jobs.worker import worker
-from mindeye_dist.checkpoint import MANIFEST, CheckpointError, Checkpoints, read_weights
+from mindeye_dist.checkpoint import MANIFEST, CheckpointError, Checkpoints, Place, read_weights
 from mindeye_dist.checkpoint_copy import Copies, copy_checkpoint
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.strict import override
@@ -158,3 +159,52 @@ def test_copies_that_cannot_be_reached_are_named_before_training(tmp_path, tiny_
     Path(tmp_path, "file").write_text("no folder")
     with pytest.raises(DataError, match="file/copies"):
         worker(override(tiny_config, {"checkpoint.copy_to": str(tmp_path / "file" / "copies")}))
+
+
+def test_copies_that_cannot_be_had_for_a_while_are_not_taken_for_none(
+    tmp_path, tiny_config, monkeypatch
+):
+    """A run that began anew would delete them."""
+    copies = tmp_path / "copies"
+    config = override(tiny_config, {"training.epochs": 2, "checkpoint.copy_to": str(copies)})
+    worker(config)
+    before = {str(path): path.read_bytes() for path in copies.rglob("*.*")}
+    shutil.rmtree(config.run_dir)
+
+    def gone(store, path, target):
+        raise DataError(f"{path}: the line is cut")
+
+    with monkeypatch.context() as cut:
+        cut.setattr(Store, "copy", gone)
+        with pytest.raises(DataError, match="the line is cut"):
+            worker(config)
+    for file in copies.rglob("model.safetensors"):
+        file.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="none is whole"):
+        worker(config)
+    assert {str(path) for path in copies.rglob("*.*")} == set(before)
+    assert not list(Path(config.run_dir, "checkpoints").glob(".fetching-*"))
+
+
+def test_what_is_copied_slowly_does_not_keep_training(tmp_path):
+    """The second is left out, since it is kept no longer when its turn comes."""
+    turn, begun, took = Event(), Event(), []
+
+    def slowly(path, kept):
+        begun.set()
+        assert turn.wait(60)
+        took.append((path.name, set(kept)))
+
+    checkpoints = Checkpoints(str(tmp_path), 1, slowly)
+    for step in (1, 2, 3):
+        checkpoints.save(Place(step=step, best_step=1), weights(), {"config.json": {}})
+        assert begun.wait(60)
+    turn.set()
+    checkpoints.end()
+    kept = {"step-00000001", "step-00000003"}
+    assert took == [("step-00000001", took[0][1]), ("step-00000003", kept)]
+
+
+def weights():
+    keys = ("weight", "exp_avg", "exp_avg_sq")
+    yield "weight", {key: torch.ones(3, 3) for key in keys}

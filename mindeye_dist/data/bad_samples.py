@@ -1,13 +1,10 @@
 """Bad samples that training has met and passed over: which, why, and who took their place."""
 
-import logging
 from collections.abc import Mapping
 from threading import Lock
 
 from mindeye_dist.data.shards import BadSampleError
 from mindeye_dist.data.store import DataError
-
-log = logging.getLogger(__name__)
 
 
 class BadSamples:
@@ -29,18 +26,15 @@ class BadSamples:
         self._lock = Lock()
 
     def note(self, step: int, number: int, error: BadSampleError) -> None:
-        """Take down a bad sample that a step wanted, and name it in the log the first time.
+        """Take down a bad sample that a step wanted.
 
         Raises:
             DataError: it is one more than may be passed over; lists them all.
         """
         with self._lock:
-            new = number not in self._found
             first, why = self._found.get(number, (step, str(error)))
             self._found[number] = (min(first, step), why)
             found = {other: why for other, (_, why) in self._found.items()}
-        if new:
-            log.warning("bad sample %d of %s is passed over: %s", number, self._subject, error)
         self.check(found)
 
     def up_to(self, step: int) -> dict[int, str]:

@@ -7,29 +7,31 @@ comes over the network is.
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
-from threading import Lock
+from threading import Lock, get_ident
 
 ROOM_LEFT = 0.9
 """What is deleted goes down to this share of the limit, so that it is not done for every file."""
+COUNTED_AFTER = 1 / 64
+"""What a process writes, as a share of the limit, before it counts again what others wrote."""
 
 
 class DiskCache:
-    """A folder of members, at most so many bytes.
+    """A folder of members, at most so many bytes, and a 64th of them more for each process.
 
     Raises:
-        ValueError: on construction, if the folder cannot be made.
+        ValueError: on construction, if the folder cannot be made or read.
     """
 
     def __init__(self, folder: str, max_bytes: int) -> None:
         self._folder, self._max_bytes = Path(folder), max_bytes
+        self._lock = Lock()
+        self._uncounted = 0
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            self._make_room()
         except OSError as error:
-            raise ValueError(f"data.disk_cache: {folder} cannot be made: {error}") from error
-        self._lock = Lock()
-        self._num_bytes = sum(size for _, size, _ in self._files())
+            raise ValueError(f"data.disk_cache: {folder} cannot be used: {error}") from error
 
     def get(self, checksum: str, size: int) -> bytes | None:
         """Return a member's bytes, unchecked; none where it is not there."""
@@ -45,17 +47,25 @@ class DiskCache:
         """Keep a member; a disk that is full keeps none."""
         if size > self._max_bytes:
             return
-        with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=self._folder) as partial:
-            path = Path(partial, "member")
-            path.write_bytes(data)
-            path.replace(self._path(checksum, size))
-            with self._lock:
-                self._num_bytes += size
-                if self._num_bytes > self._max_bytes:
-                    self._make_room()
+        # What a kill leaves of it is counted and deleted as members are.
+        partial = self._folder / f".{os.getpid()}-{get_ident()}"
+        try:
+            partial.write_bytes(data)
+            partial.replace(self._path(checksum, size))
+        except OSError:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            return
+        with self._lock, contextlib.suppress(OSError):
+            self._uncounted += size
+            if self._uncounted > COUNTED_AFTER * self._max_bytes:
+                self._make_room()
 
     def _make_room(self) -> None:
+        self._uncounted = 0
         files = sorted(self._files(), reverse=True)
+        if sum(size for _, size, _ in files) <= self._max_bytes:
+            return
         left = 0
         for _, size, path in files:
             left += size
@@ -63,7 +73,6 @@ class DiskCache:
                 left -= size
                 with contextlib.suppress(OSError):
                     os.remove(path)
-        self._num_bytes = left
 
     def _files(self) -> list[tuple[int, int, str]]:
         """Return when each file was last used (ns), its bytes and its path."""

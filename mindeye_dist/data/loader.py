@@ -10,7 +10,6 @@ to a limit.
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from itertools import chain
 from threading import Lock
 from types import MappingProxyType
@@ -142,9 +141,16 @@ class Dataset:
                 self._fail(missing, error)
                 raise
             # One by one, so that those who wait for the others get them.
+            left = dict(missing)
             for key, future in missing.items():
-                with suppress(BadSampleError):
+                del left[key]
+                try:
                     self._fill({key: future}, fetch)
+                except BadSampleError:
+                    continue
+                except Exception as error:
+                    self._fail(left, error)
+                    raise
             return
         except Exception as error:
             self._fail(missing, error)

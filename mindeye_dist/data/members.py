@@ -57,7 +57,7 @@ def _kept(store: Store, member: Member) -> bytes | None:
 def _checked(store: Store, sample: Sample, suffix: str, member: Member, part: bytes) -> bytes:
     """Return a member's bytes as they were indexed, fetched once more where they are not."""
     if not _is_intact(part, member):
-        store.counts.retries += 1
+        store.counts.damaged += 1
         part = store.read_ranges([_range(sample, member)])[0]
     if not _is_intact(part, member):
         raise BadSampleError(

@@ -30,8 +30,10 @@ FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryErr
 """Those of them that another try would not mend."""
 TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 0.05, 5.0
 """Of a request: tries in all, the mean wait before the second, and the longest (seconds)."""
+SHORT_TRIES = 3
+"""Of a request that is answered by too few bytes."""
 AT_ONCE = 32
-"""Requests on their way at once, for each reader."""
+"""Requests on their way at once, of each reader, without those that hedge."""
 GAP, LONGEST_JOINED = 1024, 8 * 2**20
 """Bytes between two ranges that are read along, as tar headers are, and of a joined range."""
 HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE = 4.0, 0.3, 0.05
@@ -39,8 +41,15 @@ HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE = 4.0, 0.3, 0.05
 of all requests."""
 UNKNOWN_PATIENCE = 2.0
 """Before the second request, while nothing is known of others (seconds)."""
-ONCE = {"retries": {"total_max_attempts": 1}, "connect_timeout": 5, "read_timeout": 20}
-"""boto's settings: one try, and how long it may take (seconds)."""
+ONCE = {
+    "retries": {"total_max_attempts": 1},
+    "connect_timeout": 5,
+    "read_timeout": 20,
+    "max_pool_connections": 2 * AT_ONCE,  # with those that hedge
+}
+"""boto's settings for reading ranges: one try, and how long it may take (seconds)."""
+TOO_SLOW = "RequestTimeout"
+"""What S3 calls an error of the sender's that another try may mend."""
 
 
 @dataclass
@@ -49,13 +58,15 @@ class Counts:
 
     Attributes:
         requests: sent in all.
-        retries: sent since the one before failed, came short or brought damaged bytes.
+        retries: sent since the one before failed or came short.
+        damaged: members whose bytes were not those that were indexed, and were read again.
         hedges: sent since the one before took long.
         num_bytes: received.
     """
 
     requests: int = 0
     retries: int = 0
+    damaged: int = 0
     hedges: int = 0
     num_bytes: int = 0
 
@@ -94,6 +105,8 @@ def is_final(error: BaseException) -> bool:
     answer = error if isinstance(error, ClientError) else error.__cause__
     if not isinstance(answer, ClientError):
         return isinstance(error, FINAL)
+    if answer.response.get("Error", {}).get("Code") == TOO_SLOW:
+        return False
     status: int = answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     return status < 500 and status not in (408, 429)
 
@@ -109,16 +122,12 @@ class Reader:
     def __init__(self, fetch: Fetch, counts: Counts) -> None:
         self._fetch, self._counts = fetch, counts
         self._seconds: deque[float] = deque(maxlen=64)
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     async def read(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
         """Return the bytes of each range, or what kept them; short where the object is."""
-        joined, room = join(ranges), asyncio.Semaphore(AT_ONCE)
-
-        async def one(part: Joined) -> bytes:
-            async with room:
-                return await self._patiently(part)
-
-        pieces = await asyncio.gather(*map(one, joined), return_exceptions=True)
+        joined = join(ranges)
+        pieces = await asyncio.gather(*map(self._patiently, joined), return_exceptions=True)
         parts: list[bytes | BaseException] = [b""] * len(ranges)
         for part, piece in zip(joined, pieces, strict=True):
             for number in part.members:
@@ -128,21 +137,19 @@ class Reader:
         return parts
 
     async def _patiently(self, part: Joined) -> bytes:
-        # Bytes that come short twice are all that there is: the index tells what is missing.
         short = 0
-        for attempt in range(1, TRIES + 1):
-            try:
+
+        async def whole() -> bytes:
+            nonlocal short
+            async with self._room:
                 piece = await self._hedged(part)
-            except UNREADABLE as error:
-                if is_final(error) or attempt == TRIES:
-                    raise
-            else:
-                short += len(piece) != part.end - part.start
-                if len(piece) == part.end - part.start or short > 2:
-                    return piece
-            self._counts.retries += 1
-            await asyncio.sleep(wait_before(attempt))
-        return piece
+            short += len(piece) != part.end - part.start
+            # Bytes that come short three times are all there is: the index tells what is missing.
+            if len(piece) != part.end - part.start and short < SHORT_TRIES:
+                raise OSError(f"{part.path}: got {len(piece)} bytes at byte {part.start}")
+            return piece
+
+        return await tried(whole, self._counts)
 
     async def _hedged(self, part: Joined) -> bytes:
         first = asyncio.ensure_future(self._timed(part))
@@ -185,7 +192,6 @@ async def tried(action: Callable[[], Awaitable[Answer]], counts: Counts) -> Answ
     """
     for attempt in range(1, TRIES):
         try:
-            counts.requests += 1
             return await action()
         except UNREADABLE as error:
             if is_final(error):

@@ -7,7 +7,7 @@ a while is tried again (reading.py).
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from mindeye_dist.data.reading import ONCE, UNREADABLE, Counts, Range, Reader, j
 
 LONGEST_READ = 2**20
 LONGEST_AHEAD = 4096
+PIECE, PIECES = 8 * 2**20, 8
+"""Bytes of a large file that are fetched as one, and how many of these at once."""
 
 
 class DataError(Exception):
@@ -46,6 +48,9 @@ class Store:
         options = {"config_kwargs": ONCE} if self.url.startswith("s3://") else {}
         try:
             self._files, self._root = fsspec.core.url_to_fs(self.url, **options)
+            # A file of many parts is not to be sent anew for one of them: boto tries each again.
+            # And what sends has connections of its own, so that reading does not wait for them.
+            self._sending, _ = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError, *UNREADABLE) as error:
             raise DataError(f"{url}: {error}") from error
         self.cache = None if self.is_local else cache
@@ -85,9 +90,10 @@ class Store:
             return self._read_here(full)
         parts: list[bytes | BaseException] = sync(self._files.loop, self._reader.read, full)
         whole: list[bytes] = []
-        for (path, _, _), part in zip(ranges, parts, strict=True):
+        for (path, start, _), part in zip(ranges, parts, strict=True):
             if isinstance(part, UNREADABLE):
-                raise DataError(f"{self.locate(path)}: cannot be read: {part}") from part
+                where = f"{self.locate(path)}: byte {start}"
+                raise DataError(f"{where}: cannot be read: {part}") from part
             if isinstance(part, BaseException):
                 raise part
             whole.append(part)
@@ -102,7 +108,8 @@ class Store:
                     piece: bytes = file.read(joined.end - joined.start)
             except UNREADABLE as error:
                 path = joined.path.removeprefix(f"{self._root}/")
-                raise DataError(f"{self.locate(path)}: cannot be read: {error}") from error
+                where = f"{self.locate(path)}: byte {joined.start}"
+                raise DataError(f"{where}: cannot be read: {error}") from error
             for number in joined.members:
                 _, start, end = ranges[number]
                 parts[number] = piece[start - joined.start : end - joined.start]
@@ -113,8 +120,14 @@ class Store:
         full = f"{self._root}/{path}"
         if not isinstance(self._files, AsyncFileSystem):
             return getattr(self._files, action)(full, *more, **how)
-        method = getattr(self._files, f"_{action}")
-        return sync(self._files.loop, tried, lambda: method(full, *more, **how), self.counts)
+        return self._remotely(getattr(self._files, f"_{action}"), full, *more, **how)
+
+    def _remotely(self, method: Callable[..., Awaitable[Any]], *given: Any, **how: Any) -> Any:
+        async def once() -> Any:
+            self.counts.requests += 1
+            return await method(*given, **how)
+
+        return sync(self._files.loop, tried, once, self.counts)
 
     def size(self, path: str) -> int:
         """Return the number of bytes of a file."""
@@ -139,11 +152,20 @@ class Store:
         return RangeFile(self, path)
 
     def copy(self, path: str, target: Path) -> None:
-        """Copy a whole file to this machine, without holding it in memory."""
-        try:
-            self._do("get_file", path, str(target))
-        except UNREADABLE as error:
-            raise DataError(f"{self.locate(path)}: cannot be copied: {error}") from error
+        """Copy a whole file to this machine, without holding it in memory.
+
+        Raises:
+            OSError: it cannot be written here.
+        """
+        size = self.size(path)
+        with target.open("wb") as file:
+            for first in range(0, size, PIECES * PIECE):
+                starts = range(first, min(first + PIECES * PIECE, size), PIECE)
+                for data in self.read_ranges([(path, s, min(s + PIECE, size)) for s in starts]):
+                    file.write(data)
+            if file.tell() != size:
+                got = f"got {file.tell()} bytes, expected {size}"
+                raise DataError(f"{self.locate(path)}: {got}")
 
     def delete(self, path: str) -> None:
         """Delete a file where there is one."""
@@ -162,14 +184,13 @@ class Store:
             raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
 
     def upload(self, source: Path, path: str) -> None:
-        """Write a whole file from one of this machine, without holding it in memory."""
+        """Write a whole file from one of this machine, of which few parts are held in memory."""
         target = f"{self._root}/{path}"
         try:
             if self.is_local:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
             if isinstance(self._files, AsyncFileSystem):
-                put = self._files._put_file
-                sync(self._files.loop, tried, lambda: put(str(source), target), self.counts)
+                self._remotely(self._sending._put_file, str(source), target)
             else:
                 self._files.put_file(str(source), target)
         except UNREADABLE as error:

@@ -105,4 +105,4 @@ def checked_array(data: bytes, shape: tuple[int, ...], where: str) -> Float[np.n
     if not npy.is_finite(array):
         count = np.count_nonzero(~np.isfinite(array))
         raise BadSampleError(f"{where}: {count} values are not finite")
-    return array
+    return array.astype(array.dtype.newbyteorder("="), copy=False)  # the only one torch knows

@@ -11,7 +11,7 @@ import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from threading import Event
 from typing import Any
 
@@ -104,6 +104,7 @@ class Trainer:
         self.first_step = 0
         self.skipped = 0
         self.ledger = Ledger(loader, 0, backend.device)
+        self.named: set[int] = set()
         self.saved_step = -1
         self.untold: list[tuple[int, dict[str, Any]]] = []
         self.clock = Clock(time.monotonic())
@@ -133,7 +134,7 @@ class Trainer:
             place = replace(place, step=batch.step + 1, skipped=self.skipped)
             done = place.step == self.total_steps
             self.ledger.add(batch)
-            if place.step % self.config.training.check_ranks_every == 0 or done:
+            if place.step % self.config.training.check_ranks_every == 0:
                 check_ranks(self.backend.replicas(), place.step)
             if place.step % self.config.tracking.every_steps == 0 or done:
                 self._report(self._progress(place.step, epoch, losses))
@@ -161,6 +162,7 @@ class Trainer:
         clock, compute = self.clock, self.config.compute
         busy = max(clock.training + clock.waited, 1e-9)
         wall = time.monotonic() - clock.started
+        bad = self._bad(self.total_steps)
         peaks = agree(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
         return {
             "steps": self.total_steps,
@@ -175,7 +177,8 @@ class Trainer:
             "precision": compute.precision,
             "device": compute.device,
             "peak_memory_gib": sum(float(peak) for peak in peaks),
-            "bad_samples": len(bad_samples(self.loader, self.total_steps)),
+            "bad_samples": len(bad),
+            "why_bad": [bad[number] for number in sorted(bad)],
             "non_finite_steps": self.skipped,
             "epochs_counted": self.ledger.epochs,
         }
@@ -294,9 +297,11 @@ class Trainer:
 
     def _save(self, place: Place, at_once: bool) -> None:
         begun = time.monotonic()
-        self.checkpoints.wait()
+        check_ranks(self.backend.replicas(), place.step)  # or the wrong weights might be the truth
+        # After one that could not be written training waits for the next, which may raise.
+        written = self.checkpoints.wait()
         self._tell()
-        at_once = at_once or not self.config.checkpoint.in_background
+        at_once = at_once or not written or not self.config.checkpoint.in_background
         save = self.checkpoints.save if at_once else self.checkpoints.start
         save(place, self.backend.state(), self.about)
         self.saved_step = place.step
@@ -324,6 +329,23 @@ class Trainer:
                 return
             yield batch
 
+    def _bad(self, step: int) -> dict[int, str]:
+        """Return the samples found bad so far, and name those in the log that are new."""
+        bad = bad_samples(self.loader, step)
+        if rank() == 0:
+            for number in sorted(bad.keys() - self.named):
+                subject = self.config.data.subject
+                log.warning("bad sample %d of %s: %s", number, subject, bad[number])
+        self.named |= bad.keys()
+        return bad
+
+    def _reading(self) -> dict[str, int]:
+        """Return what reading took on all ranks."""
+        counts = asdict(self.loader.dataset.store.counts)
+        own = torch.tensor([list(counts.values())], device=self.backend.device)
+        totals = gather(own, world_size()).sum(0).tolist()
+        return {f"train/read_{name}": total for name, total in zip(counts, totals, strict=True)}
+
     def _progress(self, step: int, epoch: int, losses: Losses) -> dict[str, Any]:
         clock = self.clock
         lr, _ = self._schedule(step - 1)
@@ -339,8 +361,8 @@ class Trainer:
             "train/samples_per_s": clock.samples / busy,
             "train/data_wait_fraction": clock.waited / busy,
             "train/checkpoint_pause_s": clock.paused,
-            "train/read_retries": self.loader.dataset.store.counts.retries,
-            "train/bad_samples": len(bad_samples(self.loader, step - 1)),
+            **self._reading(),
+            "train/bad_samples": len(self._bad(step - 1)),
             "train/non_finite_steps": self.skipped,
             "train/wall_s": time.monotonic() - clock.started,
         }

@@ -2,7 +2,9 @@
 
 A replica, of the gateway and of the predictor in turn, is killed every five seconds while the
 client calls embed and retrieve; and ten times the calls that it can answer come at once. Both as
-Serve is by default and behind HAProxy. Prints what came of it and writes runs/bench.json.
+Serve is by default and behind HAProxy; the overload also with the same routes under plain uvicorn,
+as the time of a refusal is that of cores which the client shares. Prints what came of it and writes
+runs/bench.json.
 """
 
 import itertools
@@ -11,8 +13,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import requests
@@ -20,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from serve.client import Client
-from tests.bench.serve import MODES
+from tests.bench.serve import MODES, plain
 from tests.ray_cluster import deployed, replicas
 from tests.serve.load import flood, memory, under_load
 
@@ -37,15 +41,19 @@ def main(out: Path, run_dir: str) -> None:
         **{f"{name}.{end}_replicas": 2 for name in KILLED for end in ("min", "max")},
     }
     figures = {}
+    with plain(arguments) as (url, token):
+        peer = SimpleNamespace(url=url, token=token)
+        figures["uvicorn: overload"] = overload(peer, draw_brains(peer))
+        show(figures)
     for mode, variables in MODES.items():
         with (
             tempfile.TemporaryDirectory() as folder,
             deployed(arguments, folder, **variables) as service,
         ):
-            with Client(service.url, service.token) as client:
-                num_voxels = client.model().num_voxels
-            brains = np.random.default_rng(0).standard_normal((8, num_voxels)).astype(np.float32)
-            figures[f"{mode}: overload"] = overload(service, brains)
+            brains = draw_brains(service)
+            with weighed(service) as weights:
+                figures[f"{mode}: overload"] = overload(service, brains)
+            figures[f"{mode}: overload"] |= weights
             show(figures)
             figures[f"{mode}: kills"] = kills(service, brains)
             show(figures)
@@ -91,24 +99,43 @@ def kills(service, brains) -> dict:
     }
 
 
+def draw_brains(service) -> np.ndarray:
+    """Return brains of random numbers that the service takes."""
+    with Client(service.url, service.token) as client:
+        num_voxels = client.model().num_voxels
+    return np.random.default_rng(0).standard_normal((8, num_voxels)).astype(np.float32)
+
+
+@contextmanager
+def weighed(service) -> Iterator[dict]:
+    """Yield what gets the most memory (MiB) that the service takes while the body runs."""
+    sizes, stop = [memory(service)], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.5):
+            sizes.append(memory(service))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    weights: dict = {}
+    try:
+        yield weights
+    finally:
+        stop.set()
+        watcher.join()
+        sizes.append(memory(service))
+        named = {"before": sizes[0], "peak": max(sizes), "after": sizes[-1]}
+        weights |= {f"memory MiB, {name}": round(size / 2**20) for name, size in named.items()}
+
+
 def overload(service, brains) -> dict:
     """Send ten times what can be answered, from many connections at once."""
     begun = time.perf_counter()
     alone = flood(service, brains, calls=300, at_once=8)
     rate = 300 / (time.perf_counter() - begun)
-    before, peak, stop = memory(service), [0], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.5):
-            peak[0] = max(peak[0], memory(service))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     begun = time.perf_counter()
     seconds = flood(service, brains, calls=int(100 * rate), at_once=AT_ONCE)
     took = time.perf_counter() - begun
-    stop.set()
-    watcher.join()
     refused = 1000 * np.array([s for status in (429, 503) for s in seconds.get(status, [])])
     begun = time.perf_counter()
     headers = {"Authorization": f"Bearer {service.token}"}
@@ -116,12 +143,10 @@ def overload(service, brains) -> dict:
     return {
         "calls a second that it can answer": round(rate),
         "calls a second that came": round(int(100 * rate) / took),
-        "statuses without overload": dict(Counter({k: len(v) for k, v in alone.items()})),
+        "statuses without overload": {k: len(v) for k, v in alone.items()},
         "statuses": {k: len(v) for k, v in sorted(seconds.items())},
         "refused in ms, p50": round(float(np.percentile(refused, 50)), 1),
         "refused in ms, p99": round(float(np.percentile(refused, 99)), 1),
-        "memory MiB, before, peak": [round(before / 2**20), round(peak[0] / 2**20)],
-        "memory MiB, after": round(memory(service) / 2**20),
         "first answer after it, ms": round(1000 * (time.perf_counter() - begun), 1),
     }
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from math import inf
 from pathlib import Path
 from unittest import mock
 
@@ -27,13 +28,13 @@ from mindeye_dist.data.store import DataError
 from mindeye_dist.distributed import rank
 from mindeye_dist.engine.trainer import Trainer
 from mindeye_dist.strict import override
-from tests.chaos.record import record
+from tests.chaos.record import NEVER, record
 from tests.conftest import tiny_run, write_tiny_subject
 from tests.forked import start, start_ranks
 
 KINDS = ("any moment", "while saving", "a thread that reads")
-EACH = 5
-"""Kills that a run meets before it is left alone."""
+KILLS, EACH = 100, 5
+"""Kills in all, and those that a run meets before it is left alone."""
 SMALL = {
     "training.epochs": 12,
     "training.validate_every_epochs": 3,
@@ -41,7 +42,7 @@ SMALL = {
 }
 
 
-def run(kills: int = 100, seed: int = 0) -> dict[str, object]:
+def run(kills: int = KILLS, seed: int = 0) -> dict[str, object]:
     """Kill runs so many times in all; return what came of them."""
     draw, made = random.Random(seed), Counter()
     figures = {"kills": 0, "runs": 0, "other weights": 0, "other ledgers": 0, "steps done again": 0}
@@ -183,4 +184,5 @@ def differs(expected: dict[str, torch.Tensor], config: ExperimentConfig) -> bool
 
 
 if __name__ == "__main__":
-    record(Path(sys.argv[1]), "kills", run())
+    bounds = {"kills": (KILLS, inf), "other weights": NEVER, "other ledgers": NEVER}
+    record(Path(sys.argv[1]), "kills", run(), bounds)

@@ -23,6 +23,7 @@ from mindeye_dist.distributed import rank
 from mindeye_dist.engine.backends import DeepSpeedBackend, TorchBackend
 from mindeye_dist.engine.guards import DivergedError, NonFiniteError
 from mindeye_dist.strict import override
+from tests.chaos.record import NEVER, record
 from tests.conftest import tiny_run, write_tiny_subject
 from tests.forked import run_ranks
 
@@ -109,6 +110,8 @@ FAULTS = {
     "flipped bit": flipped_bit,
 }
 
+RAISED = {kind: "NonFiniteError" for kind in FAULTS} | {"flipped bit": "DivergedError"}
+
 
 def strike(cases, folder):
     """Run the worker with each fault, if it is this rank's; write what it raised, as JSON."""
@@ -141,7 +144,7 @@ def strike_all(cases, ranks, folder):
     ]
 
 
-def run(seed):
+def run(seed=0):
     """Put every kind of fault into runs of one, two and three ranks at random places.
 
     Returns:
@@ -167,8 +170,20 @@ def run(seed):
             config = override(config, {"training.check_ranks_every": CHECK_EVERY})
             found = strike_all([(config, fault) for fault in faults], ranks, folder)
         figures += [figure(ranks, *each) for each in zip(faults, found, strict=True)]
-    late = [f["steps until found"] for f in figures]
-    return {"seed": seed, "faults": figures, "found": len(late) - late.count(None)}
+    return {
+        "seed": seed,
+        "faults": len(figures),
+        "not found": sum(each["raised"] != RAISED[each["kind"]] for each in figures),
+        "late": sum(not in_time(each) for each in figures),
+        "not alike on all ranks": sum(not each["alike on all ranks"] for each in figures),
+        "each": figures,
+    }
+
+
+def in_time(each):
+    """Return whether a fault was found in its step, a flipped bit at the next comparison."""
+    limit = CHECK_EVERY if each["kind"] == "flipped bit" else 1
+    return each["steps until found"] is not None and 0 <= each["steps until found"] < limit
 
 
 def figure(ranks, fault, found):
@@ -187,15 +202,7 @@ def figure(ranks, fault, found):
     }
 
 
-def main(out, seed=0):
-    """Write the figures beside what is in the file."""
-    figures = run(seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    there = json.loads(out.read_text()) if out.exists() else {}
-    out.write_text(json.dumps({**there, "numeric": figures}, indent=1))
-    for each in figures["faults"]:
-        print(f"{each['ranks']} ranks, {each['kind']}: {each['said']}")  # noqa: T201
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    figures = run(*map(int, sys.argv[2:]))
+    bounds = dict.fromkeys(("not found", "late", "not alike on all ranks"), NEVER)
+    record(Path(sys.argv[1]), "numeric", figures, bounds)

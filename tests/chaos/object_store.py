@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from unittest import mock
 
@@ -19,7 +20,7 @@ from s3fs import S3FileSystem
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.store import DataError, Store
 from tests.chaos.proxy import ISSUE, Faults, counts, proxy
-from tests.chaos.record import record
+from tests.chaos.record import NEVER, record
 from tests.conftest import write_random_subject
 from tests.remote_shards import BATCH, copy, open_loader
 from tests.s3 import server
@@ -108,4 +109,10 @@ def hash_of(batch):
 
 
 if __name__ == "__main__":
-    record(Path(sys.argv[1]), "object_store", run())
+    bounds = {
+        "wrong batches": NEVER,
+        "aborts": NEVER,
+        "throughput ratio": (0.8, inf),
+        "requests ratio": (0, 1.2),
+    }
+    record(Path(sys.argv[1]), "object_store", run(), bounds)

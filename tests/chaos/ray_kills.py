@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from math import inf
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ from mindeye_dist.checkpoint import Checkpoints, read_place
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.strict import override
 from tests.chaos.kills import differs, weights_of
-from tests.chaos.record import record
+from tests.chaos.record import NEVER, record
 from tests.conftest import flags, ray_environment, tiny_run, write_tiny_subject
 
 ROOT = Path(__file__).parents[2]
@@ -39,11 +40,10 @@ def run(victims: tuple[str, ...] = tuple(VICTIMS)) -> dict[str, object]:
         expected, last = weights_of(whole), read_place(newest(whole)).step
         for victim in victims:
             config = override(whole, {"run_dir": f"{folder}/{victim}"})
-            kill(config, VICTIMS[victim])
+            figures["kills"] += kill(config, VICTIMS[victim])
             figures[f"{victim}: killed after a checkpoint of step"] = read_place(
                 newest(config)
             ).step
-            figures["kills"] += 1
             resumed = start(config, "--resume")
             resumed.wait(timeout=300)
             if resumed.returncode or read_place(newest(config)).step != last:
@@ -69,7 +69,7 @@ def start(config, *more):
 
 
 def kill(config, name):
-    """Start a run, kill the process of that name in mid-run, and see that the run ends."""
+    """Start a run, kill the process of that name in mid-run; return whether there was one."""
     process = start(config)
     own = psutil.Process(process.pid)
     deadline = time.monotonic() + 300
@@ -78,18 +78,26 @@ def kill(config, name):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     everyone = [own, *own.children(recursive=True)]
-    for each in everyone:
-        with suppress(psutil.NoSuchProcess):
-            if name in " ".join(each.cmdline()):
-                each.kill()
-                break
+    victims = [each for each in everyone if name in command_of(each)]
+    for victim in victims[:1]:
+        victim.kill()
     with suppress(subprocess.TimeoutExpired):  # where the raylet is gone, Ray may wait for long
         process.wait(timeout=90)
     for each in everyone:
         with suppress(psutil.NoSuchProcess):
             each.kill()
     process.wait()
+    return bool(victims)
+
+
+def command_of(process):
+    """Return the command of a process, of one that is gone nothing."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 if __name__ == "__main__":
-    record(Path(sys.argv[1]), "ray_kills", run())
+    bounds = dict.fromkeys(("runs that did not end", "other weights"), NEVER)
+    record(Path(sys.argv[1]), "ray_kills", run(), bounds | {"kills": (len(VICTIMS), inf)})

@@ -5,7 +5,9 @@ is read: voxels, targets, pictures. Oracle: what was written. A fault is silent 
 else came back, or something was missing, without an error.
 """
 
+import json
 import random
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -16,10 +18,11 @@ from mindeye_dist.config import DataConfig
 from mindeye_dist.data.loader import Dataset
 from mindeye_dist.data.shards import read_manifest
 from mindeye_dist.data.store import DataError, Store
-from tests.chaos.record import record
+from tests.chaos.record import NEVER, record
 from tests.conftest import write_tiny_subject
 
 BLOCK = 512
+PLACE = re.compile(r"sample (?P<key>\S+): (?P<suffix>\S+) at byte (?P<offset>\d+)")
 
 
 def cut(data: bytes, at: int, other: bytes) -> bytes:
@@ -115,21 +118,36 @@ def run(positions: int = 200, seed: int = 0) -> dict[str, object]:
                 try:
                     outcome = "harmless" if everything(folder) == truth else "silent"
                 except DataError as error:
-                    outcome = "named" if path.name in str(error) else "not named"
+                    outcome = "named" if names(str(error), path, data, damaged) else "misnamed"
                 path.write_bytes(data)
                 outcomes[outcome] += 1
-                if outcome in ("silent", "not named"):
+                if outcome in ("silent", "misnamed"):
                     silent.append(f"{kind.__name__} {number} of {name} at {at}: {outcome}")
         return {
             "kinds": len(KINDS),
             "positions of each": positions,
             "silent": outcomes["silent"],
-            "reported without the shard's name": outcomes["not named"],
-            "reported with shard, key and place": outcomes["named"],
+            "not named or not in its place": outcomes["misnamed"],
+            "reported with shard, key and offset": outcomes["named"],
             "harmless (padding, headers, other members)": outcomes["harmless"],
-            "intact reads that raised": clean_alarms(folder, truth),
+            "clean alarms": clean_alarms(folder, truth),
             "first faults that were missed": silent[:5],
         }
+
+
+def names(said: str, path: Path, whole: bytes, damaged: bytes) -> bool:
+    """Return whether an error names the file and, in a tar, a member behind the first damage."""
+    if path.name not in said or path.suffix == ".json":
+        return path.name in said
+    place = PLACE.search(said)
+    if place is None:
+        return False
+    rows = json.loads(path.with_suffix(".index.json").read_text())
+    members = {row["key"]: row["members"] for row in rows}
+    offset, size, _ = members[place["key"]][place["suffix"]]
+    pairs = enumerate(zip(whole, damaged, strict=False))
+    first = next((n for n, (a, b) in pairs if a != b), len(damaged))
+    return offset == int(place["offset"]) and offset + size > first
 
 
 def everything(folder: str) -> list[bytes]:
@@ -150,4 +168,5 @@ def clean_alarms(folder: str, truth: list[bytes], times: int = 50) -> int:
 
 
 if __name__ == "__main__":
-    record(Path(sys.argv[1]), "shard_faults", run())
+    bounds = dict.fromkeys(("silent", "not named or not in its place", "clean alarms"), NEVER)
+    record(Path(sys.argv[1]), "shard_faults", run(), bounds)

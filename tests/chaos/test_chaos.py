@@ -8,9 +8,9 @@ from tests.chaos.proxy import Faults
 
 def test_no_damage_of_a_shard_is_silent():
     figures = shard_faults.run(positions=12, seed=1)
-    assert figures["silent"] == figures["reported without the shard's name"] == 0, figures
-    assert figures["reported with shard, key and place"] > 30
-    assert figures["intact reads that raised"] == 0
+    assert figures["silent"] == figures["not named or not in its place"] == 0, figures
+    assert figures["reported with shard, key and offset"] > 30
+    assert figures["clean alarms"] == 0
 
 
 @pytest.mark.s3

@@ -4,26 +4,29 @@ Oracle: what was put in.
 """
 
 import json
+from math import inf
 
 import pytest
 
 from tests.chaos import numeric
+from tests.chaos.record import NEVER, record
 
 
 @pytest.mark.processes
-def test_every_fault_is_found_in_time_and_named(tmp_path):
+def test_every_fault_is_found_in_time_and_named():
+    figures = numeric.run(seed=7)
+    assert {fault["kind"] for fault in figures["each"]} == numeric.FAULTS.keys()
+    assert figures["faults"] == 8
+    assert figures["not found"] == figures["late"] == figures["not alike on all ranks"] == 0
+    for fault in figures["each"]:
+        named = "weights" if fault["kind"] == "flipped bit" else "sample0000000"
+        assert named in fault["said"], fault
+
+
+def test_figures_out_of_bounds_are_an_error_and_leave_others(tmp_path):
     out = tmp_path / "chaos.json"
-    out.write_text('{"other": 1}')
-    numeric.main(out, seed=7)
+    record(out, "other", {"lost": 0, "ratio": 0.9}, {"lost": NEVER, "ratio": (0.8, inf)})
+    with pytest.raises(SystemExit, match="this: out of bounds: lost$"):
+        record(out, "this", {"lost": 1, "ratio": 0.8}, {"lost": NEVER, "ratio": (0.8, inf)})
     written = json.loads(out.read_text())
-    assert written["other"] == 1
-    faults = written["numeric"]["faults"]
-    assert {fault["kind"] for fault in faults} == numeric.FAULTS.keys()
-    assert written["numeric"]["found"] == len(faults) == 8
-    for fault in faults:
-        assert fault["alike on all ranks"], fault
-        flipped = fault["kind"] == "flipped bit"
-        assert fault["raised"] == ("DivergedError" if flipped else "NonFiniteError"), fault
-        limit = numeric.CHECK_EVERY if flipped else 1
-        assert 0 <= fault["steps until found"] < limit, fault
-        assert ("weights" if flipped else "sample0000000") in fault["said"], fault
+    assert (written["other"]["held"], written["this"]["held"]) == (True, False)

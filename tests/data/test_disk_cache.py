@@ -56,3 +56,30 @@ def test_a_second_epoch_is_read_from_the_disk_and_damage_is_not(s3, write_subjec
     damaged, requests = everything(cache)
     assert damaged == expected
     assert requests > 0
+
+
+def test_processes_that_share_a_folder_keep_to_one_limit(tmp_path):
+    """Each has two halves of the limit to write, of which the other knows nothing."""
+    folder = str(tmp_path / "cache")
+    one, other = DiskCache(folder, 10_000), DiskCache(folder, 10_000)
+    for n in range(100):
+        one.put(f"one{n}", 100, bytes(100))
+        other.put(f"other{n}", 100, bytes(100))
+        size = sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
+        assert size <= 10_000 * (1 + 2 / 64) + 200
+
+
+def test_what_a_kill_left_is_counted_and_goes(tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / ".1-1").write_bytes(bytes(900))
+    cache = DiskCache(str(folder), 1000)
+    cache.put("m", 100, bytes(100))
+    cache.put("n", 100, bytes(100))
+    assert {path.name for path in folder.iterdir()} == {"m-100", "n-100"}
+
+
+def test_a_folder_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ValueError, match=r"data.disk_cache: .*file/cache cannot be used"):
+        DiskCache(str(tmp_path / "file" / "cache"), 1000)

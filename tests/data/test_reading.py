@@ -112,3 +112,33 @@ def test_other_requests_are_tried_again_too():
 
     assert asyncio.run(tried(action, counts)) == "done"
     assert counts.retries == 2
+
+
+def test_no_more_than_so_many_are_on_their_way(monkeypatch):
+    """Over all calls of a reader, whose ranges come from several threads."""
+    now, most = 0, 0
+
+    async def fetch(path, start, end):
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        return DATA[path][start:end]
+
+    ours, far = Reader(fetch, Counts()), 2 * GAP
+
+    async def calls():
+        ranges = [("ab"[n % 2], far * (n // 2), far * (n // 2) + 9) for n in range(18)]
+        await asyncio.gather(*(ours.read(ranges) for _ in range(8)))
+
+    asyncio.run(calls())
+    assert most == reading.AT_ONCE
+
+
+def test_a_slow_sender_is_tried_again():
+    """S3 calls it an error of the client's."""
+    slow = {"ResponseMetadata": {"HTTPStatusCode": 400}, "Error": {"Code": "RequestTimeout"}}
+    ours, counts = reader(ClientError(slow, "PutObject"))
+    assert read(ours, ("a", 0, 9)) == [DATA["a"][:9]]
+    assert counts.retries == 1

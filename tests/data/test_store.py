@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+import mindeye_dist.data.store
 from jobs.worker import worker
 from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.engine.journal import read_journal
@@ -21,7 +22,7 @@ def check(store):
     assert store.read("a/b.bin") == b"replaced"
     with pytest.raises(DataError, match=r"a/c\.bin: cannot be read"):
         store.read("a/c.bin")
-    with pytest.raises(DataError, match=r"a/c\.bin: cannot be read"):
+    with pytest.raises(DataError, match=r"a/c\.bin: byte 0: cannot be read"):
         store.read_ranges([("a/b.bin", 0, 1), ("a/c.bin", 0, 1)])
     assert store.read_ranges([]) == []
     assert store.size("a/b.bin") == 8
@@ -34,12 +35,17 @@ def check(store):
     store.write("a/b.bin", b"")
 
 
-def check_files(store, source):
+def check_files(store, source, monkeypatch):
     """Oracle: the source's own bytes."""
     source.write_bytes(bytes(range(256)))
     store.upload(source, "folder/of/uploaded.bin")
     store.upload(source, "folder/b.bin")
     assert store.read("folder/of/uploaded.bin") == source.read_bytes()
+    with monkeypatch.context() as small:
+        small.setattr(mindeye_dist.data.store, "PIECE", 100)
+        small.setattr(mindeye_dist.data.store, "PIECES", 2)
+        store.copy("folder/b.bin", source.with_name("copied.bin"))
+    assert source.with_name("copied.bin").read_bytes() == source.read_bytes()
     store.delete_folder("folder")
     store.delete_folder("folder")
     assert not store.exists("folder/of/uploaded.bin")
@@ -69,9 +75,9 @@ def check_ranges(store):
     store.delete("long.bin")
 
 
-def test_local_folder(tmp_path):
+def test_local_folder(tmp_path, monkeypatch):
     check(Store(str(tmp_path)))
-    check_files(Store(str(tmp_path)), tmp_path / "source")
+    check_files(Store(str(tmp_path)), tmp_path / "source", monkeypatch)
     check_ranges(Store(str(tmp_path)))
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.bin"], "no partial file stays"
 
@@ -88,9 +94,9 @@ def test_unknown_scheme():
 
 
 @pytest.mark.s3
-def test_s3(s3, tmp_path):
+def test_s3(s3, tmp_path, monkeypatch):
     check(Store("s3://lab/store"))
-    check_files(Store("s3://lab/store"), tmp_path / "source")
+    check_files(Store("s3://lab/store"), tmp_path / "source", monkeypatch)
     check_ranges(Store("s3://lab/store"))
 
 

@@ -76,7 +76,10 @@ def test_any_number_of_workers_has_the_same_order_and_losses(alone, tmp_path, co
 
 
 def test_fewer_workers_than_the_fewest_are_refused(tiny_config):
-    config = override(tiny_config, {"compute.num_workers": 4, "compute.min_workers": 2})
+    config = override(
+        tiny_config,
+        {"compute.num_workers": 4, "compute.min_workers": 2, "compute.max_restarts": -1},
+    )
     with pytest.raises(ValueError, match="got 2 to 4, but 1 are running"):
         worker(config)
     with pytest.raises(ValueError, match=r"compute.min_workers: got 5, expected 0\.\.4"):

@@ -2,9 +2,12 @@
 
 import pytest
 import ray
+from ray.exceptions import ActorDiedError
+from ray.train import TrainingFailedError
 
-from jobs.launch import connect, fits, room_for_workers
+from jobs.launch import connect, fits, room_for_workers, root_cause
 from mindeye_dist.config import ComputeConfig, ExperimentConfig
+from mindeye_dist.data.store import DataError
 
 
 @pytest.mark.parametrize(
@@ -56,3 +59,20 @@ def test_a_run_that_never_fits_is_refused(monkeypatch, caplog):
         connect(config, wait=False)
     connect(config)
     assert "waiting for the cluster to grow" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("failures", "cause"),
+    [
+        ({0: RuntimeError("reset by peer"), 1: ActorDiedError()}, r"workers \[1\] died; --resume"),
+        ({0: ConnectionError("peer"), 1: DataError("a shard")}, "^a shard$"),
+        ({0: RuntimeError("out of memory"), 1: RuntimeError("reset by peer")}, "^all of it$"),
+        ({}, "^all of it$"),
+    ],
+)
+def test_the_cause_is_the_first_that_one_can_act_on(failures, cause):
+    """What is none of ours and no lost worker keeps the whole of Ray's error, with its trace."""
+    error = TrainingFailedError("all of it")
+    error.worker_failures = failures
+    with pytest.raises(Exception, match=cause):
+        raise root_cause(error)
