@@ -8,7 +8,7 @@ to a limit.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from threading import Lock
@@ -16,13 +16,14 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import DataConfig, TrainingConfig
 from mindeye_dist.data.bad_samples import BadSamples
-from mindeye_dist.data.members import place_of, read_members
+from mindeye_dist.data.buffers import Buffers
+from mindeye_dist.data.members import MemberPlace, read_members
+from mindeye_dist.data.repeats import chances, draw_repeat, single
 from mindeye_dist.data.shards import (
     DISTINCT,
     VOXELS,
@@ -81,7 +82,9 @@ class Dataset:
         # What is in memory or on its way there, so that batches read ahead fetch nothing twice.
         self._held: dict[Hashable, Future[np.ndarray]] = {}
         self._cache_left = int(config.cache_gib * 2**30)
+        self._finite: set[str] = set()
         self._lock = Lock()
+        self.buffers = Buffers()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -93,6 +96,20 @@ class Dataset:
     def targets(self, kind: str, requests: Sequence[Request]) -> list[Float[np.ndarray, "..."]]:
         """Return targets of a kind by sample and variant."""
         return self._cached([(kind, *r) for r in requests], lambda new: self._read(kind, new))
+
+    def each_target(
+        self, kind: str, requests: Sequence[Request]
+    ) -> Iterator[Float[np.ndarray, "..."]]:
+        """Yield targets of a kind by sample and variant.
+
+        From a folder of this machine they are read one after the other: each is checked and copied
+        while the processor has it at hand.
+        """
+        if self.store.is_local and isinstance(self.sources[kind], StoredTargets):
+            for request in requests:
+                yield from self.targets(kind, [request])
+        else:
+            yield from self.targets(kind, requests)
 
     def averages(self) -> Float[np.ndarray, "pictures voxels"]:
         """Return each picture's mean over its distinct repeats."""
@@ -180,14 +197,15 @@ class Dataset:
         return [self._decode(sample, *parts[2 * i : 2 * i + 2]) for i, sample in enumerate(samples)]
 
     def _decode(self, sample: Sample, voxels: bytes, distinct: bytes) -> np.ndarray:
-        def where(suffix: str) -> str:
-            return f"{self.subject_name}: {place_of(self.store, sample, suffix)}"
-
-        responses = checked_array(voxels, self.voxel_shape, where(VOXELS))
-        number = decode_npy(distinct, where(DISTINCT))
+        where, counted = (
+            MemberPlace(self.store, sample, suffix, self.subject_name)
+            for suffix in (VOXELS, DISTINCT)
+        )
+        responses = checked_array(voxels, self.voxel_shape, where, self._finite)
+        number = decode_npy(distinct, counted)
         if number.size != 1 or not 1 <= number.item() <= len(responses):
-            raise BadSampleError(f"{where(DISTINCT)}: is {number}, expected 1..{len(responses)}")
-        # A copy, or the cache would keep the other rows as well.
+            raise BadSampleError(f"{counted}: is {number}, expected 1..{len(responses)}")
+        # A copy that torch may write to; without, the cache would keep the other rows as well.
         return responses[: len(responses) if self._count_copies else int(number.item())].copy()
 
 
@@ -281,27 +299,29 @@ class TrainLoader:
         raise DataError(f"{self.config.subject}: no sample can be read")
 
     def _read(self, step: int, start: int, indices: Sequence[int]) -> Batch:
+        num_repeats = self.dataset.voxel_shape[0]
+        drawn = chances(self.seed, step, self.global_batch_size, num_repeats)
         voxels = [
             draw_repeat(
                 repeats,
                 self.config.repeat_draw,
                 self._turn(step, start + i, index),
-                numpy_generator(self.seed, "repeat", step, start + i),
+                drawn[start + i],
             )
             for i, (index, repeats) in enumerate(
                 zip(indices, self.dataset.voxels(indices), strict=True)
             )
         ]
-        targets = {}
+        targets: dict[str, Iterable[np.ndarray]] = {}
         for kind, source in self.dataset.sources.items():
             views = [self._view(source, step, start + i) for i in range(len(indices))]
             augmented = list(zip(indices, views, strict=True))
             if kind == "feature_map":  # the soft contrastive loss compares the two views
-                targets["feature_map_augmented"] = self.dataset.targets(kind, augmented)
+                targets["feature_map_augmented"] = self.dataset.each_target(kind, augmented)
                 augmented = [(i, 0) for i in indices]
             elif kind == "latents":
                 augmented = [(i, 0) for i in indices]
-            targets[kind] = self.dataset.targets(kind, augmented)
+            targets[kind] = self.dataset.each_target(kind, augmented)
         place = (step, start, self.global_batch_size)
         return _batch(self.dataset, indices, voxels, targets, place)
 
@@ -320,7 +340,10 @@ class TrainLoader:
     def batches(self, first: int, last: int, rank: int, world_size: int) -> Iterator[Batch]:
         """Yield the batches of steps first..last-1, read ahead in threads."""
         ahead = max(1, self.config.prefetch_batches)
-        with ThreadPoolExecutor(max_workers=ahead) as pool:
+        # A network is waited for by many threads; from a folder a second one takes a third more of
+        # the processor and brings little.
+        threads = 1 if self.dataset.store.is_local else ahead
+        with ThreadPoolExecutor(max_workers=threads) as pool:
             pending: deque[Future[Batch]] = deque()
             try:
                 for step in range(first, last):
@@ -341,64 +364,30 @@ def eval_batches(dataset: Dataset, size: int, rank: int, world_size: int) -> Ite
         own = local_slice(count, rank, world_size)
         indices = list(range(start + own.start, start + own.stop))
         voxels = [single(rows).mean(axis=0) for rows in dataset.voxels(indices)]
-        targets = {k: dataset.targets(k, [(i, 0) for i in indices]) for k in dataset.sources}
-        if "feature_map" in targets:
-            targets["feature_map_augmented"] = targets["feature_map"]
+        kinds = {kind: kind for kind in dataset.sources}
+        if "feature_map" in kinds:
+            kinds["feature_map_augmented"] = "feature_map"
+        requests = [(i, 0) for i in indices]
+        targets = {name: dataset.each_target(kind, requests) for name, kind in kinds.items()}
         yield _batch(dataset, indices, voxels, targets, (number, own.start, count))
-
-
-def draw_repeat(
-    voxels: Float[np.ndarray, "repeats voxels"],
-    how: str,
-    turn: int,
-    generator: np.random.Generator,
-) -> Float[np.ndarray, " voxels"]:
-    """Return one training response made of a picture's distinct repeats.
-
-    `cycle` and `step` take row `turn` modulo their number, `random` any row, `mean` their mean.
-    `random_combine` is the published low-level recipe, drawn for each sample: with 50 % a random
-    convex combination, with 30 % the mean, else any row.
-    """
-    repeats = single(voxels)
-    if how == "random_combine":
-        chance = generator.random()
-        if chance < 0.5:
-            weights = generator.random(len(repeats)).astype(np.float32)
-            return weights / weights.sum() @ repeats
-        how = "mean" if chance < 0.8 else "random"
-    if how == "mean":
-        return repeats.mean(axis=0)
-    row = turn % len(repeats) if how in ("cycle", "step") else generator.integers(len(repeats))
-    return repeats[row]
 
 
 def _batch(
     dataset: Dataset,
     indices: Sequence[int],
     voxels: Sequence[np.ndarray],
-    targets: Mapping[str, Sequence[np.ndarray]],
+    targets: Mapping[str, Iterable[np.ndarray]],
     place: tuple[int, int, int],
 ) -> Batch:
     step, start, global_size = place
     shapes = {kind: source.shape for kind, source in dataset.sources.items()}
     shapes["feature_map_augmented"] = shapes.get("feature_map", ())
+    stack, count = dataset.buffers.stack, len(indices)
     return Batch(
-        voxels=_stacked(voxels, dataset.voxel_shape[1:]),
-        targets={kind: _stacked(rows, shapes[kind]) for kind, rows in targets.items()},
+        voxels=stack(voxels, count, dataset.voxel_shape[1:]),
+        targets={kind: stack(rows, count, shapes[kind]) for kind, rows in targets.items()},
         keys=tuple(dataset.samples[i].key for i in indices),
         step=step,
         start=start,
         global_size=global_size,
     )
-
-
-def _stacked(
-    rows: Sequence[np.ndarray], shape: tuple[int, ...]
-) -> Shaped[torch.Tensor, "batch ..."]:
-    # A rank may have no sample of a small batch.
-    return torch.from_numpy(np.stack(rows) if rows else np.empty((0, *shape), np.float32))
-
-
-def single(array: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
-    """Return an array in single precision; by torch, as NumPy has no fast way from half."""
-    return torch.from_numpy(array).float().numpy()

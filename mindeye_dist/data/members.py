@@ -4,6 +4,7 @@ A member whose bytes are not those that were indexed is fetched once more before
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mindeye_dist.data.reading import Range
 from mindeye_dist.data.shards import BadSampleError, Member, Sample, checksum
@@ -36,10 +37,21 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
     ]
 
 
-def place_of(store: Store, sample: Sample, suffix: str) -> str:
-    """Return where a member lies, for messages: shard, key, suffix and offset."""
-    offset = sample.member(suffix).offset
-    return f"{store.locate(sample.shard)}: sample {sample.key}: {suffix} at byte {offset}"
+@dataclass(frozen=True)
+class MemberPlace:
+    """Where a member lies, as text for messages: subject, shard, key, suffix and offset."""
+
+    store: Store
+    sample: Sample
+    suffix: str
+    subject: str = ""
+
+    def __str__(self) -> str:
+        """Return the text; most places are never told."""
+        offset = self.sample.member(self.suffix).offset
+        shard = self.store.locate(self.sample.shard)
+        whose = f"{self.subject}: " if self.subject else ""
+        return f"{whose}{shard}: sample {self.sample.key}: {self.suffix} at byte {offset}"
 
 
 def _range(sample: Sample, member: Member) -> Range:
@@ -61,7 +73,7 @@ def _checked(store: Store, sample: Sample, suffix: str, member: Member, part: by
         part = store.read_ranges([_range(sample, member)])[0]
     if not _is_intact(part, member):
         raise BadSampleError(
-            f"{place_of(store, sample, suffix)}: got {len(part)} bytes with checksum "
+            f"{MemberPlace(store, sample, suffix)}: got {len(part)} bytes with checksum "
             f"{checksum(part)}, expected {member.size} with {member.checksum or 'any'}"
         )
     if store.cache is not None and member.checksum:

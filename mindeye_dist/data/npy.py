@@ -5,8 +5,10 @@ threads that do it at once CPython 3.11 may fail ("AST constructor recursion dep
 """
 
 import io
+import math
 import re
 import tokenize
+from functools import lru_cache
 from threading import Lock
 
 import numpy as np
@@ -14,12 +16,12 @@ import numpy as np
 NOT_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
 """What NumPy's reader raises on bytes that are no plain array."""
 HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00(..)"
+    rb"\x93NUMPY\x01\x00.."
     rb"\{'descr': '([<>|][fiub][1248])', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n",
     re.DOTALL,
 )
-"""As NumPy writes it for numbers in C order: length, dtype and shape."""
-MAGIC_BYTES = 10
+"""As NumPy writes it for numbers in C order: dtype and shape."""
+MAGIC_BYTES, LONGEST_USUAL = 10, 256
 _unusual = Lock()
 
 
@@ -29,16 +31,24 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
         Exception: one of NOT_NPY: the bytes are no plain array.
     """
-    header = HEADER.match(data)
-    if header is None or header.end() != MAGIC_BYTES + int.from_bytes(header[1], "little"):
+    header = data[: MAGIC_BYTES + int.from_bytes(data[8:MAGIC_BYTES], "little")]
+    known = _usual(header) if len(header) <= LONGEST_USUAL else None
+    if known is None:
         with _unusual:
             array: np.ndarray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         return array
-    shape = tuple(int(part) for part in header[3].split(b",") if part.strip())
-    dtype = np.dtype(header[2].decode())
-    count = (len(data) - header.end()) // dtype.itemsize
-    array = np.frombuffer(data, dtype, count, header.end())
-    return array[: int(np.prod(shape))].reshape(shape)
+    dtype, shape = known
+    return np.frombuffer(data, dtype, math.prod(shape), len(header)).reshape(shape)
+
+
+@lru_cache(maxsize=64)
+def _usual(header: bytes) -> tuple[np.dtype, tuple[int, ...]] | None:
+    """Return dtype and shape by a header as NumPy writes it for numbers, of any other None."""
+    found = HEADER.fullmatch(header)
+    if found is None:
+        return None
+    shape = tuple(int(part) for part in found[2].split(b",") if part.strip())
+    return np.dtype(found[1].decode()), shape
 
 
 def is_finite(array: np.ndarray) -> bool:

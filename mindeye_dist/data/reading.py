@@ -71,7 +71,7 @@ class Counts:
     num_bytes: int = 0
 
 
-@dataclass
+@dataclass(slots=True)
 class Joined:
     """A range that covers several; `members` are their places in what was asked for."""
 
@@ -83,6 +83,8 @@ class Joined:
 
 def join(ranges: Sequence[Range]) -> list[Joined]:
     """Return ranges that cover the given ones, those of a path that lie near each other as one."""
+    if len(ranges) == 1:
+        return [Joined(*ranges[0], [0])]
     joined: list[Joined] = []
     for number in sorted(range(len(ranges)), key=lambda n: ranges[n]):
         path, start, end = ranges[number]

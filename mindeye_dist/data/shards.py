@@ -345,11 +345,11 @@ def checksum(data: Any) -> str:
     return xxhash.xxh3_64_hexdigest(data)
 
 
-def decode_npy(data: bytes, where: str) -> np.ndarray:
-    """Return the array of a .npy member; objects are refused.
+def decode_npy(data: bytes, where: object) -> np.ndarray:
+    """Return the array of a .npy member; objects are refused. `where`, as text, is for messages.
 
     Raises:
-        BadSampleError: the bytes are no plain array; names `where`.
+        BadSampleError: the bytes are no plain array.
     """
     try:
         return npy.decode(data)

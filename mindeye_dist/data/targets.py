@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mindeye_dist.data import npy
-from mindeye_dist.data.members import place_of, read_members
+from mindeye_dist.data.members import MemberPlace, read_members
 from mindeye_dist.data.shards import BadSampleError, Sample, Targets, decode_npy, read_index
 from mindeye_dist.data.store import DataError, Store
 
@@ -45,6 +45,7 @@ class StoredTargets:
     ) -> None:
         self.shape, self.variants = targets.shape, targets.variants
         self._store, self._targets = store, targets
+        self._finite: set[str] = set()
         if missing := [split for split in splits if split not in targets.splits]:
             raise DataError(f"{store.url}: {targets.kind} by {targets.encoder}: no split {missing}")
         self._samples = [
@@ -63,8 +64,8 @@ class StoredTargets:
         """Return targets by sample and variant."""
         members = [(self._samples[i], self._targets.member(variant)) for i, variant in requests]
         return [
-            checked_array(data, self.shape, place_of(self._store, s, suffix))
-            for (s, suffix), data in zip(members, read_members(self._store, members), strict=True)
+            checked_array(data, self.shape, MemberPlace(self._store, *member), self._finite)
+            for member, data in zip(members, read_members(self._store, members), strict=True)
         ]
 
 
@@ -91,8 +92,16 @@ class ComputedTargets:
         return list(self._encode(requests).astype(np.float16)) if requests else []
 
 
-def checked_array(data: bytes, shape: tuple[int, ...], where: str) -> Float[np.ndarray, "..."]:
+def checked_array(
+    data: bytes, shape: tuple[int, ...], where: MemberPlace, finite: set[str]
+) -> Float[np.ndarray, "..."]:
     """Return the array of a .npy member.
+
+    Args:
+        data: the member's bytes, verified.
+        shape: that it must have.
+        where: it lies.
+        finite: checksums of members that were seen to be, and are not looked through again.
 
     Raises:
         BadSampleError: it is no plain array, not floating point, of another shape, or not finite.
@@ -102,7 +111,10 @@ def checked_array(data: bytes, shape: tuple[int, ...], where: str) -> Float[np.n
         raise BadSampleError(
             f"{where}: got {array.dtype} {array.shape}, expected floating point {shape}"
         )
-    if not npy.is_finite(array):
-        count = np.count_nonzero(~np.isfinite(array))
-        raise BadSampleError(f"{where}: {count} values are not finite")
+    checksum = where.sample.member(where.suffix).checksum  # "" where the index has none
+    if checksum not in finite:
+        if not npy.is_finite(array):
+            count = np.count_nonzero(~np.isfinite(array))
+            raise BadSampleError(f"{where}: {count} values are not finite")
+        finite.update([checksum] if checksum else [])
     return array.astype(array.dtype.newbyteorder("="), copy=False)  # the only one torch knows

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from mindeye_dist.data import npy
-from mindeye_dist.data.loader import draw_repeat, eval_batches
+from mindeye_dist.data.loader import eval_batches
 from mindeye_dist.data.shards import MANIFEST, read_manifest
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.randomness import numpy_generator
 from tests.broken_shards import (
     flip,
     member_offset,
@@ -183,22 +182,6 @@ def test_options_of_the_published_loader(tiny_shards):
         rows = step_rows.dataset.voxels(step_rows.order(step).tolist())
         expected = np.stack([repeats[step % 3] for repeats in rows])
         np.testing.assert_array_equal(step_rows.batch(step, 0, 1).voxels, expected)
-
-
-def test_repeat_draws():
-    """Oracle: the rows themselves and their NumPy mean."""
-    rows = np.array([[0.0, 1.0], [2.0, 3.0], [8.0, 9.0]], np.float16)
-    generator = numpy_generator(0, "test")
-    np.testing.assert_array_equal(draw_repeat(rows, "cycle", 4, generator), rows[1])
-    mean = rows.astype(np.float32).mean(0)
-    np.testing.assert_allclose(draw_repeat(rows, "mean", 0, generator), mean, rtol=1e-6)
-    drawn = {float(draw_repeat(rows, "random", 0, generator)[0]) for _ in range(50)}
-    assert drawn == {0.0, 2.0, 8.0}
-    mixed = np.array([draw_repeat(rows, "random_combine", 0, generator)[0] for _ in range(2000)])
-    assert 0 <= mixed.min() <= mixed.max() <= 8
-    means, rowwise = np.isclose(mixed, mean[0]).mean(), np.isin(mixed, rows[:, 0]).mean()
-    assert means == pytest.approx(0.3, abs=0.05)
-    assert rowwise == pytest.approx(0.2, abs=0.05)
 
 
 @pytest.fixture
