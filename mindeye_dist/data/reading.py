@@ -36,9 +36,9 @@ AT_ONCE = 32
 """Requests on their way at once, of each reader, without those that hedge."""
 GAP, LONGEST_JOINED = 1024, 8 * 2**20
 """Bytes between two ranges that are read along, as tar headers are, and of a joined range."""
-HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE = 4.0, 0.3, 0.05
-"""A second request goes out after so many medians, at least so many seconds; for at most a share
-of all requests."""
+HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE, ABREAST = 4.0, 0.3, 0.05, 3
+"""A second request goes out after so many medians, at least so many seconds, and a third after as
+long again; hedges are at most a share of all requests. How many of one range may be out at once."""
 UNKNOWN_PATIENCE = 2.0
 """Before the second request, while nothing is known of others (seconds)."""
 ONCE = {
@@ -129,7 +129,14 @@ class Reader:
     async def read(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
         """Return the bytes of each range, or what kept them; short where the object is."""
         joined = join(ranges)
-        pieces = await asyncio.gather(*map(self._patiently, joined), return_exceptions=True)
+
+        # Whoever waits first is first, to its end: another try that stood in line anew would keep
+        # the batch that training is waiting for behind those after it.
+        async def one(part: Joined) -> bytes:
+            async with self._room:
+                return await self._patiently(part)
+
+        pieces = await asyncio.gather(*map(one, joined), return_exceptions=True)
         parts: list[bytes | BaseException] = [b""] * len(ranges)
         for part, piece in zip(joined, pieces, strict=True):
             for number in part.members:
@@ -143,8 +150,7 @@ class Reader:
 
         async def whole() -> bytes:
             nonlocal short
-            async with self._room:
-                piece = await self._hedged(part)
+            piece = await self._hedged(part)
             short += len(piece) != part.end - part.start
             # Bytes that come short three times are all there is: the index tells what is missing.
             if len(piece) != part.end - part.start and short < SHORT_TRIES:
@@ -154,19 +160,20 @@ class Reader:
         return await tried(whole, self._counts)
 
     async def _hedged(self, part: Joined) -> bytes:
-        first = asyncio.ensure_future(self._timed(part))
-        tasks = {first}
+        tasks = {asyncio.ensure_future(self._timed(part))}
         try:
-            done, _ = await asyncio.wait(tasks, timeout=self._patience())
-            if not done and self._counts.hedges <= HEDGED_SHARE * self._counts.requests:
-                self._counts.hedges += 1
-                tasks.add(asyncio.ensure_future(self._timed(part)))
             while True:
-                done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+                done, waiting = await asyncio.wait(
+                    tasks, timeout=self._patience(part), return_when=asyncio.FIRST_COMPLETED
+                )
                 good = [task for task in done if task.exception() is None]
                 if good or not waiting:
                     return (good or list(done))[0].result()
+                # Where the second one fails, too, another goes out: the first may never answer.
                 tasks = waiting
+                if len(tasks) < ABREAST and self._may_hedge():
+                    self._counts.hedges += 1
+                    tasks.add(asyncio.ensure_future(self._timed(part)))
         finally:
             for task in tasks:
                 task.cancel()
@@ -180,10 +187,14 @@ class Reader:
         self._counts.num_bytes += len(piece)
         return piece
 
-    def _patience(self) -> float:
+    def _may_hedge(self) -> bool:
+        return self._counts.hedges <= HEDGED_SHARE * self._counts.requests
+
+    def _patience(self, part: Joined) -> float:
+        longer = 1 + (part.end - part.start) / 2**20  # than a member: a large range is no stall
         if len(self._seconds) < 8:  # too few to tell what is long
-            return UNKNOWN_PATIENCE
-        return max(HEDGE_AFTER * statistics.median(self._seconds), HEDGE_FLOOR)
+            return longer * UNKNOWN_PATIENCE
+        return longer * max(HEDGE_AFTER * statistics.median(self._seconds), HEDGE_FLOOR)
 
 
 async def tried(action: Callable[[], Awaitable[Answer]], counts: Counts) -> Answer:

@@ -116,7 +116,9 @@ def make_tower(side: int) -> nn.Module:
 
 def make_model(config: ExperimentConfig, count: int) -> nn.Module:
     """Return the model, as it starts."""
-    shapes = Shapes(NUM_VOXELS, {"clip_tokens": TargetShape((count, DIM), "random", "")})
+    shapes = Shapes(
+        num_voxels=NUM_VOXELS, targets={"clip_tokens": TargetShape((count, DIM), "random", "")}
+    )
     return build_model(config, shapes)
 
 

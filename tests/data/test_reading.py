@@ -94,6 +94,16 @@ def test_a_read_that_takes_long_is_overtaken(monkeypatch):
     assert (counts.hedges, counts.requests) == (1, 52)
 
 
+def test_where_the_second_request_fails_a_third_goes_out(monkeypatch):
+    """The first would never answer."""
+    monkeypatch.setattr(reading, "HEDGE_FLOOR", 0.01)
+    ours, counts = reader(*[None] * 80, 30.0, BUSY)
+    for n in range(80):
+        read(ours, ("a", n, n + 1))
+    assert read(ours, ("a", 7, 9)) == [DATA["a"][7:9]]
+    assert (counts.hedges, counts.requests, counts.retries) == (2, 83, 0)
+
+
 def test_no_more_than_a_share_is_asked_for_twice(monkeypatch):
     monkeypatch.setattr(reading, "HEDGE_FLOOR", 0.001)
     ours, counts = reader(*[None] * 20, *[0.05] * 200)
