@@ -201,7 +201,7 @@ def unfused(model: nn.Module, config: object) -> torch.optim.AdamW:
 def timed(run: Callable[[], Tensor], seconds: list[float], device: str) -> float:
     """Take a step, note its seconds and return its loss."""
     begun = time.perf_counter()
-    loss = float(run())
+    loss = float(run().detach())
     if device == "cuda":
         torch.cuda.synchronize()
     seconds.append(time.perf_counter() - begun)

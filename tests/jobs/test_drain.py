@@ -28,7 +28,7 @@ NODES = "import json, ray; ray.init(log_to_driver=False); print(json.dumps(ray.n
 
 @contextmanager
 def node(environment):
-    """Add a node with one CPU to the cluster."""
+    """Add a node with one CPU to the cluster; yield its process."""
     command = [str(BIN / "ray"), "start", "--block", "--num-cpus=1"]
     process = subprocess.Popen(
         [*command, f"--address={environment['RAY_ADDRESS']}"],
@@ -38,7 +38,7 @@ def node(environment):
         stderr=subprocess.DEVNULL,
     )
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(30)
