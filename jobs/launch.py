@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 from ray.train import (
     FailureConfig,
     RunConfig,
@@ -96,9 +96,10 @@ def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrai
         run_config=RunConfig(
             name=Path(config.run_dir).name,
             storage_path=str(Path(config.run_dir).resolve() / "ray"),
-            # Without a limit Ray restarts a controller that can never succeed for ever.
+            # Without a limit Ray restarts a controller that can never succeed for ever. It fails,
+            # too, where it counts on a node that is lost and not yet known to be.
             failure_config=FailureConfig(  # type: ignore[call-arg]
-                max_failures=compute.max_restarts, controller_failure_limit=0
+                max_failures=compute.max_restarts, controller_failure_limit=compute.max_restarts
             ),
         ),
     )
@@ -160,8 +161,9 @@ def notice_of_ray(board: ActorHandle) -> Event:
     def ask() -> None:
         # Whether a node is drained all workers ask together, each as often as the others.
         while get_preemption_info() is None:
-            if ray.get(board.stopping.remote()):
-                notice.set()
+            with suppress(ActorUnavailableError):  # for a moment; it is asked again
+                if ray.get(board.stopping.remote()):
+                    notice.set()
             time.sleep(ASK_SECONDS)
         notice.set()
 
