@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 NEVER = (0, 0)
+LONGEST_SHOWN = 200
 Bounds = Mapping[str, tuple[float, float]]
 """The least and the most that a figure may be."""
 
@@ -24,6 +25,7 @@ def record(out: Path, name: str, figures: dict[str, Any], bounds: Bounds) -> Non
     table = Table(name, "", "must be")
     for key, value in figures.items():
         shown = f"{value:.3f}" if isinstance(value, float) else str(value)
+        shown = shown if len(shown) < LONGEST_SHOWN else f"{len(value)}, in {out}"
         table.add_row(key, shown, words(bounds[key]) if key in bounds else "")
     Console().print(table)
     out.parent.mkdir(parents=True, exist_ok=True)
