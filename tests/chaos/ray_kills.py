@@ -64,6 +64,7 @@ def start(config, *more):
         [sys.executable, "jobs/train.py", *flags(config), *more],
         cwd=ROOT,
         env=ray_environment(),
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
 
