@@ -42,6 +42,8 @@ KNOWN_ERRORS = (
 def clear_errors() -> Iterator[None]:
     """End the program with one line for errors a user can act on; others keep their trace."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for library in ("botocore", "aiobotocore"):  # where credentials were found, at every client
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         yield
     except KNOWN_ERRORS as error:

@@ -22,7 +22,7 @@ from jobs.recipes import recipe, recipe_flag
 from jobs.simulate import Simulate, simulate
 from jobs.tracking import TRACKING, tracked
 from jobs.worker import data_shapes, worker
-from mindeye_dist.checkpoint import Checkpoints
+from mindeye_dist.checkpoint import Checkpoints, check_same_settings
 from mindeye_dist.checkpoint_copy import Copies
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.shards import MANIFEST, read_manifest
@@ -31,6 +31,7 @@ from mindeye_dist.distributed import barrier, leave, rank
 from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
 from mindeye_dist.engine.preemption import heeding_sigterm
 from mindeye_dist.models.frozen import ENCODER_FILE, SCENES_ENCODER
+from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,13 @@ def main(arguments: list[str]) -> None:
         runs = [settle(options.config)]
         if options.with_lowlevel:
             runs.append(lowlevel_beside(name, runs[0]))
-        if options.config.data.url == DataConfig.url:
+        if options.config.data.url == DataConfig.url and not options.resume:
             simulate_demo(runs[0].data.url)
         for config in runs:
-            check_data(config)
             begun = Checkpoints(config.run_dir, 1).folder.exists()
             if config is runs[0] or begun:  # the second of a run that goes on may be still to come
                 check_run_dir(config, options)
+            check_data(config)
         if options.without_ray:
             run_here(runs, options)
             return
@@ -145,10 +146,15 @@ def check_run_dir(config: ExperimentConfig, options: Train) -> None:
             f"run_dir: got {config.run_dir!r}, expected a folder that all workers share"
         )
     checkpoints, copy_to = Checkpoints(config.run_dir, 1), config.checkpoint.copy_to
+    if copy_to:
+        Copies(copy_to).check_writable()
     copied = bool(copy_to and Copies(copy_to).names())
     if options.resume:
-        if checkpoints.newest() is None and not copied:
+        newest = checkpoints.newest()
+        if newest is None and not copied:
             raise ValueError(f"--resume: no good checkpoint in {checkpoints.folder}")
+        if newest is not None:
+            check_same_settings(newest, config)
         return
     if options.overwrite:
         return
@@ -194,6 +200,9 @@ def run_here(runs: Sequence[ExperimentConfig], options: Train) -> None:
     if not alone:
         cuda = runs[0].compute.device == "cuda"
         dist.init_process_group("nccl" if cuda else "gloo")
+    for config in runs:
+        fewest = config.compute.min_workers
+        check(fewest == 0, "compute.min_workers", fewest, "0 without Ray, which alone changes them")
     with heeding_sigterm() as notice:
         for config in runs:
             make_run_dir(config, options)

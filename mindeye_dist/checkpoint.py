@@ -278,14 +278,27 @@ def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None
         CheckpointError: lists every other setting or fact of the data that differs.
     """
     then = paths(read_config(path)) | paths(read_shapes(path))
-    now = paths(config) | paths(shapes)
+    _check_same(path, then, paths(config) | paths(shapes))
+
+
+def check_same_settings(path: Path, config: ExperimentConfig) -> None:
+    """Compare the settings alone, which needs no data.
+
+    Raises:
+        CheckpointError: lists those that differ and may not.
+    """
+    _check_same(path, paths(read_config(path)), paths(config))
+
+
+def _check_same(path: Path, then: Mapping[str, object], now: Mapping[str, object]) -> None:
     differences = [
         f"{name} was {then.get(name)!r}, is {value!r}"
         for name, value in now.items()
         if value != then.get(name) and not name.startswith(MAY_CHANGE)
     ]
     if differences:
-        raise CheckpointError(f"{path}: is of another run: " + "; ".join(differences))
+        listed = "; ".join(differences)
+        raise CheckpointError(f"{path}: is of another run, or wants its flags: {listed}")
 
 
 def read_shapes(path: Path) -> Shapes:

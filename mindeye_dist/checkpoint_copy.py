@@ -21,6 +21,7 @@ from mindeye_dist.data.store import DataError, Store
 
 log = logging.getLogger(__name__)
 DIGITS = 12
+PROBE = "can-be-written"
 
 
 def copy_checkpoint(url: str, cache: Path) -> Path:
@@ -64,6 +65,11 @@ class Copies:
     def __init__(self, url: str) -> None:
         self._store = Store(url)
         self._deleted: set[str] = set()
+
+    def check_writable(self) -> None:
+        """See that something can be written there: a bucket that is not there lists as empty."""
+        self._store.write(PROBE, b"")
+        self._store.delete(PROBE)
 
     def names(self) -> list[str]:
         """Return the names of all copies that ought to be whole, in the order of their steps."""

@@ -208,3 +208,17 @@ def test_what_is_copied_slowly_does_not_keep_training(tmp_path):
 def weights():
     keys = ("weight", "exp_avg", "exp_avg_sq")
     yield "weight", {key: torch.ones(3, 3) for key in keys}
+
+
+def test_whether_copies_can_be_written_is_seen_before_training(tmp_path, monkeypatch):
+    """A bucket that is not there lists as one without copies. What was tried leaves nothing."""
+    copies = Copies(str(tmp_path / "copies"))
+    copies.check_writable()
+    assert copies.names() == list((tmp_path / "copies").iterdir()) == []
+
+    def refused(store, path, data):
+        raise DataError(f"{store.url}/{path}: cannot be written: no such bucket")
+
+    monkeypatch.setattr(Store, "write", refused)
+    with pytest.raises(DataError, match="copies/can-be-written: cannot be written: no such bucket"):
+        copies.check_writable()

@@ -28,6 +28,15 @@ class DataError(Exception):
     """Data that cannot be had or is not as it should be; names URL, subject, shard, key, offset."""
 
 
+def why(error: BaseException) -> str:
+    """Return what an error says, where that is less than what it means also that."""
+    if isinstance(error, FileNotFoundError) and "/" in str(error) and " " not in str(error):
+        return "there is no such object"
+    if isinstance(error, PermissionError) and error.errno is None:
+        return f"{error}; are credentials and AWS_ENDPOINT_URL those of this store?"
+    return str(error)
+
+
 class Store:
     """A folder or bucket prefix.
 
@@ -80,7 +89,7 @@ class Store:
         try:
             data: bytes = self._do("cat_file", path)
         except UNREADABLE as error:
-            raise DataError(f"{self.locate(path)}: cannot be read: {error}") from error
+            raise DataError(f"{self.locate(path)}: cannot be read: {why(error)}") from error
         return data
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:

@@ -38,6 +38,7 @@ def run(samples: int = 1024, pairs: int = 5, faults: Faults = ISSUE) -> dict[str
         config = DataConfig(url=str(local), targets="random", augmented=False, cache_gib=0.0)
         expected = epoch(open_loader(config))
         with server(place) as environment, mock.patch.dict(os.environ, environment):
+            S3FileSystem.clear_instance_cache()  # there may be one that knows another server
             copy(local, Store("s3://lab/chaos"))
             remote = replace(config, url="s3://lab/chaos")
             backend = environment["AWS_ENDPOINT_URL"]
