@@ -145,7 +145,7 @@ def test_a_population_hands_its_weights_over(lab, tmp_path):
 
     process = start(endless, "--space", space, *more)
     try:
-        wait_for(taken_over, process)
+        wait_for(taken_over, process, seconds=400)
     finally:
         kill_all(process)
 
