@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mindeye_dist.checkpoint import MAY_CHANGE, Checkpoints
+from mindeye_dist.checkpoint import Checkpoints, differences
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.engine.journal import TRACKED_RUN, write_whole
 from mindeye_dist.engine.preemption import PreemptedError
@@ -88,7 +88,11 @@ def begin(config: ExperimentConfig, parent: str) -> Tracking:
         then = read_tracking(config.run_dir)
     except ValueError:  # of another version; the MLflow run is known by its id as well
         then = None
-    if then and not Checkpoints(config.run_dir, 1).folder.exists() and differs(then.config, config):
+    if (
+        then
+        and not Checkpoints(config.run_dir, 1).folder.exists()
+        and differences(paths(then.config), paths(config))
+    ):
         (Path(config.run_dir) / TRACKED_RUN).unlink(missing_ok=True)
         then = None
     if then is None:
@@ -97,15 +101,6 @@ def begin(config: ExperimentConfig, parent: str) -> Tracking:
         now = replace(then, config=config, parent=parent or then.parent, ended=0.0, status=RUNNING)
     write_tracking(now)
     return now
-
-
-def differs(then: ExperimentConfig, now: ExperimentConfig) -> bool:
-    """Return whether two configs are of different runs."""
-    was = paths(then)
-    return any(
-        value != was.get(name) and not name.startswith(MAY_CHANGE)
-        for name, value in paths(now).items()
-    )
 
 
 def new_tracking(config: ExperimentConfig, parent: str, started: float) -> Tracking:

@@ -291,14 +291,18 @@ def check_same_settings(path: Path, config: ExperimentConfig) -> None:
 
 
 def _check_same(path: Path, then: Mapping[str, object], now: Mapping[str, object]) -> None:
-    differences = [
+    if found := differences(then, now):
+        listed = "; ".join(found)
+        raise CheckpointError(f"{path}: is of another run, or wants its flags: {listed}")
+
+
+def differences(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return what makes two runs different ones, by dotted path."""
+    return [
         f"{name} was {then.get(name)!r}, is {value!r}"
         for name, value in now.items()
         if value != then.get(name) and not name.startswith(MAY_CHANGE)
     ]
-    if differences:
-        listed = "; ".join(differences)
-        raise CheckpointError(f"{path}: is of another run, or wants its flags: {listed}")
 
 
 def read_shapes(path: Path) -> Shapes:
