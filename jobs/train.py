@@ -22,7 +22,7 @@ from jobs.recipes import recipe, recipe_flag
 from jobs.simulate import Simulate, simulate
 from jobs.tracking import TRACKING, tracked
 from jobs.worker import data_shapes, worker
-from mindeye_dist.checkpoint import Checkpoints, check_same_settings
+from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.checkpoint_copy import Copies
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.shards import MANIFEST, read_manifest
@@ -31,6 +31,7 @@ from mindeye_dist.distributed import barrier, leave, rank
 from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
 from mindeye_dist.engine.preemption import heeding_sigterm
 from mindeye_dist.models.frozen import ENCODER_FILE, SCENES_ENCODER
+from mindeye_dist.same_run import check_same_settings
 from mindeye_dist.strict import check
 
 

@@ -16,7 +16,6 @@ from mindeye_dist.checkpoint import (
     Checkpoints,
     Place,
     TrainingState,
-    check_same_run,
     describe,
     read_place,
 )
@@ -35,6 +34,7 @@ from mindeye_dist.models.build import build_model
 from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
 from mindeye_dist.objective import HighLevelObjective, LowLevelObjective, Objective
+from mindeye_dist.same_run import check_same_run
 from mindeye_dist.shapes import Shapes, TargetShape
 
 log = logging.getLogger(__name__)

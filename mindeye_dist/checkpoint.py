@@ -38,35 +38,10 @@ from mindeye_dist.checkpoint_share import (
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.distributed import group_of_its_own, rank
 from mindeye_dist.shapes import Shapes
-from mindeye_dist.strict import from_dict, paths, to_dict
+from mindeye_dist.strict import from_dict, to_dict
 
 log = logging.getLogger(__name__)
 CONFIG, STATE, MANIFEST = "config.json", "state.json", "manifest.json"
-MAY_CHANGE = (
-    "run_dir",
-    "data.url",
-    "data.cache_gib",
-    "data.prefetch_batches",
-    "data.disk_cache",
-    # These only stop a run or let it go on: what was trained so far is the same with any of them.
-    "data.on_bad_sample",
-    "data.max_bad_samples",
-    "training.on_non_finite",
-    "training.max_non_finite",
-    "training.check_ranks_every",
-    "training.max_micro_batch_size",
-    "checkpoint.",
-    "compute.num_workers",
-    "compute.min_workers",
-    "compute.max_restarts",
-    "compute.device",
-    "compute.backend",
-    "compute.zero_stage",
-    "compute.offload_optimizer",
-    "compute.cpus_per_worker",
-    "compute.gpus_per_worker",
-    "tracking.",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,42 +242,6 @@ def digest(path: Path) -> str:
 def read_config(path: Path) -> ExperimentConfig:
     """Return the config that a checkpoint was trained with."""
     return _read(ExperimentConfig, path / CONFIG)
-
-
-def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None:
-    """Compare what a checkpoint was trained with and what is to go on from it.
-
-    Where the shards lie, how they are cached, and how many workers compute may change.
-
-    Raises:
-        CheckpointError: lists every other setting or fact of the data that differs.
-    """
-    then = paths(read_config(path)) | paths(read_shapes(path))
-    _check_same(path, then, paths(config) | paths(shapes))
-
-
-def check_same_settings(path: Path, config: ExperimentConfig) -> None:
-    """Compare the settings alone, which needs no data.
-
-    Raises:
-        CheckpointError: lists those that differ and may not.
-    """
-    _check_same(path, paths(read_config(path)), paths(config))
-
-
-def _check_same(path: Path, then: Mapping[str, object], now: Mapping[str, object]) -> None:
-    if found := differences(then, now):
-        listed = "; ".join(found)
-        raise CheckpointError(f"{path}: is of another run, or wants its flags: {listed}")
-
-
-def differences(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return what makes two runs different ones, by dotted path."""
-    return [
-        f"{name} was {then.get(name)!r}, is {value!r}"
-        for name, value in now.items()
-        if value != then.get(name) and not name.startswith(MAY_CHANGE)
-    ]
 
 
 def read_shapes(path: Path) -> Shapes:
