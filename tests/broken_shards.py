@@ -1,6 +1,8 @@
 """Not a test: how a copy of the tiny subject is damaged, on disk, one member at a time."""
 
 from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -23,6 +25,15 @@ def open_loader(folder, batch=6, seed=1, split="train", kinds=("clip_tokens",), 
     dataset, config = open_dataset(folder, split, kinds, **changes)
     training = TrainingConfig(global_batch_size=batch, seed=seed)
     return TrainLoader(dataset, config, training)
+
+
+def as_remote(folder):
+    """Copy a folder to where ranges are read as of a bucket; return its URL."""
+    url = f"memory://{uuid4().hex}"
+    store = Store(url)
+    for path in filter(Path.is_file, Path(folder).rglob("*")):
+        store.write(str(path.relative_to(folder)), path.read_bytes())
+    return url
 
 
 def member_offset(folder, suffix, position=2):

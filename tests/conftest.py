@@ -116,10 +116,11 @@ def write_tiny_subject(url, num_voxels=NUM_VOXELS, counts=COUNTS):
     return manifest
 
 
-def write_random_subject(url, num_voxels, token_shape, count, encoded=None):
+def write_random_subject(url, num_voxels, token_shape, count, encoded=None, precision=np.float16):
     """Write a subject of random numbers of any size, `count` training samples and two of each.
 
-    `encoded` makes the bytes of a picture by number; by default they are tiny.
+    `encoded` makes the bytes of a picture by number; by default they are tiny. Targets are of a
+    precision.
     """
     generator = np.random.default_rng(0)
     store = Store(str(url))
@@ -137,7 +138,8 @@ def write_random_subject(url, num_voxels, token_shape, count, encoded=None):
             for i in range(number)
         )
         tokens = (
-            {"clip_tokens.npy": npy.encode(unit_tokens(generator, token_shape))} for _ in keys
+            {"clip_tokens.npy": npy.encode(unit_tokens(generator, token_shape).astype(precision))}
+            for _ in keys
         )
         splits[split] = write_shards(
             store, f"{split}/{split}_subj01", zip(keys, samples, strict=True)

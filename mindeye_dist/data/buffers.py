@@ -1,7 +1,7 @@
 """Memory of batches that is taken again: new memory costs more than what is copied into it."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from threading import Lock
 
 import numpy as np
@@ -20,21 +20,25 @@ class Buffers:
         self._arrays: list[np.ndarray] = []
         self._lock = Lock()
 
-    def stack(
-        self, rows: Iterable[np.ndarray], count: int, shape: tuple[int, ...]
+    def fill(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype | type[np.floating],
+        put: Callable[[int, np.ndarray], np.ndarray | None],
     ) -> Shaped[Tensor, "batch ..."]:
-        """Return rows as a tensor of their precision, the highest where they differ.
+        """Return a batch of rows, each written before the next is asked for.
 
         Args:
-            rows: one after the other, each copied before the next is asked for.
-            count: of the rows; a rank may have none of a small batch.
-            shape: of one.
+            shape: of the batch; a rank may have no row of a small one.
+            dtype: of the rows; where one is of another, the higher precision of both.
+            put: writes a row by its number into its place, or returns what is to be copied there.
         """
-        batch = np.empty((0, *shape), np.float32)
-        for number, row in enumerate(rows):
-            if number == 0:
-                batch = self._take((count, *shape), row.dtype)
-            elif row.dtype != batch.dtype:
+        batch = self._take(shape, np.dtype(dtype))
+        for number in range(shape[0]):
+            row = put(number, batch[number])
+            if row is None:
+                continue
+            if row.dtype != batch.dtype:
                 batch = batch.astype(np.promote_types(row.dtype, batch.dtype), copy=False)
             batch[number] = row
         return torch.from_numpy(batch)

@@ -8,21 +8,23 @@ to a limit.
 """
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from itertools import chain
-from threading import Lock
 from types import MappingProxyType
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import DataConfig, TrainingConfig
 from mindeye_dist.data.bad_samples import BadSamples
 from mindeye_dist.data.buffers import Buffers
-from mindeye_dist.data.members import MemberPlace, read_members
+from mindeye_dist.data.members import MemberPlace, read_into, read_members
+from mindeye_dist.data.read_once import ReadOnce
 from mindeye_dist.data.repeats import chances, draw_repeat, single
 from mindeye_dist.data.shards import (
     DISTINCT,
@@ -34,7 +36,7 @@ from mindeye_dist.data.shards import (
     read_index,
 )
 from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.data.targets import Request, StoredTargets, TargetSource, checked_array
+from mindeye_dist.data.targets import Request, StoredTargets, TargetSource, checked_array, is_finite
 from mindeye_dist.distributed import local_slice
 from mindeye_dist.randomness import numpy_generator
 
@@ -79,37 +81,75 @@ class Dataset:
             for kind, name in sets.items()
         }
         self._count_copies = config.count_copies
-        # What is in memory or on its way there, so that batches read ahead fetch nothing twice.
-        self._held: dict[Hashable, Future[np.ndarray]] = {}
-        self._cache_left = int(config.cache_gib * 2**30)
         self._finite: set[str] = set()
-        self._lock = Lock()
-        self.buffers = Buffers()
+        self._distinct: dict[int, int] = {}
+        self._remote = ReadOnce(int(config.cache_gib * 2**30))
+        self._buffers = Buffers()
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def voxels(self, indices: Sequence[int]) -> list[Float[np.ndarray, "_ voxels"]]:
         """Return the distinct repeats of samples, at least one each."""
-        return self._cached([("voxels", i) for i in indices], lambda new: self._fetch(new))
+        return list(self.each_voxels(indices))
+
+    def each_voxels(self, indices: Sequence[int]) -> Iterator[Float[np.ndarray, "_ voxels"]]:
+        """Yield them; from a folder each is read when it is asked for."""
+        if self.store.is_local:
+            return map(self._read_here, indices)
+        return iter(self._remote.get(indices, self._fetch))
 
     def targets(self, kind: str, requests: Sequence[Request]) -> list[Float[np.ndarray, "..."]]:
         """Return targets of a kind by sample and variant."""
-        return self._cached([(kind, *r) for r in requests], lambda new: self._read(kind, new))
+        source = self.sources[kind]
+        if self._is_at_hand(source):
+            return source.read(requests)
+        return self._remote.get(
+            [(kind, *request) for request in requests],
+            lambda new: source.read([(i, variant) for _, i, variant in new]),
+        )
 
-    def each_target(
-        self, kind: str, requests: Sequence[Request]
-    ) -> Iterator[Float[np.ndarray, "..."]]:
-        """Yield targets of a kind by sample and variant.
+    def batch(
+        self,
+        indices: Sequence[int],
+        voxels: Iterator[Float[np.ndarray, " voxels"]],
+        targets: Mapping[str, tuple[str, Sequence[Request]]],
+        place: tuple[int, int, int],
+    ) -> Batch:
+        """Return samples as a batch, in memory that is taken again once nobody has it.
 
-        From a folder of this machine they are read one after the other: each is checked and copied
-        while the processor has it at hand.
+        Args:
+            indices: of the samples.
+            voxels: the response of each.
+            targets: kind and requests by the name that they have in the batch.
+            place: step, first place in the global batch, size of the global batch.
         """
-        if self.store.is_local and isinstance(self.sources[kind], StoredTargets):
-            for request in requests:
-                yield from self.targets(kind, [request])
-        else:
-            yield from self.targets(kind, requests)
+        step, start, global_size = place
+        return Batch(
+            voxels=self._buffers.fill(
+                (len(indices), self.voxel_shape[1]), np.float32, lambda *_: next(voxels)
+            ),
+            targets={name: self._stacked(*asked) for name, asked in targets.items()},
+            keys=tuple(self.samples[i].key for i in indices),
+            step=step,
+            start=start,
+            global_size=global_size,
+        )
+
+    def _stacked(self, kind: str, requests: Sequence[Request]) -> Shaped[Tensor, "batch ..."]:
+        source = self.sources[kind]
+        shape = (len(requests), *source.shape)
+        if self._is_at_hand(source):
+            put = source.read_into
+            return self._buffers.fill(shape, source.dtype, lambda n, row: put(requests[n], row))
+        rows = self.targets(kind, requests)
+        return self._buffers.fill(
+            shape, rows[0].dtype if rows else np.float32, lambda n, _: rows[n]
+        )
+
+    def _is_at_hand(self, source: TargetSource) -> TypeGuard[StoredTargets]:
+        """Return whether the system keeps what was read lately, so that nothing else needs to."""
+        return self.store.is_local and isinstance(source, StoredTargets)
 
     def averages(self) -> Float[np.ndarray, "pictures voxels"]:
         """Return each picture's mean over its distinct repeats."""
@@ -134,63 +174,21 @@ class Dataset:
             self.store, [(self.samples[i], picture_member(self.samples[i])) for i in indices]
         )
 
-    def _cached(
-        self,
-        keys: Sequence[tuple[Any, ...]],
-        fetch: Callable[[list[tuple[Any, ...]]], list[np.ndarray]],
-    ) -> list[np.ndarray]:
-        with self._lock:
-            missing = [key for key in dict.fromkeys(keys) if key not in self._held]
-            held = {key: self._held.setdefault(key, Future()) for key in keys}
-        if missing:
-            self._fill({key: held[key] for key in missing}, fetch)
-        return [held[key].result() for key in keys]
+    def _read_here(self, index: int) -> np.ndarray:
+        """Return what `_fetch` does, without the number of repeats where it was read before."""
+        sample, number = self.samples[index], self._distinct.get(index)
+        if number:
+            responses = np.empty(self.voxel_shape, np.float16)
+            if read_into(self.store, sample, VOXELS, responses) and is_finite(
+                responses, sample.member(VOXELS).checksum, self._finite
+            ):
+                return responses[:number]
+        responses = self._fetch([index])[0]
+        self._distinct[index] = len(responses)
+        return responses
 
-    def _fill(
-        self,
-        missing: dict[tuple[Any, ...], Future[np.ndarray]],
-        fetch: Callable[[list[tuple[Any, ...]]], list[np.ndarray]],
-    ) -> None:
-        try:
-            arrays = fetch(list(missing))
-        except BadSampleError as error:
-            if len(missing) == 1:
-                self._fail(missing, error)
-                raise
-            # One by one, so that those who wait for the others get them.
-            left = dict(missing)
-            for key, future in missing.items():
-                del left[key]
-                try:
-                    self._fill({key: future}, fetch)
-                except BadSampleError:
-                    continue
-                except Exception as error:
-                    self._fail(left, error)
-                    raise
-            return
-        except Exception as error:
-            self._fail(missing, error)
-            raise
-        with self._lock:
-            for (key, future), array in zip(missing.items(), arrays, strict=True):
-                future.set_result(array)
-                if array.nbytes <= self._cache_left:
-                    self._cache_left -= array.nbytes
-                else:
-                    del self._held[key]
-
-    def _fail(self, missing: dict[tuple[Any, ...], Future[np.ndarray]], error: Exception) -> None:
-        with self._lock:
-            for key, future in missing.items():
-                del self._held[key]
-                future.set_exception(error)
-
-    def _read(self, kind: str, keys: list[tuple[Any, ...]]) -> list[np.ndarray]:
-        return self.sources[kind].read([(i, variant) for _, i, variant in keys])
-
-    def _fetch(self, keys: list[tuple[Any, ...]]) -> list[np.ndarray]:
-        samples = [self.samples[i] for _, i in keys]
+    def _fetch(self, indices: Sequence[int]) -> list[np.ndarray]:
+        samples = [self.samples[i] for i in indices]
         parts = read_members(
             self.store, [(s, name) for s in samples for name in (VOXELS, DISTINCT)]
         )
@@ -247,11 +245,10 @@ class TrainLoader:
             shards = draw.integers(0, len(self._shards), self.global_batch_size)
             return np.array([draw.choice(self._shards[shard]) for shard in shards.tolist()])
         stream = np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)
-        permutations = {
-            epoch: numpy_generator(self.seed, "order", epoch).permutation(count)
-            for epoch in np.unique(stream // count).tolist()
-        }
-        return np.array([permutations[p // count][p % count] for p in stream.tolist()])
+        epochs = np.unique(stream // count).tolist()
+        return np.concatenate(
+            [permutation(self.seed, e, count)[stream[stream // count == e] % count] for e in epochs]
+        )
 
     def batch(self, step: int, rank: int, world_size: int) -> Batch:
         """Return a rank's part of a step's global batch.
@@ -301,29 +298,21 @@ class TrainLoader:
     def _read(self, step: int, start: int, indices: Sequence[int]) -> Batch:
         num_repeats = self.dataset.voxel_shape[0]
         drawn = chances(self.seed, step, self.global_batch_size, num_repeats)
-        voxels = [
-            draw_repeat(
-                repeats,
-                self.config.repeat_draw,
-                self._turn(step, start + i, index),
-                drawn[start + i],
-            )
-            for i, (index, repeats) in enumerate(
-                zip(indices, self.dataset.voxels(indices), strict=True)
-            )
-        ]
-        targets: dict[str, Iterable[np.ndarray]] = {}
+        how, repeats = self.config.repeat_draw, self.dataset.each_voxels(indices)
+        responses = (
+            draw_repeat(next(repeats), how, self._turn(step, place, index), drawn[place])
+            for place, index in enumerate(indices, start)
+        )
+        targets: dict[str, tuple[str, Sequence[Request]]] = {}
         for kind, source in self.dataset.sources.items():
             views = [self._view(source, step, start + i) for i in range(len(indices))]
             augmented = list(zip(indices, views, strict=True))
             if kind == "feature_map":  # the soft contrastive loss compares the two views
-                targets["feature_map_augmented"] = self.dataset.each_target(kind, augmented)
-                augmented = [(i, 0) for i in indices]
-            elif kind == "latents":
-                augmented = [(i, 0) for i in indices]
-            targets[kind] = self.dataset.each_target(kind, augmented)
+                targets["feature_map_augmented"] = (kind, augmented)
+            own = [(i, 0) for i in indices] if kind in ("feature_map", "latents") else augmented
+            targets[kind] = (kind, own)
         place = (step, start, self.global_batch_size)
-        return _batch(self.dataset, indices, voxels, targets, place)
+        return self.dataset.batch(indices, responses, targets, place)
 
     def _turn(self, step: int, position: int, index: int) -> int:
         """Return which row `cycle` and `step` take, modulo the number of rows."""
@@ -357,37 +346,22 @@ class TrainLoader:
                     future.cancel()
 
 
+@lru_cache(maxsize=4)  # each step of an epoch takes some of it
+def permutation(seed: int, epoch: int, count: int) -> Int[np.ndarray, " count"]:
+    """Return the order of an epoch's samples; not to be written to."""
+    return numpy_generator(seed, "order", epoch).permutation(count)
+
+
 def eval_batches(dataset: Dataset, size: int, rank: int, world_size: int) -> Iterator[Batch]:
     """Yield a rank's parts of a split's batches in order, distinct repeats averaged."""
     for number, start in enumerate(range(0, len(dataset), size)):
         count = min(size, len(dataset) - start)
         own = local_slice(count, rank, world_size)
         indices = list(range(start + own.start, start + own.stop))
-        voxels = [single(rows).mean(axis=0) for rows in dataset.voxels(indices)]
+        means = (single(repeats).mean(axis=0) for repeats in dataset.each_voxels(indices))
         kinds = {kind: kind for kind in dataset.sources}
         if "feature_map" in kinds:
             kinds["feature_map_augmented"] = "feature_map"
-        requests = [(i, 0) for i in indices]
-        targets = {name: dataset.each_target(kind, requests) for name, kind in kinds.items()}
-        yield _batch(dataset, indices, voxels, targets, (number, own.start, count))
-
-
-def _batch(
-    dataset: Dataset,
-    indices: Sequence[int],
-    voxels: Sequence[np.ndarray],
-    targets: Mapping[str, Iterable[np.ndarray]],
-    place: tuple[int, int, int],
-) -> Batch:
-    step, start, global_size = place
-    shapes = {kind: source.shape for kind, source in dataset.sources.items()}
-    shapes["feature_map_augmented"] = shapes.get("feature_map", ())
-    stack, count = dataset.buffers.stack, len(indices)
-    return Batch(
-        voxels=stack(voxels, count, dataset.voxel_shape[1:]),
-        targets={kind: stack(rows, count, shapes[kind]) for kind, rows in targets.items()},
-        keys=tuple(dataset.samples[i].key for i in indices),
-        step=step,
-        start=start,
-        global_size=global_size,
-    )
+        targets = {name: (kind, [(i, 0) for i in indices]) for name, kind in kinds.items()}
+        place = (number, own.start, count)
+        yield dataset.batch(indices, means, targets, place)

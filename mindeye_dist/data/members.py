@@ -6,6 +6,10 @@ A member whose bytes are not those that were indexed is fetched once more before
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Float
+
+from mindeye_dist.data import npy
 from mindeye_dist.data.reading import Range
 from mindeye_dist.data.shards import BadSampleError, Member, Sample, checksum
 from mindeye_dist.data.store import Store
@@ -35,6 +39,27 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
         data if data is not None else _checked(store, *request, member, next(fetched))
         for request, member, data in zip(requests, members, kept, strict=True)
     ]
+
+
+def read_into(store: Store, sample: Sample, suffix: str, row: Float[np.ndarray, "..."]) -> bool:
+    """Read the numbers of a .npy member of a folder straight into their place.
+
+    Returns whether they are there: of the row's shape and precision, and what was indexed. If not,
+    the row holds anything, and `read_members` tells why.
+
+    Raises:
+        BadSampleError: the sample lacks the member.
+    """
+    member = sample.member(suffix)
+    header_size = member.size - row.nbytes
+    if not 0 < header_size <= npy.LONGEST_USUAL:
+        return False
+    header = bytearray(header_size)
+    return (
+        store.read_into(sample.shard, member.offset, (header, row)) == member.size
+        and member.checksum in ("", checksum(header, row))
+        and npy.describes(bytes(header), row)
+    )
 
 
 @dataclass(frozen=True)

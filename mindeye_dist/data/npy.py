@@ -22,6 +22,7 @@ HEADER = re.compile(
 )
 """As NumPy writes it for numbers in C order: dtype and shape."""
 MAGIC_BYTES, LONGEST_USUAL = 10, 256
+"""Of a header: what says how long it is, and the most that is looked at here."""
 _unusual = Lock()
 
 
@@ -39,6 +40,13 @@ def decode(data: bytes) -> np.ndarray:
         return array
     dtype, shape = known
     return np.frombuffer(data, dtype, math.prod(shape), len(header)).reshape(shape)
+
+
+def describes(header: bytes, array: np.ndarray) -> bool:
+    """Return whether an array's bytes behind this header are its .npy file, as NumPy writes it."""
+    size = int.from_bytes(header[8:MAGIC_BYTES], "little")
+    known = _usual(header) if len(header) == MAGIC_BYTES + size else None
+    return known == (array.dtype, array.shape)
 
 
 @lru_cache(maxsize=64)

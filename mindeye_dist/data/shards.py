@@ -340,9 +340,14 @@ def _paths(manifest: Manifest) -> Iterable[str]:
                     yield from (shard.path, shard.index)
 
 
-def checksum(data: Any) -> str:
-    """Return the xxh3_64 checksum of bytes, in hex."""
-    return xxhash.xxh3_64_hexdigest(data)
+def checksum(*parts: Any) -> str:
+    """Return the xxh3_64 checksum of bytes, in hex, of parts as if they were one."""
+    if len(parts) == 1:
+        return xxhash.xxh3_64_hexdigest(parts[0])
+    state = xxhash.xxh3_64()
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
 
 
 def decode_npy(data: bytes, where: object) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mindeye_dist.data import npy
-from mindeye_dist.data.members import MemberPlace, read_members
+from mindeye_dist.data.members import MemberPlace, read_into, read_members
 from mindeye_dist.data.shards import BadSampleError, Sample, Targets, decode_npy, read_index
 from mindeye_dist.data.store import DataError, Store
 
@@ -35,6 +35,9 @@ class TargetSource(Protocol):
 class StoredTargets:
     """Targets from their shards.
 
+    Attributes:
+        dtype: of what was read last.
+
     Raises:
         DataError: on construction, if the shards do not hold the samples' keys.
         BadSampleError: on reading, if a member is missing, corrupt, of another shape, not finite.
@@ -45,6 +48,7 @@ class StoredTargets:
     ) -> None:
         self.shape, self.variants = targets.shape, targets.variants
         self._store, self._targets = store, targets
+        self.dtype = np.dtype(np.float16)
         self._finite: set[str] = set()
         if missing := [split for split in splits if split not in targets.splits]:
             raise DataError(f"{store.url}: {targets.kind} by {targets.encoder}: no split {missing}")
@@ -67,6 +71,20 @@ class StoredTargets:
             checked_array(data, self.shape, MemberPlace(self._store, *member), self._finite)
             for member, data in zip(members, read_members(self._store, members), strict=True)
         ]
+
+    def read_into(
+        self, request: Request, row: Float[np.ndarray, "..."]
+    ) -> Float[np.ndarray, "..."] | None:
+        """Read a target straight into its place; return one that does not fit there."""
+        i, variant = request
+        sample, suffix = self._samples[i], self._targets.member(variant)
+        if read_into(self._store, sample, suffix, row):
+            checksum = sample.member(suffix).checksum
+            if is_finite(row, checksum, self._finite):
+                return None
+        array = self.read([request])[0]
+        self.dtype = array.dtype
+        return array
 
 
 class ComputedTargets:
@@ -111,10 +129,18 @@ def checked_array(
         raise BadSampleError(
             f"{where}: got {array.dtype} {array.shape}, expected floating point {shape}"
         )
-    checksum = where.sample.member(where.suffix).checksum  # "" where the index has none
-    if checksum not in finite:
-        if not npy.is_finite(array):
-            count = np.count_nonzero(~np.isfinite(array))
-            raise BadSampleError(f"{where}: {count} values are not finite")
-        finite.update([checksum] if checksum else [])
+    if not is_finite(array, where.sample.member(where.suffix).checksum, finite):
+        count = np.count_nonzero(~np.isfinite(array))
+        raise BadSampleError(f"{where}: {count} values are not finite")
     return array.astype(array.dtype.newbyteorder("="), copy=False)  # the only one torch knows
+
+
+def is_finite(array: Float[np.ndarray, "..."], checksum: str, finite: set[str]) -> bool:
+    """Return whether an array is finite, and note its checksum, "" where it has none, if it is."""
+    if checksum in finite:
+        return True
+    if not npy.is_finite(array):
+        return False
+    if checksum:
+        finite.add(checksum)
+    return True

@@ -1,11 +1,12 @@
 """Loader samples a second of one core, against webdataset and a plain read, in turn in one process.
 
 Shards of the published sizes: 15,724 voxels, three repeats, 257 x 768 targets, JPEGs of 425 pixels.
-Ours: every sample once in training order, voxels and cached targets, by ranges, each checked, ready
-as float32 batches. Peers: webdataset decoding the published sample, as the published loader does,
-which has no targets yet; webdataset reading and decoding the same members; a plain read of the
-same bytes with their checksums. From disk, from memory and from a real S3 server. The seconds are
-those of this process's cores, so that threads give no advantage.
+Ours: every sample once in training order, voxels and cached targets, by ranges, each checked, one
+repeat drawn as the published high-level recipe does, ready as batches. Peers: webdataset decoding
+the published sample, as the published loader does, which has no targets yet; webdataset reading and
+decoding the same members, which makes no batches of them; a plain read of the same bytes with their
+checksums. From disk, from a real S3 server, and from the memory in which what came from S3 is kept.
+The seconds are those of this process's cores, so that threads give no advantage.
 """
 
 import importlib
@@ -51,9 +52,11 @@ def main(out: Path) -> None:
         local = f"{folder}/local"
         write_random_subject(local, NUM_VOXELS, TOKENS, SAMPLES, photo)
         copy(Path(local), Store(url))
-        config = DataConfig(url=local, targets="random", augmented=False, cache_gib=0.0)
+        config = DataConfig(
+            url=local, targets="random", augmented=False, cache_gib=0.0, repeat_draw="step"
+        )
         disk, s3 = open_loader(config), open_loader(replace(config, url=url))
-        memory = open_loader(replace(config, cache_gib=4.0))
+        memory = open_loader(replace(config, url=url, cache_gib=4.0))
         read_ours(memory)
         runs: dict[str, Callable[[], int]] = {
             PUBLISHED: lambda: read_published(local),

@@ -12,9 +12,10 @@ import torch
 
 from mindeye_dist.data import npy
 from mindeye_dist.data.loader import eval_batches
-from mindeye_dist.data.shards import MANIFEST, read_manifest
+from mindeye_dist.data.shards import MANIFEST, BadSampleError, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from tests.broken_shards import (
+    as_remote,
     flip,
     member_offset,
     open_dataset,
@@ -22,7 +23,9 @@ from tests.broken_shards import (
     overwrite,
     overwrite_last,
     reindex,
+    target_offset,
 )
+from tests.conftest import write_random_subject
 
 
 def test_every_epoch_is_a_permutation(tiny_shards):
@@ -65,7 +68,8 @@ def test_read_ahead_gives_the_same_batches_in_order(tiny_shards):
 
 
 def test_small_cache_changes_nothing(tiny_shards):
-    cached, uncached = open_loader(tiny_shards), open_loader(tiny_shards, cache_gib=0.0)
+    url = as_remote(tiny_shards)
+    cached, uncached = open_loader(url), open_loader(url, cache_gib=0.0)
     for step in (0, 4, 5):
         for _ in range(2):
             torch.testing.assert_close(
@@ -73,9 +77,53 @@ def test_small_cache_changes_nothing(tiny_shards):
             )
 
 
+def assert_same_epochs(here, there):
+    for step in range(12):  # the second epoch reads a folder otherwise than the first
+        one, other = here.batch(step, 0, 1), there.batch(step, 0, 1)
+        assert one.keys == other.keys
+        assert torch.equal(one.voxels, other.voxels)
+        for kind, rows in other.targets.items():
+            assert one.targets[kind].dtype == rows.dtype
+            assert torch.equal(one.targets[kind], rows), kind
+
+
+def test_a_folder_gives_what_a_bucket_gives(own_shards):
+    """From a folder numbers are read straight into the batch; oracle: each member decoded."""
+    for number in (2, 9):  # in an order of bytes that does not fit there
+        path, _, member = target_offset(own_shards, "clip_tokens.1.npy", number)
+        array = npy.decode(path.read_bytes()[member.offset :][: member.size])
+        overwrite(path, member.offset, npy.encode(array.astype(">f2")))
+        reindex(own_shards, path)
+    here, there = (
+        open_loader(url, kinds=("clip_tokens", "latents", "feature_map"))
+        for url in (own_shards, as_remote(own_shards))
+    )
+    assert_same_epochs(here, there)
+
+
+def test_damage_that_comes_after_a_first_reading_is_seen(own_shards):
+    dataset, _ = open_dataset(own_shards)
+    before = dataset.voxels([2])[0]
+    np.testing.assert_array_equal(dataset.voxels([2])[0], before)
+    path, key, member = member_offset(own_shards, "nsdgeneral.npy")
+    flip(path, member)
+    with pytest.raises(BadSampleError, match=f"{key}: nsdgeneral.npy at byte {member.offset}"):
+        dataset.voxels([2])
+
+
+def test_targets_of_higher_precision_keep_it(tmp_path):
+    write_random_subject(tmp_path, 9, (3, 4), 24, precision=np.float32)
+    here, there = (
+        open_loader(url, targets="random", augmented=False)
+        for url in (tmp_path, as_remote(tmp_path))
+    )
+    assert_same_epochs(here, there)
+    assert here.batch(0, 0, 1).targets["clip_tokens"].dtype == torch.float32
+
+
 def test_batches_read_ahead_fetch_nothing_twice(tiny_shards, monkeypatch):
     """Three epochs are read ahead at once; the oracle is a list of what the store was asked for."""
-    loader = open_loader(tiny_shards, batch=20, prefetch_batches=4)
+    loader = open_loader(as_remote(tiny_shards), batch=20, prefetch_batches=4)
     asked = []
     read_ranges = Store.read_ranges
 
@@ -91,9 +139,9 @@ def test_batches_read_ahead_fetch_nothing_twice(tiny_shards, monkeypatch):
 
 
 def test_a_failed_read_reaches_all_who_wait_and_is_not_kept(tiny_shards, monkeypatch):
-    dataset, _ = open_dataset(tiny_shards)
-    expected = dataset.voxels([0])[0]
-    dataset, _ = open_dataset(tiny_shards)
+    url = as_remote(tiny_shards)
+    expected = open_dataset(url)[0].voxels([0])[0]
+    dataset, _ = open_dataset(url)
     read_ranges, gate = Store.read_ranges, threading.Event()
 
     def failing(self, ranges):
