@@ -18,7 +18,7 @@ import ray
 import torch
 from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
-from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
+from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -28,7 +28,7 @@ from jobs.runs import best
 from serve.champion import Champion
 from serve.decoder import Decoder, Drawer, Embedded
 from serve.gateway import Row, make_app
-from serve.guard import REASONS, Guard, Watch
+from serve.guard import BUSY, REASONS, Guard, Watch
 from serve.metrics import SERVING
 from serve.schema import ModelCard, PictureFormat, Reconstruction, Retrieval, Samples
 from serve.settings import Scale, Service, read_settings
@@ -268,7 +268,8 @@ class Metered(Watch):
 
     def ended(self, route: str, status: int, seconds: float, in_flight: int) -> None:
         """A request was answered, or refused."""
-        self._meters.set("mindeye_requests_in_flight", in_flight)
+        if status != BUSY:  # it took no place, and many come at once
+            self._meters.set("mindeye_requests_in_flight", in_flight)
         self._meters.observe("mindeye_request_seconds", seconds, route=route, status=str(status))
         if reason := REASONS.get(status):
             self._meters.count("mindeye_requests_refused", reason=reason)
@@ -333,9 +334,10 @@ def scaled(deployment: Any, settings: Service, scale: Scale) -> Any:
 def listens_at() -> str:
     """Return the address at which Serve listens, which the cluster decides, not the application.
 
-    Behind HAProxy each replica listens by itself, at every address.
+    Behind HAProxy, and wherever else calls go to replicas directly, each of them listens by itself,
+    at every address.
     """
-    if RAY_SERVE_ENABLE_HA_PROXY:
+    if RAY_SERVE_ENABLE_DIRECT_INGRESS:
         return "0.0.0.0"
     client = _get_global_client()
     assert client is not None, "a replica runs under Serve"

@@ -7,6 +7,7 @@ or repeated: routes are named by their template, refusals by their reason.
 import asyncio
 import json
 import logging
+import math
 import re
 import time
 import uuid
@@ -39,6 +40,7 @@ REASONS = {
     503: "unavailable",
     504: "timeout",
 }
+BUSY, BUSY_LINE_SECONDS = 429, 1.0
 LONGEST_HEAD = 32 * 2**10
 """Bytes of a request's target and headers together."""
 ONCE = (b"authorization", b"content-encoding", b"content-length", b"content-type", b"host")
@@ -87,6 +89,7 @@ class Guard:
     ) -> None:
         self._app, self._tokens, self._limits, self._watch = app, tokens, limits, watch
         self._open, self._in_flight = frozenset(open_paths), 0
+        self._turned_away, self._told_at = 0, -math.inf
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handle one connection's request."""
@@ -125,7 +128,18 @@ class Guard:
             self._in_flight -= taken
             seconds, route = time.perf_counter() - begun, _route(scope)
             self._watch.ended(route, said, seconds, self._in_flight)
-            _log(request_id, scope["method"], route, said, seconds)
+            if said == BUSY:
+                self._turned_away += 1
+            else:
+                _log(request_id, scope["method"], route, said, seconds)
+            self._tell_of_busy()
+
+    def _tell_of_busy(self) -> None:
+        """Log how many were turned away, once a second: a line each costs more than to refuse."""
+        now = time.monotonic()
+        if self._turned_away and now - self._told_at > BUSY_LINE_SECONDS:
+            log.info(json.dumps({"refused": REASONS[BUSY], "count": self._turned_away}))
+            self._turned_away, self._told_at = 0, now
 
     def _check(self, scope: Message) -> bool:
         """Return whether a request that is let through takes one of the places."""
@@ -147,7 +161,7 @@ class Guard:
         if not length.isdigit() or int(length) > most:
             raise RefusedError(413, f"body: longer than {most} bytes")
         if not is_open and self._in_flight >= self._limits.in_flight:
-            raise RefusedError(429, "busy: too many requests at once", retry_after=1)
+            raise RefusedError(BUSY, "busy: too many requests at once", retry_after=1)
         return not is_open
 
     def _most(self, headers: dict[bytes, bytes]) -> int:

@@ -85,11 +85,9 @@ class Service(DrawOptions):
     require_token: bool = True
     """Answer only who has a token; without, the service starts on the loopback address alone."""
     limits: Limits = field(default_factory=Limits)
-    gateway: Scale = field(
-        default_factory=lambda: Scale(max_ongoing=1000, max_queued=2000, cpus=0.2)
-    )
-    """Takes requests, checks them and passes them on. It lets in far more than limits.in_flight, to
-    refuse them with words: what waits before it, Serve refuses without a Retry-After."""
+    gateway: Scale = field(default_factory=lambda: Scale(max_ongoing=64, max_queued=8, cpus=0.2))
+    """Takes requests, checks them and passes them on. With as many at once as limits.in_flight,
+    Serve itself refuses the next one (503), which is quicker but says no Retry-After."""
     predictor: Scale = field(default_factory=Scale)
     """Embeds and retrieves."""
     generator: Scale = field(

@@ -1,9 +1,10 @@
 """The service under kills and under far more than it can answer, on a cluster of its own.
 
-A replica, of the gateway and of the predictor in turn, is killed every five seconds while the
-client calls embed and retrieve; and ten times the calls that it can answer come at once. Both as
-Serve is by default and behind HAProxy; the overload also with the same routes under plain uvicorn,
-as the time of a refusal is that of cores which the client shares. Prints what came of it and writes
+A replica, of the gateway and of the predictor in turn, each of which there are two, is killed every
+five seconds while the client calls embed and retrieve. And for ten seconds four times, then ten
+times the calls come that the service can answer, at a constant rate, whether others were answered
+or not. Both as Serve is by default and behind HAProxy; the overload also with the same routes under
+plain uvicorn. The client takes its part of the same cores. Prints what came of it and writes
 runs/bench.json.
 """
 
@@ -11,7 +12,6 @@ import itertools
 import json
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,37 +29,43 @@ from tests.ray_cluster import deployed, replicas
 from tests.serve.load import flood, memory, under_load
 
 SECONDS, EVERY = 120.0, 5.0
-AT_ONCE = 600
-"""Connections of the overload; a gateway works on 64 at once."""
+TIMES, OVERLOADED = (4, 10), 10.0
+"""Of the calls that can be answered: how many times as many come, and for how long (seconds)."""
 
 
 def main(out: Path, run_dir: str) -> None:
     """Run both, print the table and write the figures."""
-    arguments = {
-        "run_dir": str(Path(run_dir).resolve()),
-        "pictures": False,
-        **{f"{name}.{end}_replicas": 2 for name in KILLED for end in ("min", "max")},
-    }
+    one = {"run_dir": str(Path(run_dir).resolve()), "pictures": False}
+    two = {f"{name}.{end}_replicas": 2 for name in KILLED for end in ("min", "max")}
     figures = {}
-    with plain(arguments) as (url, token):
+    with plain(one) as (url, token):
         peer = SimpleNamespace(url=url, token=token)
-        figures["uvicorn: overload"] = overload(peer, draw_brains(peer))
+        figures |= overload("uvicorn", peer)
         show(figures)
     for mode, variables in MODES.items():
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            deployed(arguments, folder, **variables) as service,
-        ):
-            brains = draw_brains(service)
-            with weighed(service) as weights:
-                figures[f"{mode}: overload"] = overload(service, brains)
-            figures[f"{mode}: overload"] |= weights
+        with running(one, variables) as service:
+            sizes = [memory(service)]
+            figures |= overload(mode, service)
+            sizes += [memory(service, peak=True), memory(service)]
+            named = zip(("before", "peak", "after"), sizes, strict=True)
+            figures[mode] = {f"MiB {name}": round(size / 2**20) for name, size in named}
             show(figures)
-            figures[f"{mode}: kills"] = kills(service, brains)
+        with running(one | two, variables) as service:
+            figures[f"{mode}: kills"] = kills(service, draw_brains(service))
             show(figures)
     out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(out.read_text()) if out.exists() else {}
     out.write_text(json.dumps({**found, "serve_chaos": figures}, indent=1))
+
+
+@contextmanager
+def running(arguments: dict, variables: dict) -> Iterator[SimpleNamespace]:
+    """Yield the service on a cluster of its own."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        deployed(arguments, folder, **variables) as service,
+    ):
+        yield service
 
 
 def show(figures) -> None:
@@ -106,49 +112,28 @@ def draw_brains(service) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((8, num_voxels)).astype(np.float32)
 
 
-@contextmanager
-def weighed(service) -> Iterator[dict]:
-    """Yield what gets the most memory (MiB) that the service takes while the body runs."""
-    sizes, stop = [memory(service)], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.5):
-            sizes.append(memory(service))
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    weights: dict = {}
-    try:
-        yield weights
-    finally:
-        stop.set()
-        watcher.join()
-        sizes.append(memory(service))
-        named = {"before": sizes[0], "peak": max(sizes), "after": sizes[-1]}
-        weights |= {f"memory MiB, {name}": round(size / 2**20) for name, size in named.items()}
-
-
-def overload(service, brains) -> dict:
-    """Send ten times what can be answered, from many connections at once."""
+def overload(mode, service) -> dict:
+    """Send a multiple of what can be answered, at a constant rate; return what came of each."""
+    brains, figures = draw_brains(service), {}
     begun = time.perf_counter()
-    alone = flood(service, brains, calls=300, at_once=8)
-    rate = 300 / (time.perf_counter() - begun)
-    begun = time.perf_counter()
-    seconds = flood(service, brains, calls=int(100 * rate), at_once=AT_ONCE)
-    took = time.perf_counter() - begun
-    refused = 1000 * np.array([s for status in (429, 503) for s in seconds.get(status, [])])
-    begun = time.perf_counter()
+    flood(service, brains, calls=400, at_once=8)
+    can = 400 / (time.perf_counter() - begun)
     headers = {"Authorization": f"Bearer {service.token}"}
-    requests.get(f"{service.url}/v1/model", headers=headers, timeout=30).raise_for_status()
-    return {
-        "calls a second that it can answer": round(rate),
-        "calls a second that came": round(int(100 * rate) / took),
-        "statuses without overload": {k: len(v) for k, v in alone.items()},
-        "statuses": {k: len(v) for k, v in sorted(seconds.items())},
-        "refused in ms, p50": round(float(np.percentile(refused, 50)), 1),
-        "refused in ms, p99": round(float(np.percentile(refused, 99)), 1),
-        "first answer after it, ms": round(1000 * (time.perf_counter() - begun), 1),
-    }
+    for times in TIMES:
+        begun = time.perf_counter()
+        seconds = flood(service, brains, calls=int(times * can * OVERLOADED), rate=times * can)
+        took = time.perf_counter() - begun
+        refused = 1000 * np.array([s for status in (429, 503) for s in seconds.get(status, [])])
+        begun = time.perf_counter()
+        requests.get(f"{service.url}/v1/model", headers=headers, timeout=30).raise_for_status()
+        figures[f"{mode}: {times} x {can:.0f} calls a second"] = {
+            "until all were answered or refused, s": round(took, 1),
+            "statuses": {k: len(v) for k, v in sorted(seconds.items())},
+            "refused in ms, p50": round(float(np.percentile(refused, 50)), 1),
+            "refused in ms, p99": round(float(np.percentile(refused, 99)), 1),
+            "first answer after it, ms": round(1000 * (time.perf_counter() - begun), 1),
+        }
+    return figures
 
 
 if __name__ == "__main__":

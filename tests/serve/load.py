@@ -1,19 +1,24 @@
 """Not a test: load on a service, by clients that repeat what may be repeated, or by a flood."""
 
 import asyncio
+import re
 import threading
 import time
 from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
 
-import aiohttp
 import psutil
 import requests
 
 from mindeye_dist.data import npy
 from serve.client import NPY, Client, ServiceError
 from tests.ray_cluster import replicas
+
+NO_ANSWER = 0
+"""Status of a call whose connection failed."""
 
 
 @dataclass
@@ -60,33 +65,76 @@ def under_load(service, voxels, threads=4, pause=0.0):
             worker.join(120)
 
 
-def flood(service, voxels, path="/v1/embed", calls=1000, at_once=300):
-    """Send calls from many connections at once, none repeated; return seconds by status."""
-    return asyncio.run(_flood(service, voxels, path, calls, at_once))
+def flood(service, voxels, *, calls, rate=None, at_once=None, path="/v1/embed"):
+    """Send calls, none repeated, and return the seconds that each took by its status.
+
+    At a constant rate (1/s), whether earlier ones were answered or not, as from clients who do not
+    know of each other; or always so many at once. The client is plain sockets, as it takes its time
+    from the same cores as the service.
+    """
+    return asyncio.run(_flood(service, voxels, path, calls, rate, at_once))
 
 
-async def _flood(service, voxels, path, calls, at_once):
-    seconds, left = defaultdict(list), iter(range(calls))
-    body = npy.encode(voxels[0])
-    headers = {"Authorization": f"Bearer {service.token}", **NPY}
+async def _flood(service, voxels, path, calls, rate, at_once):
+    caller = Caller(service, voxels[0], path)
+    if at_once:
+        left = iter(range(calls))
 
-    async def work(session):
-        for _ in left:
-            begun = time.perf_counter()
-            async with session.post(service.url + path, data=body, headers=headers) as reply:
-                await reply.read()
-            if reply.status == 429:
-                assert int(reply.headers["Retry-After"]) >= 1
-            seconds[reply.status].append(time.perf_counter() - begun)
+        async def work():
+            for _ in left:
+                await caller.call()
 
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        await asyncio.gather(*(work(session) for _ in range(at_once)))
-    return dict(seconds)
+        await asyncio.gather(*(work() for _ in range(at_once)))
+    else:
+        sent, begun = [], time.perf_counter()
+        for number in range(calls):
+            await asyncio.sleep(begun + number / rate - time.perf_counter())
+            sent.append(asyncio.ensure_future(caller.call()))
+        await asyncio.gather(*sent)
+    for _, writer in caller.idle:
+        writer.close()
+    return dict(caller.seconds)
 
 
-def memory(service):
-    """Return the resident bytes of the service's replicas and of Serve's proxy."""
+class Caller:
+    """Makes the same call again and again over sockets, as many as it takes."""
+
+    def __init__(self, service, brain, path):
+        place, body = urlsplit(service.url), npy.encode(brain)
+        head = {"Host": place.netloc, "Authorization": f"Bearer {service.token}", **NPY}
+        lines = [f"POST {path} HTTP/1.1", *(f"{k}: {v}" for k, v in head.items())]
+        head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""])
+        self._request, self._place = head.encode() + body, (place.hostname, place.port)
+        self.idle, self.seconds = [], defaultdict(list)
+
+    async def call(self):
+        """Make a call and note how long it took."""
+        begun = time.perf_counter()
+        try:
+            both = self.idle.pop() if self.idle else await asyncio.open_connection(*self._place)
+            status, headers = await self._exchange(*both)
+        except (OSError, asyncio.IncompleteReadError):
+            self.seconds[NO_ANSWER].append(time.perf_counter() - begun)
+            return
+        assert status != 429 or re.search(rb"retry-after: [1-9]", headers)
+        self.seconds[status].append(time.perf_counter() - begun)
+        if b"connection: close" in headers:
+            both[1].close()
+        else:
+            self.idle.append(both)
+
+    async def _exchange(self, reader, writer):
+        writer.write(self._request)
+        headers = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if size := re.search(rb"content-length: (\d+)", headers):
+            await reader.readexactly(int(size[1]))
+        else:
+            await reader.readuntil(b"\r\n0\r\n\r\n")  # Serve's own answers come in chunks
+        return int(headers.split()[1]), headers
+
+
+def memory(service, peak=False):
+    """Return the resident bytes of the service's replicas and of Serve's proxy, now or at most."""
     proxies = [
         process
         for process in psutil.Process(int(service.environment["RAY_HEAD_PID"])).children(True)
@@ -94,6 +142,7 @@ def memory(service):
     ]
     total = 0
     for process in [*replicas(service.environment), *proxies]:
-        with suppress(psutil.NoSuchProcess):  # it has just been killed
-            total += process.memory_info().rss
+        with suppress(OSError):  # it has just been killed
+            about = Path(f"/proc/{process.pid}/status").read_text()
+            total += 1024 * int(re.search(f"{'VmHWM' if peak else 'VmRSS'}:\\s+(\\d+)", about)[1])
     return total
