@@ -53,6 +53,7 @@ bench: setup  ## ratios against peers, run in turn: runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.packing runs/bench.json
 	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.step runs/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.tracking runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.zero runs/bench.json
 
 bench-gpu: setup  ## the full-width step on one CUDA GPU, batch 32 and 300, bf16: under 8 minutes
 	for batch in 32 300; do \
