@@ -57,8 +57,8 @@ class DataConfig:
     """Treat the copies that stand in for missing repeats as repeats, as published."""
     computed: ComputedConfig = field(default_factory=ComputedConfig)
     cache_gib: float = 4.0
-    """Decoded samples of a split that each worker keeps in memory, at most (GiB). Those of a folder
-    it reads each time: the system keeps them in memory."""
+    """Decoded samples of a split from S3, and computed targets, that each worker keeps in memory at
+    most (GiB). A folder's are read each time, as the system keeps what was read."""
     prefetch_batches: int = 8
     """Batches read ahead of the training step."""
     disk_cache: str = ""

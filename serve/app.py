@@ -19,6 +19,7 @@ import torch
 from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve._private.constants import RAY_SERVE_ENABLE_DIRECT_INGRESS
+from ray.serve.config import BackpressureConfig
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -31,7 +32,7 @@ from serve.gateway import Row, make_app
 from serve.guard import BUSY, REASONS, Guard, Watch
 from serve.metrics import SERVING
 from serve.schema import ModelCard, PictureFormat, Reconstruction, Retrieval, Samples
-from serve.settings import Scale, Service, read_settings
+from serve.settings import ModelScale, Scale, Service, read_settings
 from serve.tokens import open_tokens
 from serve.voxels import RefusedError
 
@@ -41,14 +42,14 @@ TRIES, FIRST_WAIT = 3, 0.1
 """Of a call whose replica was lost: tries in all, and the wait before the second (seconds)."""
 FULL = (BackPressureError, DeploymentUnavailableError)
 LOGGING = {"encoding": "JSON", "enable_access_log": False}
-"""The guard's own line for each request has nothing of the sender in it."""
+"""The guard's own lines have nothing of the sender in them."""
 EXPORTED = "ray_mindeye_"
 
 
 class Batches:
     """Computes batches in a thread, so that the replica answers health checks meanwhile."""
 
-    def __init__(self, scale: Scale, meters: Meters) -> None:
+    def __init__(self, scale: ModelScale, meters: Meters) -> None:
         torch.set_num_threads(max(1, math.ceil(scale.cpus)))
         self._meters, self._waiting = meters, 0
 
@@ -86,7 +87,9 @@ class Told:
         self._meters.set("mindeye_model_swap_failing", float(outcome != "ok"))
 
 
-def opened(settings: Service, scale: Scale, kind: type[Kind]) -> tuple[Batches, Champion[Kind]]:
+def opened(
+    settings: Service, scale: ModelScale, kind: type[Kind]
+) -> tuple[Batches, Champion[Kind]]:
     """Return what a replica computes with: its batches, and the model that it serves now."""
     meters, device = Meters(SERVING), device_of(settings, scale)
     batches = Batches(scale, meters)
@@ -96,7 +99,7 @@ def opened(settings: Service, scale: Scale, kind: type[Kind]) -> tuple[Batches, 
     return batches, champion
 
 
-def gather(scale: Scale, *methods: Any) -> None:
+def gather(scale: ModelScale, *methods: Any) -> None:
     """Set how many calls of `serve.batch` methods are computed together."""
     for method in methods:
         method.set_max_batch_size(scale.batch)
@@ -305,25 +308,35 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     settings = read_settings(arguments)
     if not settings.checkpoint:  # once for all replicas, also those that start later
         settings = replace(settings, checkpoint=str(best(settings.run_dir)))
-    predictor = scaled(Predictor, settings, settings.predictor).bind(settings)
+    predictor = model(Predictor, settings, settings.predictor).bind(settings)
     generator = None
     if settings.pictures:
-        generator = scaled(Generator, settings, settings.generator).bind(settings)
-    gateway = scaled(Gateway, settings, settings.gateway)
+        generator = model(Generator, settings, settings.generator).bind(settings)
+    at_once = settings.limits.in_flight
+    gateway = scaled(Gateway, settings, settings.gateway).options(
+        max_ongoing_requests=at_once,
+        max_queued_requests=at_once,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+    )
     return gateway.bind(settings, predictor, generator)
 
 
-def scaled(deployment: Any, settings: Service, scale: Scale) -> Any:
-    """Return a deployment with its replicas, its queue and its share of the machines."""
+def model(deployment: Any, settings: Service, scale: ModelScale) -> Any:
+    """Return a deployment that computes, with its queue and its GPUs."""
     gpus = scale.gpus if settings.device == "cuda" else 0.0
+    return scaled(deployment, settings, scale, gpus).options(
+        max_ongoing_requests=scale.max_ongoing, max_queued_requests=scale.max_queued
+    )
+
+
+def scaled(deployment: Any, settings: Service, scale: Scale, gpus: float = 0.0) -> Any:
+    """Return a deployment with its replicas and its share of the machines."""
     return deployment.options(
         autoscaling_config={
             "min_replicas": scale.min_replicas,
             "max_replicas": scale.max_replicas,
             "target_ongoing_requests": scale.target_ongoing,
         },
-        max_ongoing_requests=scale.max_ongoing,
-        max_queued_requests=scale.max_queued,
         ray_actor_options={"num_cpus": scale.cpus, "num_gpus": gpus},
         health_check_period_s=5,
         health_check_timeout_s=30,
@@ -344,7 +357,7 @@ def listens_at() -> str:
     return str(client.http_config.host or "127.0.0.1")
 
 
-def device_of(settings: Service, scale: Scale) -> str:
+def device_of(settings: Service, scale: ModelScale) -> str:
     """Return where a deployment computes: on its GPUs, if it has any."""
     return "cuda" if settings.device == "cuda" and scale.gpus > 0 else "cpu"
 

@@ -1,4 +1,4 @@
-"""The guard before the routes: tokens, sizes, times, numbers of requests, and one line of log each.
+"""The guard before the routes: tokens, sizes, times, numbers of requests, and a line of log each.
 
 Plain ASGI, so that a request is refused before its body is read. Nothing of what was sent is logged
 or repeated: routes are named by their template, refusals by their reason.
@@ -7,7 +7,6 @@ or repeated: routes are named by their template, refusals by their reason.
 import asyncio
 import json
 import logging
-import math
 import re
 import time
 import uuid
@@ -89,7 +88,7 @@ class Guard:
     ) -> None:
         self._app, self._tokens, self._limits, self._watch = app, tokens, limits, watch
         self._open, self._in_flight = frozenset(open_paths), 0
-        self._turned_away, self._told_at = 0, -math.inf
+        self._turned_away = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handle one connection's request."""
@@ -129,17 +128,19 @@ class Guard:
             seconds, route = time.perf_counter() - begun, _route(scope)
             self._watch.ended(route, said, seconds, self._in_flight)
             if said == BUSY:
-                self._turned_away += 1
+                self._turn_away()
             else:
                 _log(request_id, scope["method"], route, said, seconds)
-            self._tell_of_busy()
 
-    def _tell_of_busy(self) -> None:
-        """Log how many were turned away, once a second: a line each costs more than to refuse."""
-        now = time.monotonic()
-        if self._turned_away and now - self._told_at > BUSY_LINE_SECONDS:
-            log.info(json.dumps({"refused": REASONS[BUSY], "count": self._turned_away}))
-            self._turned_away, self._told_at = 0, now
+    def _turn_away(self) -> None:
+        """Count those who are, in a line once a second: one each costs more than to refuse."""
+        if not self._turned_away:
+            asyncio.get_running_loop().call_later(BUSY_LINE_SECONDS, self._tell)
+        self._turned_away += 1
+
+    def _tell(self) -> None:
+        log.info(json.dumps({"refused": REASONS[BUSY], "count": self._turned_away}))
+        self._turned_away = 0
 
     def _check(self, scope: Message) -> bool:
         """Return whether a request that is let through takes one of the places."""

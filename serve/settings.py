@@ -28,7 +28,8 @@ class Limits:
     request_seconds: float = 120.0
     """Time in which a single brain must be answered, and each line of a batch."""
     in_flight: int = 64
-    """Requests that a gateway works on at once; one more is told to come again (429)."""
+    """Requests that a gateway works on at once, and that wait before it; one more is told to come
+    again (429)."""
     batch: int = 256
     """Brains of one request to /v1/batch."""
     magnitude: float = 1000.0
@@ -47,6 +48,19 @@ class Scale:
     max_replicas: int = 1
     target_ongoing: float = 4.0
     """Requests at once for each replica, above which one more is started."""
+    cpus: float = 0.5
+
+    def __post_init__(self) -> None:
+        at_most = self.max_replicas
+        fits = 1 <= self.min_replicas <= at_most
+        check(fits, "min_replicas", self.min_replicas, f"1 to max_replicas, {at_most}")
+        check(self.target_ongoing > 0, "target_ongoing", self.target_ongoing, "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelScale(Scale):
+    """The same of a deployment that computes, how much waits for it, and how much is one batch."""
+
     max_ongoing: int = 32
     """Requests at once that a replica takes; more wait before it."""
     max_queued: int = 64
@@ -55,15 +69,12 @@ class Scale:
     """Brains that are computed together, at most."""
     batch_wait_seconds: float = 0.0
     """How long the first of a batch waits for others while nothing is being computed."""
-    cpus: float = 0.5
     gpus: float = 0.0
     """GPUs of each replica with `device` cuda; a deployment without any computes on the CPU."""
 
     def __post_init__(self) -> None:
-        at_most = self.max_replicas
-        fits = 1 <= self.min_replicas <= at_most
-        check(fits, "min_replicas", self.min_replicas, f"1 to max_replicas, {at_most}")
-        for name in ("target_ongoing", "max_ongoing", "max_queued", "batch"):
+        super().__post_init__()
+        for name in ("max_ongoing", "max_queued", "batch"):
             check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
 
 
@@ -85,13 +96,12 @@ class Service(DrawOptions):
     require_token: bool = True
     """Answer only who has a token; without, the service starts on the loopback address alone."""
     limits: Limits = field(default_factory=Limits)
-    gateway: Scale = field(default_factory=lambda: Scale(max_ongoing=64, max_queued=8, cpus=0.2))
-    """Takes requests, checks them and passes them on. With as many at once as limits.in_flight,
-    Serve itself refuses the next one (503), which is quicker but says no Retry-After."""
-    predictor: Scale = field(default_factory=Scale)
+    gateway: Scale = field(default_factory=lambda: Scale(cpus=0.2))
+    """Takes requests, checks them and passes them on."""
+    predictor: ModelScale = field(default_factory=ModelScale)
     """Embeds and retrieves."""
-    generator: Scale = field(
-        default_factory=lambda: Scale(
+    generator: ModelScale = field(
+        default_factory=lambda: ModelScale(
             max_ongoing=8, max_queued=16, batch=4, target_ongoing=2, cpus=1, gpus=1
         )
     )

@@ -27,8 +27,8 @@ def open_loader(folder, batch=6, seed=1, split="train", kinds=("clip_tokens",), 
     return TrainLoader(dataset, config, training)
 
 
-def as_remote(folder):
-    """Copy a folder to where ranges are read as of a bucket; return its URL."""
+def in_memory(folder):
+    """Copy a folder to a store that is none, whose samples are kept as a bucket's are."""
     url = f"memory://{uuid4().hex}"
     store = Store(url)
     for path in filter(Path.is_file, Path(folder).rglob("*")):

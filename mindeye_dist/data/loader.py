@@ -3,8 +3,8 @@
 The samples of all epochs form one stream, each epoch a permutation of the split; optimizer step s
 takes samples s*B .. (s+1)*B of it, so a batch may span two epochs, every sample is seen once an
 epoch, and the position in the stream is the step and nothing else. Each rank reads its rows of the
-global batch. Only members in use are read, each is verified, and decoded samples stay in memory up
-to a limit.
+global batch. Only members in use are read, each is verified. What comes from a bucket or is
+computed stays in memory up to a limit; what lies in a folder the system itself keeps.
 """
 
 from collections import deque
@@ -83,7 +83,7 @@ class Dataset:
         self._count_copies = config.count_copies
         self._finite: set[str] = set()
         self._distinct: dict[int, int] = {}
-        self._remote = ReadOnce(int(config.cache_gib * 2**30))
+        self._kept = ReadOnce(int(config.cache_gib * 2**30))
         self._buffers = Buffers()
 
     def __len__(self) -> int:
@@ -97,14 +97,14 @@ class Dataset:
         """Yield them; from a folder each is read when it is asked for."""
         if self.store.is_local:
             return map(self._read_here, indices)
-        return iter(self._remote.get(indices, self._fetch))
+        return iter(self._kept.get(indices, self._fetch))
 
     def targets(self, kind: str, requests: Sequence[Request]) -> list[Float[np.ndarray, "..."]]:
         """Return targets of a kind by sample and variant."""
         source = self.sources[kind]
         if self._is_at_hand(source):
             return source.read(requests)
-        return self._remote.get(
+        return self._kept.get(
             [(kind, *request) for request in requests],
             lambda new: source.read([(i, variant) for _, i, variant in new]),
         )
@@ -141,7 +141,7 @@ class Dataset:
         shape = (len(requests), *source.shape)
         if self._is_at_hand(source):
             put = source.read_into
-            return self._buffers.fill(shape, source.dtype, lambda n, row: put(requests[n], row))
+            return self._buffers.fill(shape, np.float16, lambda n, row: put(requests[n], row))
         rows = self.targets(kind, requests)
         return self._buffers.fill(
             shape, rows[0].dtype if rows else np.float32, lambda n, _: rows[n]

@@ -55,11 +55,12 @@ def read_into(store: Store, sample: Sample, suffix: str, row: Float[np.ndarray, 
     if not 0 < header_size <= npy.LONGEST_USUAL:
         return False
     header = bytearray(header_size)
-    return (
-        store.read_into(sample.shard, member.offset, (header, row)) == member.size
-        and member.checksum in ("", checksum(header, row))
-        and npy.describes(bytes(header), row)
-    )
+    filled = store.read_into(sample.shard, member.offset, (header, row))
+    if not filled or member.checksum not in ("", checksum(header, row)):
+        store.counts.damaged += 1
+        store.forget_files()
+        return False
+    return npy.describes(bytes(header), row)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ NOT_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, t
 """What NumPy's reader raises on bytes that are no plain array."""
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00.."
-    rb"\{'descr': '([<>|][fiub][1248])', 'fortran_order': False, 'shape': \(([\d, ]*)\), \} *\n",
+    rb"\{'descr': '([<>|](?:f[248]|[iu][1248]|b1))', 'fortran_order': False, "
+    rb"'shape': \(([\d, ]*)\), \} *\n",
     re.DOTALL,
 )
 """As NumPy writes it for numbers in C order: dtype and shape."""

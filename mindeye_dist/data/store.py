@@ -8,7 +8,6 @@ a while is tried again (reading.py).
 import io
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
 from mindeye_dist.data.disk_cache import DiskCache
+from mindeye_dist.data.open_files import OpenFiles
 from mindeye_dist.data.reading import ONCE, UNREADABLE, Counts, Joined, Range, Reader, join, tried
 
-OPEN_FILES = 64
 LONGEST_READ = 2**20
 LONGEST_AHEAD = 4096
 PIECE, PIECES = 8 * 2**20, 8
@@ -65,7 +64,7 @@ class Store:
         except (ValueError, ImportError, *UNREADABLE) as error:
             raise DataError(f"{url}: {error}") from error
         self.cache = None if self.is_local else cache
-        self._opened = lru_cache(maxsize=OPEN_FILES)(_Opened)
+        self._open_files = OpenFiles()
         if options:
             self._files.retries = 1
         if isinstance(self._files, AsyncFileSystem):
@@ -137,12 +136,21 @@ class Store:
         finally:
             os.close(number)
 
-    def read_into(self, path: str, start: int, places: Sequence[Any]) -> int:
-        """Read a file of a folder from a byte on into memory; return how many bytes there are."""
+    def read_into(self, path: str, start: int, places: Sequence[Any]) -> bool:
+        """Read a file of a folder from a byte on into memory; return whether it was filled.
+
+        It is the file that was there when it was first read from here: if it was replaced, what its
+        index says is of the old one.
+        """
+        wanted = sum(memoryview(place).nbytes for place in places)
         try:
-            return os.preadv(self._opened(f"{self._root}/{path}").number, places, start)
+            return self._open_files.read_into(f"{self._root}/{path}", start, places) == wanted
         except OSError:  # whoever reads it another way is told
-            return 0
+            return False
+
+    def forget_files(self) -> None:
+        """Look at the files of a folder anew when they are read again."""
+        self._open_files.forget()
 
     def _do(self, action: str, path: str, *more: Any, **how: Any) -> Any:
         """Return what an action of the file system returns, tried again where it is remote."""
@@ -239,17 +247,6 @@ class Store:
             os.replace(partial, target)
         except UNREADABLE as error:
             raise DataError(f"{self.locate(path)}: cannot be written: {error}") from error
-
-
-class _Opened:
-    """A file's number, closed when nobody holds it any more."""
-
-    def __init__(self, path: str) -> None:
-        self.number = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
 
 
 class RangeFile(io.RawIOBase):

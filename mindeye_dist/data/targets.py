@@ -35,9 +35,6 @@ class TargetSource(Protocol):
 class StoredTargets:
     """Targets from their shards.
 
-    Attributes:
-        dtype: of what was read last.
-
     Raises:
         DataError: on construction, if the shards do not hold the samples' keys.
         BadSampleError: on reading, if a member is missing, corrupt, of another shape, not finite.
@@ -48,7 +45,6 @@ class StoredTargets:
     ) -> None:
         self.shape, self.variants = targets.shape, targets.variants
         self._store, self._targets = store, targets
-        self.dtype = np.dtype(np.float16)
         self._finite: set[str] = set()
         if missing := [split for split in splits if split not in targets.splits]:
             raise DataError(f"{store.url}: {targets.kind} by {targets.encoder}: no split {missing}")
@@ -82,9 +78,7 @@ class StoredTargets:
             checksum = sample.member(suffix).checksum
             if is_finite(row, checksum, self._finite):
                 return None
-        array = self.read([request])[0]
-        self.dtype = array.dtype
-        return array
+        return self.read([request])[0]
 
 
 class ComputedTargets:

@@ -80,6 +80,11 @@ def show(figures) -> None:
 KILLED = {"predictor": "Predictor", "gateway": "Gateway"}
 
 
+def percentile(values, q) -> float | None:
+    """Return a percentile, rounded; None of nothing."""
+    return round(float(np.percentile(values, q)), 1) if len(values) else None
+
+
 def kills(service, brains) -> dict:
     """Kill a replica every few seconds under load."""
     killed = 0
@@ -129,8 +134,7 @@ def overload(mode, service) -> dict:
         figures[f"{mode}: {times} x {can:.0f} calls a second"] = {
             "until all were answered or refused, s": round(took, 1),
             "statuses": {k: len(v) for k, v in sorted(seconds.items())},
-            "refused in ms, p50": round(float(np.percentile(refused, 50)), 1),
-            "refused in ms, p99": round(float(np.percentile(refused, 99)), 1),
+            **{f"refused in ms, p{q}": percentile(refused, q) for q in (50, 99)},
             "first answer after it, ms": round(1000 * (time.perf_counter() - begun), 1),
         }
     return figures

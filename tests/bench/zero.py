@@ -2,9 +2,9 @@
 
 The published model at a reduced width, trained on random numbers by the trainer's own step; each
 way in processes of its own, in turn. Memory is what a process holds more than before the model was
-built: weights, gradients, moments, and what the stage needs beside them; stage 3 gathers weights and
-gradients in buckets that a model of this size fits into whole. What a rank holds of the states in
-theory stands beside it. All must end with the same loss. Prints a table and adds it to
+built: weights, gradients, moments, and what the stage needs beside them; stage 3 gathers weights
+and gradients in buckets that a model of this size fits into whole. What a rank holds of the states
+in theory stands beside it. All must end with the same loss. Prints a table and adds it to
 runs/bench.json.
 """
 

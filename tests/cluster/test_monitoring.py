@@ -21,7 +21,7 @@ OURS = (*TRAINING, *SERVING)
 RULES, SCRAPED = (CLUSTER / "prometheus" / name for name in ("rules.yaml", "prometheus.yaml"))
 DASHBOARD = CLUSTER / "grafana" / "dashboard.json"
 CLUSTER_LABEL = "ray_io_cluster"
-OTHER_LABELS = {"le", "deployment", "severity"}
+OTHER_LABELS = {"le", "deployment", "severity", "error_code"}
 """Of Prometheus itself, of Ray Serve, and of the alerts."""
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool is not there (Debian's package prometheus)"
@@ -52,9 +52,9 @@ def of_ray():
         *(package / "serve").rglob("*.py"),
         *(package / "dashboard/modules/reporter").glob("*"),
     ]
-    names = re.compile(r'"((?:serve|node)_\w+)"')
+    names = re.compile(r'"((?:serve|node)_[\w{}]+)"')
     return {
-        f"ray_{name}"
+        f"ray_{name.replace('{protocol_name}', 'http')}"
         for file in files
         if file.suffix == ".py"
         for name in names.findall(file.read_text())

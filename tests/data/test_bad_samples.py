@@ -15,8 +15,8 @@ from mindeye_dist.data.loader import eval_batches
 from mindeye_dist.data.shards import BadSampleError
 from mindeye_dist.data.store import DataError, Store
 from tests.broken_shards import (
-    as_remote,
     flip,
+    in_memory,
     member_offset,
     open_dataset,
     open_loader,
@@ -204,7 +204,7 @@ def test_read_ahead_replaces_alike(tiny_shards, own_shards):
     """Threads fetch the same samples at once; a bad one must not fail the others' batches."""
     damage(own_shards, (2, 3))
     one = open_loader(own_shards, on_bad_sample="skip")
-    ahead = open_loader(as_remote(own_shards), on_bad_sample="skip", cache_gib=0.0)
+    ahead = open_loader(in_memory(own_shards), on_bad_sample="skip", cache_gib=0.0)
     for batch in ahead.batches(0, len(STEPS), 0, 1):
         alone = one.batch(batch.step, 0, 1)
         assert batch.keys == alone.keys
@@ -213,7 +213,7 @@ def test_read_ahead_replaces_alike(tiny_shards, own_shards):
 
 def test_a_bad_sample_fails_only_those_who_ask_for_it(own_shards, monkeypatch):
     damage(own_shards, [2])
-    dataset, _ = open_dataset(as_remote(own_shards))
+    dataset, _ = open_dataset(in_memory(own_shards))
     read_ranges, waiting = Store.read_ranges, []
 
     def slow(self, ranges):
@@ -232,7 +232,7 @@ def test_a_bad_sample_fails_only_those_who_ask_for_it(own_shards, monkeypatch):
 
 def test_an_outage_among_bad_samples_keeps_nobody_waiting(tiny_shards):
     """The first sample is bad; while the others are read one by one, the store fails."""
-    dataset, _ = open_dataset(as_remote(tiny_shards))
+    dataset, _ = open_dataset(in_memory(tiny_shards))
     fetch, calls = dataset._fetch, []
 
     def failing(keys):

@@ -15,8 +15,8 @@ from mindeye_dist.data.loader import eval_batches
 from mindeye_dist.data.shards import MANIFEST, BadSampleError, read_manifest
 from mindeye_dist.data.store import DataError, Store
 from tests.broken_shards import (
-    as_remote,
     flip,
+    in_memory,
     member_offset,
     open_dataset,
     open_loader,
@@ -68,7 +68,7 @@ def test_read_ahead_gives_the_same_batches_in_order(tiny_shards):
 
 
 def test_small_cache_changes_nothing(tiny_shards):
-    url = as_remote(tiny_shards)
+    url = in_memory(tiny_shards)
     cached, uncached = open_loader(url), open_loader(url, cache_gib=0.0)
     for step in (0, 4, 5):
         for _ in range(2):
@@ -87,7 +87,7 @@ def assert_same_epochs(here, there):
             assert torch.equal(one.targets[kind], rows), kind
 
 
-def test_a_folder_gives_what_a_bucket_gives(own_shards):
+def test_a_folder_gives_what_its_members_decode_to(own_shards):
     """From a folder numbers are read straight into the batch; oracle: each member decoded."""
     for number in (2, 9):  # in an order of bytes that does not fit there
         path, _, member = target_offset(own_shards, "clip_tokens.1.npy", number)
@@ -96,7 +96,7 @@ def test_a_folder_gives_what_a_bucket_gives(own_shards):
         reindex(own_shards, path)
     here, there = (
         open_loader(url, kinds=("clip_tokens", "latents", "feature_map"))
-        for url in (own_shards, as_remote(own_shards))
+        for url in (own_shards, in_memory(own_shards))
     )
     assert_same_epochs(here, there)
 
@@ -111,11 +111,51 @@ def test_damage_that_comes_after_a_first_reading_is_seen(own_shards):
         dataset.voxels([2])
 
 
+def test_later_epochs_are_read_straight_into_the_batch(tiny_shards, monkeypatch):
+    loader = open_loader(tiny_shards, batch=23, augmented=False)
+    first = loader.batch(0, 0, 1)
+    monkeypatch.delattr(Store, "read_ranges")  # by which all else is read
+    again = loader.batch(1, 0, 1)
+    assert set(again.keys) == set(first.keys)
+    places = [first.keys.index(key) for key in again.keys]
+    assert torch.equal(again.targets["clip_tokens"], first.targets["clip_tokens"][places])
+
+
+def test_a_replaced_shard_is_looked_at_anew_where_it_is_not_as_indexed(own_shards):
+    dataset, _ = open_dataset(own_shards)
+    before = [dataset.voxels([2])[0] for _ in range(2)][1]
+    path, _, member = member_offset(own_shards, "nsdgeneral.npy")
+    whole = path.read_bytes()
+    flip(path, member)
+    with pytest.raises(BadSampleError):
+        dataset.voxels([2])
+    mended = path.with_suffix(".mended")
+    mended.write_bytes(whole)
+    mended.replace(path)
+    np.testing.assert_array_equal(dataset.voxels([2])[0], before)
+    damaged = dataset.store.counts.damaged
+    np.testing.assert_array_equal(dataset.voxels([2])[0], before)
+    assert dataset.store.counts.damaged == damaged
+
+
+def test_a_header_with_a_precision_that_there_is_not_is_a_bad_sample(own_shards):
+    dataset, _ = open_dataset(own_shards)
+    dataset.voxels([2])
+    path, _, member = member_offset(own_shards, "nsdgeneral.npy")
+    header = path.read_bytes()[member.offset :][:64]
+    overwrite(path, member.offset, header.replace(b"<f2", b"<b2"))
+    reindex(own_shards, path)
+    again, _ = open_dataset(own_shards)
+    again._distinct.update(dataset._distinct)  # as if it had been read before
+    with pytest.raises(BadSampleError, match="not a plain"):
+        again.voxels([2])
+
+
 def test_targets_of_higher_precision_keep_it(tmp_path):
     write_random_subject(tmp_path, 9, (3, 4), 24, precision=np.float32)
     here, there = (
         open_loader(url, targets="random", augmented=False)
-        for url in (tmp_path, as_remote(tmp_path))
+        for url in (tmp_path, in_memory(tmp_path))
     )
     assert_same_epochs(here, there)
     assert here.batch(0, 0, 1).targets["clip_tokens"].dtype == torch.float32
@@ -123,7 +163,7 @@ def test_targets_of_higher_precision_keep_it(tmp_path):
 
 def test_batches_read_ahead_fetch_nothing_twice(tiny_shards, monkeypatch):
     """Three epochs are read ahead at once; the oracle is a list of what the store was asked for."""
-    loader = open_loader(as_remote(tiny_shards), batch=20, prefetch_batches=4)
+    loader = open_loader(in_memory(tiny_shards), batch=20, prefetch_batches=4)
     asked = []
     read_ranges = Store.read_ranges
 
@@ -139,7 +179,7 @@ def test_batches_read_ahead_fetch_nothing_twice(tiny_shards, monkeypatch):
 
 
 def test_a_failed_read_reaches_all_who_wait_and_is_not_kept(tiny_shards, monkeypatch):
-    url = as_remote(tiny_shards)
+    url = in_memory(tiny_shards)
     expected = open_dataset(url)[0].voxels([0])[0]
     dataset, _ = open_dataset(url)
     read_ranges, gate = Store.read_ranges, threading.Event()

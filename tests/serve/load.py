@@ -116,7 +116,7 @@ class Caller:
         except (OSError, asyncio.IncompleteReadError):
             self.seconds[NO_ANSWER].append(time.perf_counter() - begun)
             return
-        assert status != 429 or re.search(rb"retry-after: [1-9]", headers)
+        assert status not in (429, 503) or re.search(rb"retry-after: [1-9]", headers), headers
         self.seconds[status].append(time.perf_counter() - begun)
         if b"connection: close" in headers:
             both[1].close()
