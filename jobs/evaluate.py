@@ -38,6 +38,7 @@ from mindeye_dist.pool import Pool
 from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor
 from mindeye_dist.reconstruction_shards import finished, made_with, reconstructions_of
 from mindeye_dist.report import Evaluation, write_report
+from mindeye_dist.report_words import FACTORS
 from mindeye_dist.strict import check
 
 
@@ -227,15 +228,16 @@ def print_scores(evaluation: Evaluation) -> None:
             print(f"low level, {name:15s} PixCorr {pixcorr:.3f}")
     if evaluation.reconstructed:
         metrics, rows = (evaluation.reconstructed.report[part] for part in ("metrics", "rows"))
+        width = max(len(row["label"]) for row in rows.values())
         for row in rows.values():
             values = [
                 f"{metrics[key]['label']} {score['mean']:.3f}"
                 for key, score in row["scores"].items()
             ]
-            print(f"{row['label']:26s} {'  '.join(values)}")
+            print(f"{row['label']:{width}s}  {'  '.join(values)}")
         for name, row in evaluation.reconstructed.report["factors"].get("rows", {}).items():
-            shares = [f"{factor} {score['mean']:.0%}" for factor, score in row.items()]
-            print(f"{rows[name]['label']:26s} right: {'  '.join(shares)}")
+            shares = [f"{FACTORS[factor]} {score['mean']:.0%}" for factor, score in row.items()]
+            print(f"{rows[name]['label']:{width}s}  right: {'  '.join(shares)}")
 
 
 if __name__ == "__main__":

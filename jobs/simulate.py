@@ -204,7 +204,7 @@ def encode(
     base, codec = EfficientNetLite0(efficientnet_lite0_weights()), PixelCodec(options.latent_side)
     raw = np.empty((len(pictures), base.num_tokens, base.dim), np.float16)
     latents = np.empty((len(pictures), *codec.shape), np.float16)
-    for start in watched(range(0, len(pictures), ENCODED_AT_ONCE), "encoding pictures"):
+    for start in watched(range(0, len(pictures), ENCODED_AT_ONCE), "encoding pictures, chunk"):
         chunk = pictures[start : start + ENCODED_AT_ONCE]
         rgb = np.stack([decode(p.jpeg, f"picture {start + i}") for i, p in enumerate(chunk)])
         images = torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255

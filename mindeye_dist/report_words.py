@@ -128,5 +128,6 @@ def factor_words(report: dict[str, Any]) -> list[str]:
         else:
             times = mine["mean"] / shuffled["mean"]
             only = "only " if verdict == "worse" else ""
-            sentences.append(f"{share}, {only}{times:.1f} times as often as for {against}.")
+            often = f"{times:.1f}" if times < 10 else f"{times:.0f}"
+            sentences.append(f"{share}, {only}{often} times as often as for {against}.")
     return sentences
