@@ -151,14 +151,19 @@ def names(said: str, path: Path, whole: bytes, damaged: bytes) -> bool:
 
 
 def everything(folder: str) -> list[bytes]:
-    """Return all that training and reconstruction read of the train split."""
+    """Return all that training and reconstruction read of the train split, each in its way."""
     store = Store(folder)
     config = DataConfig(url=folder, targets="tiny-clip_tokens")
     dataset = Dataset(
         store, read_manifest(store), config, "train", {"clip_tokens": "tiny-clip_tokens"}
     )
     indices = range(len(dataset))
-    arrays = [*dataset.voxels(indices), *dataset.targets("clip_tokens", [(i, 0) for i in indices])]
+    requests = [(i, 0) for i in indices]
+    responses = (repeats[0] for repeats in dataset.each_voxels(indices))
+    place = (0, 0, len(dataset))
+    batch = dataset.batch(indices, responses, {"clip_tokens": ("clip_tokens", requests)}, place)
+    arrays = [batch.voxels.numpy(), batch.targets["clip_tokens"].numpy()]
+    arrays += [*dataset.voxels(indices), *dataset.targets("clip_tokens", requests)]
     return [*(array.tobytes() for array in arrays), *dataset.pictures(indices)]
 
 
