@@ -34,9 +34,8 @@ SHORT_TRIES = 3
 """Of a request that is answered by too few bytes."""
 AT_ONCE = 32
 """Requests on their way at once, of each reader, without those that hedge."""
-GAP, LONGEST_JOINED = 2048, 8 * 2**20
-"""Bytes between two ranges that are read along, as tar headers and small members are, and of a
-joined range."""
+GAP, LONGEST_JOINED = 1024, 8 * 2**20
+"""Bytes between two ranges that are read along, as tar headers are, and of a joined range."""
 HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE, ABREAST = 4.0, 0.3, 0.05, 3
 """A second request goes out after so many medians, at least so many seconds, and a third after as
 long again; hedges are at most a share of all requests. How many of one range may be out at once."""
