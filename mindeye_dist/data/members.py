@@ -55,8 +55,8 @@ def read_into(store: Store, sample: Sample, suffix: str, row: Float[np.ndarray, 
     if not 0 < header_size <= npy.LONGEST_USUAL:
         return False
     header = bytearray(header_size)
-    filled = store.read_into(sample.shard, member.offset, (header, row))
-    if not filled or member.checksum not in ("", checksum(header, row)):
+    got = store.read_into(sample.shard, member.offset, (header, row))
+    if got != member.size or member.checksum not in ("", checksum(header, row)):
         store.counts.damaged += 1
         store.forget_files()
         return False

@@ -136,17 +136,16 @@ class Store:
         finally:
             os.close(number)
 
-    def read_into(self, path: str, start: int, places: Sequence[Any]) -> bool:
-        """Read a file of a folder from a byte on into memory; return whether it was filled.
+    def read_into(self, path: str, start: int, places: Sequence[Any]) -> int:
+        """Read a file of a folder from a byte on into memory; return how many bytes there were.
 
         It is the file that was there when it was first read from here: if it was replaced, what its
         index says is of the old one.
         """
-        wanted = sum(memoryview(place).nbytes for place in places)
         try:
-            return self._open_files.read_into(f"{self._root}/{path}", start, places) == wanted
+            return self._open_files.read_into(f"{self._root}/{path}", start, places)
         except OSError:  # whoever reads it another way is told
-            return False
+            return 0
 
     def forget_files(self) -> None:
         """Look at the files of a folder anew when they are read again."""
