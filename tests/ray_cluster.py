@@ -145,9 +145,14 @@ def await_ready(url, environment, seconds=240):
 
 def replicas(environment, deployment=""):
     """Return the living processes of a deployment's replicas, of all without a name."""
+    return processes(environment, f"ServeReplica:mindeye:{deployment}")
+
+
+def processes(environment, words):
+    """Return the cluster's living processes in whose command line the words are."""
     found = []
     for process in psutil.Process(int(environment["RAY_HEAD_PID"])).children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            if f"ServeReplica:mindeye:{deployment}" in " ".join(process.cmdline()):
+            if words in " ".join(process.cmdline()):
                 found.append(process)
     return found

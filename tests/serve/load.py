@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psutil
 import requests
 
 from mindeye_dist.data import npy
 from serve.client import NPY, Client, ServiceError
-from tests.ray_cluster import replicas
+from tests.ray_cluster import processes, replicas
 
 NO_ANSWER = 0
 """Status of a call whose connection failed."""
@@ -135,11 +134,7 @@ class Caller:
 
 def memory(service, peak=False):
     """Return the resident bytes of the service's replicas and of Serve's proxy, now or at most."""
-    proxies = [
-        process
-        for process in psutil.Process(int(service.environment["RAY_HEAD_PID"])).children(True)
-        if "ProxyActor" in " ".join(process.cmdline())
-    ]
+    proxies = processes(service.environment, "ProxyActor")
     total = 0
     for process in [*replicas(service.environment), *proxies]:
         with suppress(OSError):  # it has just been killed
