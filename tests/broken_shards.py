@@ -10,6 +10,7 @@ from mindeye_dist.config import DataConfig, TrainingConfig
 from mindeye_dist.data.loader import Dataset, TrainLoader
 from mindeye_dist.data.shards import read_manifest, write_manifest, write_shard
 from mindeye_dist.data.store import Store
+from tests.remote_shards import copy
 
 
 def open_dataset(folder, split="train", kinds=("clip_tokens",), **changes):
@@ -30,9 +31,7 @@ def open_loader(folder, batch=6, seed=1, split="train", kinds=("clip_tokens",), 
 def in_memory(folder):
     """Copy a folder to a store that is none, whose samples are kept as a bucket's are."""
     url = f"memory://{uuid4().hex}"
-    store = Store(url)
-    for path in filter(Path.is_file, Path(folder).rglob("*")):
-        store.write(str(path.relative_to(folder)), path.read_bytes())
+    copy(Path(folder), Store(url))
     return url
 
 
