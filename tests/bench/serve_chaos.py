@@ -44,9 +44,9 @@ def main(out: Path, run_dir: str) -> None:
         show(figures)
     for mode, variables in MODES.items():
         with running(one, variables) as service:
-            sizes = [memory(service)]
+            sizes = [sum(memory(service).values())]
             figures |= overload(mode, service)
-            sizes += [memory(service, peak=True), memory(service)]
+            sizes += [sum(memory(service, kind).values()) for kind in ("VmHWM", "VmRSS")]
             named = zip(("before", "peak", "after"), sizes, strict=True)
             figures[mode] = {f"MiB {name}": round(size / 2**20) for name, size in named}
             show(figures)

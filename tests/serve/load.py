@@ -132,12 +132,15 @@ class Caller:
         return int(headers.split()[1]), headers
 
 
-def memory(service, peak=False):
-    """Return the resident bytes of the service's replicas and of Serve's proxy, now or at most."""
+def memory(service, what="VmRSS"):
+    """Return the bytes of each process of the service's replicas and of Serve's proxy, by its pid.
+
+    Resident ones; at most, by "VmHWM"; or those of its own, without files' pages, by "RssAnon".
+    """
     proxies = processes(service.environment, "ProxyActor")
-    total = 0
+    found = {}
     for process in [*replicas(service.environment), *proxies]:
         with suppress(OSError):  # it has just been killed
             about = Path(f"/proc/{process.pid}/status").read_text()
-            total += 1024 * int(re.search(f"{'VmHWM' if peak else 'VmRSS'}:\\s+(\\d+)", about)[1])
-    return total
+            found[process.pid] = 1024 * int(re.search(f"{what}:\\s+(\\d+)", about)[1])
+    return found
