@@ -25,7 +25,7 @@ from mindeye_dist.data.bad_samples import BadSamples
 from mindeye_dist.data.buffers import Buffers
 from mindeye_dist.data.members import MemberPlace, read_into, read_members
 from mindeye_dist.data.read_once import ReadOnce
-from mindeye_dist.data.repeats import chances, draw_repeat, single
+from mindeye_dist.data.repeats import chances, draw_repeat, put_single, single
 from mindeye_dist.data.shards import (
     DISTINCT,
     VOXELS,
@@ -127,7 +127,9 @@ class Dataset:
         step, start, global_size = place
         return Batch(
             voxels=self._buffers.fill(
-                (len(indices), self.voxel_shape[1]), np.float32, lambda *_: next(voxels)
+                (len(indices), self.voxel_shape[1]),
+                np.float32,
+                lambda _, row: put_single(next(voxels), row),
             ),
             targets={name: self._stacked(*asked) for name, asked in targets.items()},
             keys=tuple(self.samples[i].key for i in indices),

@@ -23,7 +23,7 @@ def draw_repeat(
     turn: int,
     chance: Float[np.ndarray, " chances"],
 ) -> Float[np.ndarray, " voxels"]:
-    """Return one response.
+    """Return one response, in the repeats' precision where it is one of them.
 
     `cycle` and `step` take row `turn` modulo their number, `random` any row, `mean` their mean.
     `random_combine` is the published low-level recipe, drawn for each sample: with 50 % a random
@@ -38,9 +38,14 @@ def draw_repeat(
         weights = chance[1 : 1 + number] if how == "combine" else np.ones(number)
         return (weights / weights.sum()).astype(np.float32) @ single(voxels)
     row = turn % number if how in ("cycle", "step") else int(chance[1] * number)
-    return single(voxels[row])
+    return voxels[row]
 
 
 def single(array: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
     """Return an array in single precision; by torch, as NumPy has no fast way from half."""
     return torch.from_numpy(array).float().numpy()
+
+
+def put_single(array: Float[np.ndarray, "*shape"], place: Float[np.ndarray, "*shape"]) -> None:
+    """Write what `single` returns into its place."""
+    torch.from_numpy(place).copy_(torch.from_numpy(array))
