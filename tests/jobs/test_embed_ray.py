@@ -20,10 +20,10 @@ def flags(folder, *more):
     return ["--data-url", str(folder), *set_, *more]
 
 
-def on_two_workers(folder, *more):
+def on_ray(folder, *more):
     """Run the job as a user does; return its exit code and what it said."""
     done = subprocess.run(
-        [sys.executable, "jobs/embed.py", *flags(folder, "--workers", "2", *more)],
+        [sys.executable, "jobs/embed.py", *flags(folder, *more)],
         cwd=ROOT,
         env=ray_environment(),
         capture_output=True,
@@ -39,7 +39,7 @@ def test_two_workers_make_what_one_process_makes(write_subject, tmp_path):
     for folder in (alone, together):
         write_subject(folder)
     embed.main(flags(alone, "--without-ray"))
-    code, said = on_two_workers(together)
+    code, said = on_ray(together, "--workers", "2")
     assert code == 0, said
     assert "encoded 39 pictures" in said
     assert read_manifest(Store(str(alone))) == read_manifest(Store(str(together)))
@@ -50,7 +50,7 @@ def test_two_workers_make_what_one_process_makes(write_subject, tmp_path):
 
     broken = together / "train" / "train_subj01_1.tar"
     broken.write_bytes(broken.read_bytes()[:3000])
-    code, said = on_two_workers(together, "--seed", "1")
+    code, said = on_ray(together, "--seed", "1")
     assert code != 0
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, said

@@ -105,7 +105,8 @@ def test_bad_shard_is_named_through_ray(tiny_shards, tiny_config, tmp_path):
     broken = shutil.copytree(tiny_shards, tmp_path / "broken")
     shard = broken / "train" / "train_subj01_1.tar"
     shard.write_bytes(shard.read_bytes()[:3000])
-    config = override(tiny_config, {**TWO_WORKERS, "data.url": str(broken)})
+    two = {**TWO_WORKERS, "compute.backend": "torch"}
+    config = override(tiny_config, {**two, "data.url": str(broken)})
     code, said = run(config)
     assert code != 0
     lines = [line for line in said.splitlines() if line.startswith("error: ")]

