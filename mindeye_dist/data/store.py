@@ -18,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 from mindeye_dist.data.disk_cache import DiskCache
 from mindeye_dist.data.open_files import OpenFiles
 from mindeye_dist.data.reading import ONCE, UNREADABLE, Counts, Joined, Range, Reader, join, tried
+from mindeye_dist.data.signed_reads import SignedReads
 
 LONGEST_READ = 2**20
 LONGEST_AHEAD = 4096
@@ -68,7 +69,8 @@ class Store:
         if options:
             self._files.retries = 1
         if isinstance(self._files, AsyncFileSystem):
-            self._reader = Reader(self._files._cat_file, self.counts)
+            fetch = SignedReads(self._files).fetch if options else self._files._cat_file
+            self._reader = Reader(fetch, self.counts)
 
     @property
     def is_local(self) -> bool:

@@ -101,6 +101,12 @@ def client(service):
         yield client
 
 
+def scrape(service):
+    """Return the metrics of the gateway's node."""
+    headers = {"Authorization": f"Bearer {service.token}"}
+    return requests.get(f"{service.url}/metrics", headers=headers, timeout=20).text
+
+
 def test_answers_are_those_of_the_models_by_hand(service, registry, client, brains):
     settings = read_settings(registry.arguments)
     path, name = registry.paths[0], registry.names[0]
@@ -176,8 +182,7 @@ def test_metrics_are_exported_under_the_names_of_the_table(service, client):
     text, missing = "", {"nothing yet"}
     lazy = {"mindeye_replica_retries", "mindeye_requests_refused"}  # counters that may be 0
     while missing - lazy and time.monotonic() < deadline:
-        headers = {"Authorization": f"Bearer {service.token}"}
-        text = requests.get(f"{service.url}/metrics", headers=headers, timeout=20).text
+        text = scrape(service)
         there = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
         ends = {"counter": "_total", "gauge": "", "histogram": ""}
         missing = {m.name for m in SERVING if f"ray_{m.name}{ends[m.kind]}" not in there}
@@ -219,3 +224,10 @@ def test_overload_is_refused_and_leaves_no_memory(service, brains):
     assert sum(after[pid] - before[pid] for pid in before.keys() & after.keys()) < 100 * 2**20
     with Client(service.url, service.token) as client:
         assert client.embed(brains[0]).model
+    counted = re.compile(
+        r'^ray_serve_num_http_error_requests_total\{.*error_code="429"', re.MULTILINE
+    )
+    deadline = time.monotonic() + 60
+    while not counted.search(text := scrape(service)):
+        assert time.monotonic() < deadline, text[-3000:]
+        time.sleep(1)
