@@ -46,7 +46,6 @@ ONCE = {
     "connect_timeout": 5,
     "read_timeout": 20,
     "max_pool_connections": 2 * AT_ONCE,  # with those that hedge
-    "signature_version": "s3v4",  # of URLs, too, which are else signed in an older way
 }
 """boto's settings for reading ranges: one try, and how long it may take (seconds)."""
 TOO_SLOW = "RequestTimeout"

@@ -69,8 +69,8 @@ class Store:
         if options:
             self._files.retries = 1
         if isinstance(self._files, AsyncFileSystem):
-            fetch = SignedReads(self._files).fetch if options else self._files._cat_file
-            self._reader = Reader(fetch, self.counts)
+            signed = SignedReads(self._files, self.counts)
+            self._reader = Reader(signed.fetch if options else self._files._cat_file, self.counts)
 
     @property
     def is_local(self) -> bool:
