@@ -16,7 +16,9 @@ from mindeye_dist.data.reading import UNREADABLE, Counts
 LIFE, EXPIRES = 900.0, 1200
 """How long a URL is used, and how long it holds (seconds)."""
 REFUSED = 60.0
-"""How long an object whose URL was not answered is read without (seconds)."""
+"""How long an object whose URL was refused is read without (seconds)."""
+FAILURES = 3
+"""Of a server, before anything came by a URL, that count as its refusal."""
 PARTIAL, MENDED_BY_WAITING, SERVER_ERROR = 206, (408, 429), 500
 
 
@@ -25,7 +27,12 @@ class _Signed:
     url: str
     until: float
     answered: bool = False
+    failures: int = 0
     refused: bool = False
+
+    def refuse(self) -> None:
+        """Have the object read in the ordinary way for a while."""
+        self.refused, self.until = True, time.monotonic() + REFUSED
 
 
 class SignedReads:
@@ -53,22 +60,32 @@ class SignedReads:
         """
         signed = await self._sign(path)
         if not signed.refused:
-            try:
-                status, data = await self._get(signed.url, start, end)
-            except UNREADABLE as error:
-                if signed.answered:
-                    raise OSError(f"{path}: {without_queries(str(error))}") from None
-            else:
-                if status == PARTIAL:
-                    signed.answered = True
-                    return data
-                if signed.answered and (status in MENDED_BY_WAITING or status >= SERVER_ERROR):
-                    raise OSError(f"{path}: the server answers {status}")
+            if (data := await self._by_url(path, signed, start, end)) is not None:
+                return data
             self._counts.requests += 1
         whole: bytes = await self._files._cat_file(path, start=start, end=end)
-        if not signed.refused:
-            signed.refused, signed.until = True, time.monotonic() + REFUSED
         return whole
+
+    async def _by_url(self, path: str, signed: _Signed, start: int, end: int) -> bytes | None:
+        """Return the bytes, or none where they are to be had in the ordinary way."""
+        try:
+            status, data = await self._get(signed.url, start, end)
+        except UNREADABLE as error:
+            said = without_queries(str(error))
+        else:
+            if status == PARTIAL:
+                signed.answered = True
+                return data
+            if status < SERVER_ERROR and status not in MENDED_BY_WAITING:
+                signed.refuse()
+                return None
+            said = f"the server answers {status}"
+        if signed.answered:
+            raise OSError(f"{path}: {said}")
+        signed.failures += 1
+        if signed.failures >= FAILURES:
+            signed.refuse()
+        return None
 
     async def _sign(self, path: str) -> _Signed:
         signed = self._signed.get(path)
