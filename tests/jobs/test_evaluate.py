@@ -5,6 +5,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from mindeye_dist.data.shards import read_manifest, write_manifest
 from mindeye_dist.data.simulate import make_subject
 from mindeye_dist.data.store import Store
 from mindeye_dist.data.tuning import fit_feature_space
+from mindeye_dist.scene_factors import FACTORS
 from mindeye_dist.simulation_config import SimulationConfig
 from mindeye_dist.strict import override
 from tests.jobs.test_embed import Colours
@@ -274,3 +276,16 @@ def test_a_checkpoint_of_a_run_reports_into_the_run(run):
     newest = Checkpoints(str(run), 1).newest()
     evaluate.main(["--checkpoint", str(newest)])
     assert report_in(run)[0]["train"]["steps"] > 0
+
+
+def test_every_factor_of_a_scene_is_printed(capsys):
+    score = {"mean": 0.5}
+    pictures = {
+        "metrics": {},
+        "rows": {"model": {"label": "This model", "scores": {}}},
+        "factors": {"rows": {"model": dict.fromkeys((*FACTORS, "all"), score)}},
+    }
+    reconstructed = SimpleNamespace(report=pictures)
+    evaluate.print_scores(SimpleNamespace(report={}, lowlevel=None, reconstructed=reconstructed))
+    said = "This model  right: kind 50%  colour 50%  place 50%  all of them 50%"
+    assert said in capsys.readouterr().out
