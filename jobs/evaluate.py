@@ -236,7 +236,10 @@ def print_scores(evaluation: Evaluation) -> None:
             ]
             print(f"{row['label']:{width}s}  {'  '.join(values)}")
         for name, row in evaluation.reconstructed.report["factors"].get("rows", {}).items():
-            shares = [f"{FACTORS[factor]} {score['mean']:.0%}" for factor, score in row.items()]
+            shares = [
+                f"{FACTORS.get(factor, factor)} {score['mean']:.0%}"
+                for factor, score in row.items()
+            ]
             print(f"{rows[name]['label']:{width}s}  right: {'  '.join(shares)}")
 
 

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from mindeye_dist.report_drawing import percent, three
 
-FACTORS = {"kind": "kind", "color": "colour", "place": "place", "all": "all of them"}
+FACTORS = {"color": "colour", "all": "all of them"}
 """Reader's words for factors that the code calls otherwise."""
 
 
