@@ -1,8 +1,6 @@
 """The one way to start workers on a Ray cluster; train and tune both use it."""
 
 import logging
-import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +25,7 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jobs.cluster import join
 from jobs.command import KNOWN_ERRORS
 from jobs.metrics import TrainingMeters
 from jobs.progress import Board, BoardHandler, shown
@@ -201,11 +200,7 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
     Raises:
         ValueError: there are fewer CPUs or GPUs than the workers ask for.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    named = bool(os.environ.get("RAY_ADDRESS"))
-    print("joining the Ray cluster" if named else "starting Ray on this machine", file=sys.stderr)
-    # Workers report through the board; their own output would tear up the progress line.
-    ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
+    named = join()
     compute = config.compute
     fit = room_for_workers(compute)
     if fit >= compute.fewest_workers:

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,12 +106,11 @@ def connect(workers: Workers) -> None:
     """
     if workers.without_ray:
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray.data
 
-    named = bool(os.environ.get("RAY_ADDRESS"))
-    print("joining the Ray cluster" if named else "starting Ray on this machine", file=sys.stderr)
-    ray.init(address=None if named else "local", log_to_driver=False, logging_level=logging.ERROR)
+    from jobs.cluster import join
+
+    named = join()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

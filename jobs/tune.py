@@ -212,7 +212,7 @@ def connect_apart(sweep: Sweep) -> None:
     connect(sweep.config, wait=sweep.options.wait)
     if alone:
         address = ray.get_runtime_context().gcs_address
-        Path(os.environ["RAY_TMPDIR"], "ray_current_cluster").write_text(address)
+        Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster").write_text(address)
 
 
 def settings_of_search(sweep: Sweep, slots: int = 0) -> tuple[tune.TuneConfig, dict[str, Any]]:

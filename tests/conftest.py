@@ -239,7 +239,11 @@ def ray_environment(**more):
     look for their cluster.
     """
     kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    own = {"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"), "RAY_USAGE_STATS_ENABLED": "0"}
+    own = {
+        "RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # else tests beside them leave workers next to nothing
+    }
     return {**kept, **own, **more}
 
 

@@ -16,6 +16,8 @@ def serving(port, folder):
     process = subprocess.Popen(
         [sys.executable, "-m", "mlflow", "server", *words, f"sqlite:///{folder / 'server.db'}"]
         + ["--artifacts-destination", str(folder / "artefacts")],
+        # No runner of MLflow's own jobs, which nobody asks for: a third of what a start computes.
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -19,6 +19,8 @@ from tests.s3 import free_ports
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 TOKEN = "a-token-of-the-tests-0123456789"
+ANY_PORTS = ("--min-worker-port=0", "--max-worker-port=0")
+"""Else two clusters of one machine give their workers the same ones."""
 
 
 @contextmanager
@@ -31,6 +33,7 @@ def head(num_cpus=2, **more):
         f"--dashboard-port={dashboard}",
         f"--ray-client-server-port={client}",
         f"--dashboard-agent-listen-port={agent}",  # its default may be another cluster's
+        *ANY_PORTS,
     ]
     path = f"{BIN}:{os.environ['PATH']}"
     variables = ray_environment(RAY_AUTH_MODE="token", PATH=path, **more)

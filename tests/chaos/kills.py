@@ -33,8 +33,7 @@ from tests.conftest import tiny_run, write_tiny_subject
 from tests.forked import start, start_ranks
 
 KINDS = ("any moment", "while saving", "a thread that reads")
-KILLS, EACH = 100, 5
-"""Kills in all, and those that a run meets before it is left alone."""
+KILLS = 100
 SMALL = {
     "training.epochs": 12,
     "training.validate_every_epochs": 3,
@@ -42,8 +41,8 @@ SMALL = {
 }
 
 
-def run(kills: int = KILLS, seed: int = 0) -> dict[str, object]:
-    """Kill runs so many times in all; return what came of them."""
+def run(kills: int = KILLS, seed: int = 0, each: int = 5) -> dict[str, object]:
+    """Kill runs so many times in all, each that often at most; return what came of them."""
     draw, made = random.Random(seed), Counter()
     figures = {"kills": 0, "runs": 0, "other weights": 0, "other ledgers": 0, "steps done again": 0}
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +55,7 @@ def run(kills: int = KILLS, seed: int = 0) -> dict[str, object]:
             changes = {"run_dir": f"{folder}/run-{number}", "compute.num_workers": count}
             config = override(base, changes)
             weights, ledger, seconds = whole[count]
-            for _ in range(min(EACH, kills - figures["kills"])):
+            for _ in range(min(each, kills - figures["kills"])):
                 kind = draw.choice(KINDS)
                 if not kill_once(config, kind, draw.uniform(0, seconds), draw):
                     break  # it had come to its end

@@ -200,7 +200,7 @@ def test_one_more_than_the_limit_stops(tiny_config):
 @pytest.mark.processes
 def test_a_flipped_bit_is_found_within_the_interval(tiny_config, tmp_path):
     """In the lowest bit of one weight, on two and three ranks; a clean run raises nothing."""
-    config = override(tiny_config, {"training.check_ranks_every": 5})
+    config = override(tiny_config, {"training.epochs": 3, "training.check_ranks_every": 5})
     faults = [Fault("flipped bit", step=6, rank=1, bit=0), Fault("flipped bit", step=99)]
     for ranks, who in ((2, "the 2 ranks hold 2 different"), (3, "ranks [1] hold other weights")):
         folder = tmp_path / f"{ranks}"
@@ -236,7 +236,7 @@ def test_what_is_not_finite_on_one_rank_stops_all_alike(tiny_config, tmp_path):
 @pytest.mark.deepspeed
 def test_deepspeed_leaves_out_what_is_not_finite(tiny_config, spoiled, tmp_path):
     """Every ZeRO stage, from one rank's NaN. Oracle: the one-process run that leaves it out."""
-    config = override(tiny_config, {**NO_DROPOUT, **SKIP})
+    config = override(tiny_config, {**NO_DROPOUT, **SKIP, "training.epochs": 3})
     with spoiled(replace(BAD, place=3)):
         worker(config)
     fault = replace(BAD, rank=1, place=0)  # row 0 of the second rank is row 3 of the batch

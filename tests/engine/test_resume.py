@@ -64,8 +64,8 @@ def test_killed_run_ends_with_the_same_bits(tiny_config, tmp_path):
 def test_a_run_ends_on_sigterm_with_the_step_it_has_reached(tiny_config, workers, tmp_path, count):
     """Whichever rank is told; checkpoints are else so far apart that there would be none."""
     changes = {
-        "training.epochs": 60,
-        "training.validate_every_epochs": 60,
+        "training.epochs": 40,
+        "training.validate_every_epochs": 40,
         "checkpoint.every_steps": 10_000,
         "compute.num_workers": count,
     }
@@ -113,6 +113,7 @@ def test_deepspeed_resumes_at_any_stage(tiny_config, workers, tmp_path):
     base = override(
         tiny_config,
         {
+            "training.epochs": 4,
             "checkpoint.every_steps": 9,
             "checkpoint.keep": 100,
             "compute.num_workers": 2,

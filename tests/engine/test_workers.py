@@ -117,9 +117,10 @@ def test_accumulation_repeats_its_dropout(tiny_config):
 def test_deepspeed_zero_stages(plain, workers, tmp_path, count):
     """Whole batches, and batches of five in parts, uneven over two workers."""
     whole = [sharded(plain, f"zero{stage}", stage, count) for stage in (0, 1, 2, 3)]
-    uneven = {"training__global_batch_size": 5, "training__max_micro_batch_size": 2}
+    uneven = {"training__global_batch_size": 5, "training__epochs": 2}
+    odd = variant(plain, "odd", **uneven)
+    uneven["training__max_micro_batch_size"] = 2
     parts = [sharded(plain, f"parts{stage}", stage, count, **uneven) for stage in (1, 3)]
-    odd = variant(plain, "odd", training__global_batch_size=5)
     worker(odd)
     workers([*whole, *parts], count, tmp_path)
     for other in whole:

@@ -20,7 +20,7 @@ from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.engine.preemption import PreemptedError
 from mindeye_dist.strict import override
 from tests.conftest import flags
-from tests.ray_cluster import BIN, ROOT, head
+from tests.ray_cluster import ANY_PORTS, BIN, ROOT, head
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]  # minutes: `make chaos` runs it
 NODES = "import json, ray; ray.init(log_to_driver=False); print(json.dumps(ray.nodes()))"
@@ -31,7 +31,7 @@ def node(environment):
     """Add a node with one CPU to the cluster; yield its process."""
     command = [str(BIN / "ray"), "start", "--block", "--num-cpus=1"]
     process = subprocess.Popen(
-        [*command, f"--address={environment['RAY_ADDRESS']}"],
+        [*command, f"--address={environment['RAY_ADDRESS']}", *ANY_PORTS],
         env={k: v for k, v in environment.items() if k != "RAY_ADDRESS"},
         cwd=ROOT,
         stdout=subprocess.DEVNULL,

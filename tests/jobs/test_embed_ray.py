@@ -48,9 +48,12 @@ def test_two_workers_make_what_one_process_makes(write_subject, tmp_path):
     for file in files:
         assert (alone / file).read_bytes() == (together / file).read_bytes(), file
 
-    broken = together / "train" / "train_subj01_1.tar"
+
+def test_a_bad_shard_is_named_through_ray(write_subject, tmp_path):
+    write_subject(tmp_path)
+    broken = tmp_path / "train" / "train_subj01_1.tar"
     broken.write_bytes(broken.read_bytes()[:3000])
-    code, said = on_ray(together, "--seed", "1")
+    code, said = on_ray(tmp_path)
     assert code != 0
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1, said

@@ -1,4 +1,4 @@
-"""Training on real Ray clusters: one of its own, and one that jobs are submitted to.
+"""Training on a real Ray cluster, joined by the program or as a submitted job.
 
 Oracle: the same run in one process, without Ray.
 """
@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -23,8 +22,8 @@ from jobs.worker import worker
 from mindeye_dist.checkpoint import Checkpoints, read_place, read_weights
 from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.strict import override
-from tests.conftest import flags, ray_environment
-from tests.ray_cluster import BIN, ROOT, head
+from tests.conftest import flags
+from tests.ray_cluster import BIN, ROOT, head, processes
 
 NO_DROPOUT = {"model.backbone.input_dropout": 0.0, "model.backbone.block_dropout": 0.0}
 TWO_WORKERS = {
@@ -35,24 +34,26 @@ TWO_WORKERS = {
 pytestmark = pytest.mark.ray
 
 
-def command(config, *more):
-    return ["jobs/train.py", *flags(config), *more]
+def command(config):
+    return ["jobs/train.py", *flags(config)]
 
 
-def start(config, *more, **variables):
-    return subprocess.Popen(
-        [sys.executable, *command(config, *more)],
-        cwd=ROOT,
-        env=ray_environment(**variables),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture(scope="module")
+def cluster(s3):
+    """Return the environment of clients of a fresh cluster, with token authentication on."""
+    with head(**s3) as environment:
+        yield environment
 
 
-def run(config, *more):
-    process = start(config, *more)
-    _, said = process.communicate(timeout=240)
-    return process.returncode, said
+def start(config, cluster, said):
+    """Start training on the cluster, what it says into a file."""
+    with said.open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, *command(config)],
+            cwd=ROOT,
+            env={**cluster, "RAY_ADDRESS": cluster["RAY_HEAD_ADDRESS"]},
+            stderr=log,
+        )
 
 
 def curve(run_dir):
@@ -63,62 +64,60 @@ def weights(run_dir):
     return read_weights(Checkpoints(run_dir, 1).newest())
 
 
-def test_killed_worker_then_resume(tiny_config, workers, tmp_path):
+@pytest.mark.s3
+def test_killed_worker_then_resume(cluster, tiny_config, workers, tmp_path):
     """The undisturbed run's weights, to 1e-6, after a worker was killed in mid-epoch.
 
     It is resumed without Ray, as the undisturbed run is made; a sweep's test resumes on Ray.
     """
-    longer = {"training.epochs": 20, "training.validate_every_epochs": 20}
+    longer = {"training.epochs": 15, "training.validate_every_epochs": 15}
     whole = override(tiny_config, {**TWO_WORKERS, **longer, "checkpoint.every_steps": 10})
     killed = override(whole, {"run_dir": str(tmp_path / "killed")})
-    process = start(killed)
+    said = tmp_path / "said.log"
+    process = start(killed, cluster, said)
     try:
-        victim = find_worker(process, killed.run_dir)
-        victim.send_signal(signal.SIGKILL)
-        _, said = process.communicate(timeout=240)
+        kill_worker(cluster, process, killed.run_dir, said)
+        assert process.wait(timeout=240) != 0
     finally:
         process.kill()
-    assert process.returncode != 0
-    assert "died; --resume goes on" in said
+        process.wait()
+    assert "died; --resume goes on" in said.read_text()
     step = read_place(Checkpoints(killed.run_dir, 1).newest()).step
-    assert 0 < step < read_journal(killed.run_dir)[-1]["total_steps"], said
+    assert 0 < step < read_journal(killed.run_dir)[-1]["total_steps"]
     workers([killed, whole], 2, tmp_path)
     expected = weights(whole.run_dir)
     for name, weight in weights(killed.run_dir).items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-6, atol=1e-6)
 
 
-def find_worker(process, run_dir):
-    """Return a training worker, once the run has written a checkpoint and gone on."""
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read()
-        if read_journal(run_dir) and read_journal(run_dir)[-1]["step"] > 30:
-            for child in psutil.Process(process.pid).children(recursive=True):
-                if "TrainWorker" in " ".join(child.cmdline()):
-                    return child
+def kill_worker(cluster, process, run_dir, said):
+    """Kill a training worker, once the run has written a checkpoint."""
+    deadline = time.monotonic() + 600
+    while not list(Path(run_dir).glob("checkpoints/step-*")):
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < deadline, (
+            said.read_text(),
+            read_journal(run_dir)[-1:],
+            processes(cluster, "ray::"),
+        )
         time.sleep(0.05)
-    raise AssertionError("no training worker was seen")
+    (victim, _) = processes(cluster, "TrainWorker")
+    victim.send_signal(signal.SIGKILL)
 
 
-def test_bad_shard_is_named_through_ray(tiny_shards, tiny_config, tmp_path):
+@pytest.mark.s3
+@pytest.mark.chaos
+def test_bad_shard_is_named_through_ray(cluster, tiny_shards, tiny_config, tmp_path):
     broken = shutil.copytree(tiny_shards, tmp_path / "broken")
     shard = broken / "train" / "train_subj01_1.tar"
     shard.write_bytes(shard.read_bytes()[:3000])
     two = {**TWO_WORKERS, "compute.backend": "torch"}
     config = override(tiny_config, {**two, "data.url": str(broken)})
-    code, said = run(config)
-    assert code != 0
-    lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, said
+    said = tmp_path / "said.log"
+    assert start(config, cluster, said).wait(timeout=240) != 0
+    lines = [line for line in said.read_text().splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, said.read_text()
     assert "train_subj01_1.tar: sample sample0000000" in lines[0]
-
-
-@pytest.fixture
-def cluster(s3):
-    """Return the environment of clients of a fresh cluster, with token authentication on."""
-    with head(**s3) as environment:
-        yield environment
 
 
 def submitted(arguments, cluster):

@@ -1,5 +1,6 @@
 """The generator's training job. Oracles: shards' own tokens, an undisturbed run, its file."""
 
+import signal
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -125,8 +126,8 @@ def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
     flags = ["--data-url", str(shards), "--targets", "tiny-clip_tokens", "--side", "8"]
     flags += ["--codec", "pixels"]
     flags += ["--network.patch", "4", "--network.width", "16", "--network.depth", "1"]
-    flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "12"]
-    flags += ["--training.batch-size", "2", "--training.save-every-steps", "20"]
+    flags += ["--network.heads", "2", "--network.steps", "2", "--training.epochs", "6"]
+    flags += ["--training.batch-size", "2", "--training.save-every-steps", "10"]
 
     def begin(name):
         run_dir = ["--run-dir", str(tmp_path / name)]
@@ -135,9 +136,10 @@ def test_killed_and_started_again_it_ends_as_undisturbed(shards, tmp_path):
     killed = begin("killed")
     while not (tmp_path / "killed/state.safetensors").exists():
         assert killed.is_alive(), "it ended before it was killed"
-        time.sleep(0.05)
+        time.sleep(0.002)
     killed.kill()
     killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     for name in ("killed", "whole"):
         again = begin(name)
         again.join()

@@ -22,6 +22,7 @@ from mindeye_dist.engine.journal import read_journal
 from mindeye_dist.strict import override
 from mindeye_dist.sweep import read_trials
 from tests.conftest import flags, ray_environment
+from tests.ray_cluster import head
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
@@ -107,6 +108,23 @@ def test_killed_driver_and_trial_then_resume(lab):
     assert f"{best.best.score:.3f}" in (Path(longer.run_dir) / "report.html").read_text()
 
 
+@pytest.mark.ray
+@pytest.mark.chaos
+def test_stopped_trials_free_their_room_beside_another_cluster(lab, tmp_path):
+    """There is room for one at a time: the next one waits for the CPUs of one that was stopped."""
+    config, _ = lab
+    one = {"training.epochs": 20, "compute.cpus_per_worker": 2.0, "tracking.mlflow": "off"}
+    config, space = override(config, one), tmp_path / "lr.json"
+    space.write_text(json.dumps({"optimizer.max_lr": {"choice": [1e-2, 1e-6, 1e-7, 1e-8]}}))
+    options = ["--space", space, "--search", "grid", "--trials", 4, "--grace-epochs", 2]
+    with head():
+        code, _, said = run(config, *options, "--reduction-factor", 2)
+    assert code == 0, said
+    states = [trial.state for trial in trials_of(config).values()]
+    assert len(states) == 4
+    assert "stopped" in states[:-1], states
+
+
 def check_mlflow(config, count):
     """A parent and its trials, all ended, and an alias that leads to a whole checkpoint."""
     database = Path(config.run_dir).parent / "mlflow.db"
@@ -127,6 +145,7 @@ def check_mlflow(config, count):
 
 
 @pytest.mark.ray
+@pytest.mark.chaos
 def test_a_population_hands_its_weights_over(lab, tmp_path):
     """Some trial takes another's checkpoint over: its journal begins with the other's rows.
 
@@ -146,7 +165,7 @@ def test_a_population_hands_its_weights_over(lab, tmp_path):
 
     process = start(endless, "--space", space, *more)
     try:
-        wait_for(taken_over, process, seconds=400)
+        wait_for(taken_over, process)
     finally:
         kill_all(process)
 
@@ -222,7 +241,7 @@ def test_a_search_whose_state_was_cut_short_is_not_begun_anew(tmp_path):
             job.has_state(tmp_path)
 
 
-def wait_for(holds, process, seconds=200):
+def wait_for(holds, process, seconds=600):
     deadline = time.monotonic() + seconds
     while not holds():
         assert process.poll() is None, process.stderr.read()

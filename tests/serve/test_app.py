@@ -7,6 +7,7 @@ Oracle of every answer: the Predictor and the Reconstructor called by hand. The 
 import json
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -217,10 +218,10 @@ def test_overload_is_refused_and_leaves_no_memory(service, brains):
     deadline = time.monotonic() + 120
     while "STARTING" in (now := status(service.environment)):  # in place of those that were killed
         assert time.monotonic() < deadline, now
-    flood(service, brains, calls=800, rate=400)
+    first = flood(service, brains, calls=600, rate=400)
     time.sleep(3)
     before = memory(service, "RssAnon")
-    seconds = flood(service, brains, calls=1500, rate=400)
+    seconds = flood(service, brains, calls=1000, rate=400)
     assert {200} < set(seconds) <= {200, 429, 503}
     time.sleep(3)
     after = memory(service, "RssAnon")
@@ -228,7 +229,7 @@ def test_overload_is_refused_and_leaves_no_memory(service, brains):
     assert sum(after.values()) - sum(before.values()) < 100 * 2**20
     with Client(service.url, service.token) as client:
         assert client.embed(brains[0]).model
-    refused = len(seconds.get(429, []))
+    refused = len(first.get(429, [])) + len(seconds.get(429, []))
     deadline = time.monotonic() + 60
     while refused_before_gateways(service) < refused:
         assert time.monotonic() < deadline
@@ -236,10 +237,17 @@ def test_overload_is_refused_and_leaves_no_memory(service, brains):
 
 
 def refused_before_gateways(service):
-    """Return how often Serve answered 429, as Prometheus would read it where Ray says."""
+    """Return how often Serve answered 429, as Prometheus would read it where Ray says.
+
+    Ray also names the places of dashboards and autoscalers, fixed ones: where several clusters run
+    on one machine, they are another's, and gone with it.
+    """
     discovered = service.logs.parents[1] / "prom_metrics_service_discovery.json"
     targets = [target for job in json.loads(discovered.read_text()) for target in job["targets"]]
-    texts = [requests.get(f"http://{target}/metrics", timeout=20).text for target in targets]
+    texts = []
+    for target in targets:
+        with suppress(requests.ConnectionError):
+            texts.append(requests.get(f"http://{target}/metrics", timeout=20).text)
     line = re.compile(
         r'^ray_serve_num_http_error_requests_total\{.*error_code="429".*\} (\S+)', re.MULTILINE
     )
