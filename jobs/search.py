@@ -1,78 +1,61 @@
-"""How a sweep searches: what is tried next, what is stopped early, and what mattered in the end."""
+"""Search algorithms: proposals of settings, early stopping, and the importance of each setting."""
 
 import logging
-import random
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import optuna
 from ray import tune
-from ray.tune.schedulers import (
-    AsyncHyperBandScheduler,
-    PopulationBasedTraining,
-    TrialScheduler,
-)
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search import BasicVariantGenerator, Searcher
 from ray.tune.search.optuna import OptunaSearch
 from ray.tune.search.search_algorithm import SearchAlgorithm
 
 from jobs.spaces import Domain, Space
+from jobs.sweep_options import Search
 from mindeye_dist.engine.journal import read_journal
-from mindeye_dist.sweep import Trial, curve_of
+from mindeye_dist.sweep import TrialRecord, curve_of
 
 SCORE, EPOCH = "score", "epoch"
-Search = Literal["optuna", "random", "grid"]
-Scheduler = Literal["asha", "pbt", "none"]
-FEWEST_FOR_IMPORTANCE = 4
+MIN_TRIALS_FOR_IMPORTANCE = 4
 
 
-def searcher(
+def make_searcher(
     search: Search, space: Space, trials: int, seed: int, concurrent: int = 0
 ) -> tuple[Searcher | SearchAlgorithm, dict[str, Any]]:
-    """Return Tune's searcher, and the space where Tune draws from it itself.
+    """Return Tune's search algorithm, and the space as Tune draws from it (empty for Optuna).
 
     Args:
-        search: which.
-        space: what is tried.
-        trials: in all, of which the first are drawn by chance.
-        seed: of the draws.
-        concurrent: trials at once where Tune draws; it limits Optuna by itself.
-
-    Raises:
-        ValueError: a grid of a domain that has no finite number of values.
+        search: name of the algorithm.
+        space: the search space.
+        trials: number of trials; Optuna draws the first third of them at random, two to ten.
+        seed: seed of the draws.
+        concurrent: maximum number of trials at once, for random search; 0 is no limit.
     """
-    if search == "optuna":
-        # A third of the trials by chance, at most ten; those that run count as bad, so that two at
-        # once do not try the same.
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=max(2, min(10, trials // 3)), constant_liar=True
-        )
-        distributions = {path: distribution(domain) for path, domain in space.items()}
-        return OptunaSearch(distributions, metric=SCORE, mode="max", sampler=sampler), {}
-    if search == "grid":
-        if endless := [path for path, domain in space.items() if domain.kind != "choice"]:
-            raise ValueError(f"--search grid: expected choices alone, got {', '.join(endless)}")
-        own = {path: tune.grid_search(list(domain.values)) for path, domain in space.items()}
-    else:
-        own = {path: tune_domain(domain) for path, domain in space.items()}
-    return BasicVariantGenerator(random_state=seed, max_concurrent=concurrent), own
+    if search == "random":
+        domains = {path: to_tune(domain) for path, domain in space.items()}
+        return BasicVariantGenerator(random_state=seed, max_concurrent=concurrent), domains
+    # constant_liar: trials that still run count as bad, so that two at once differ.
+    sampler = optuna.samplers.TPESampler(
+        seed=seed, n_startup_trials=max(2, min(10, trials // 3)), constant_liar=True
+    )
+    distributions = {path: to_optuna(domain) for path, domain in space.items()}
+    return OptunaSearch(distributions, metric=SCORE, mode="max", sampler=sampler), {}
 
 
-def halving(folder: Path, *, epochs: int, grace: int, factor: int) -> TrialScheduler:
-    """Return successive halving (ASHA, Li et al. 2020).
+def asha(folder: Path, *, epochs: int, grace: int, factor: int) -> TrialScheduler:
+    """Return asynchronous successive halving (ASHA, Li et al. 2020).
 
     Args:
-        folder: of the trials.
-        epochs: of a whole trial.
+        folder: folder of the trials.
+        epochs: epochs of a whole trial.
         grace: epochs before the first comparison.
-        factor: one in so many goes on.
+        factor: one trial in so many continues at each comparison.
     """
-    # At the last epoch a trial ends by itself, after its last checkpoint.
-    return Halving(
+    # stop_last_trials: after its last epoch a trial ends by itself, and saves a checkpoint first.
+    return RememberingAsha(
         folder,
         max_t=epochs,
         grace_period=grace,
@@ -81,55 +64,35 @@ def halving(folder: Path, *, epochs: int, grace: int, factor: int) -> TrialSched
     )
 
 
-def population(space: Space, interval: int, seed: int) -> TrialScheduler:
-    """Return population-based training (Jaderberg et al. 2017).
+class RememberingAsha(AsyncHyperBandScheduler):
+    """ASHA that also compares with scores from before a resume, which Tune forgets.
 
     Args:
-        space: what is changed on the way.
-        interval: epochs between two changes.
-        seed: of the changes.
-
-    Raises:
-        ValueError: the space has a model's shape.
+        folder: folder of the trials.
+        settings: arguments of Tune's scheduler.
     """
-    if shapes := [path for path in space if path.startswith("model.") and "dropout" not in path]:
-        raise ValueError(
-            f"--scheduler pbt: takes over another trial's weights, so that {', '.join(shapes)} "
-            "cannot be in its space"
-        )
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - where Tune draws from
-    return PopulationBasedTraining(
-        time_attr=EPOCH,
-        metric=SCORE,
-        mode="max",
-        perturbation_interval=interval,
-        # Neighbours in a list of choices; all else by factors, which may lead out of the domain.
-        hyperparam_mutations={
-            path: list(domain.values) if domain.kind == "choice" else tune_domain(domain)
-            for path, domain in space.items()
-        },
-        custom_explore_fn=partial(within, space),
-    )
 
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        super().__init__(time_attr=EPOCH, metric=SCORE, mode="max", **settings)
+        self._folder = folder
 
-def within(space: Space, params: dict[str, Any]) -> dict[str, Any]:
-    """Return settings with each at the nearest value of its domain."""
-    return {
-        path: space[path].nearest(value) if path in space else value
-        for path, value in params.items()
-    }
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Add a trial, with the scores in its journal."""
+        super().on_trial_add(tune_controller, trial)
+        for point in curve_of(read_journal(str(self._folder / trial.trial_id))):
+            result = {EPOCH: point.epoch, SCORE: point.score}
+            super().on_trial_result(tune_controller, trial, result)
 
 
 def quiet_optuna() -> None:
-    """Keep off the terminal what Optuna says at each result of a trial that was resumed."""
+    """Silence Optuna's warnings about repeated results, one for each result of a resumed trial."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     logging.getLogger("ray.tune.search.optuna").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", "The reported value is ignored", module="optuna")
 
 
-def tune_domain(domain: Domain) -> Any:
-    """Return a domain as Tune has it."""
+def to_tune(domain: Domain) -> Any:
+    """Convert a domain to Ray Tune's."""
     if domain.kind == "choice":
         return tune.choice(list(domain.values))
     low, high = domain.values
@@ -138,8 +101,8 @@ def tune_domain(domain: Domain) -> Any:
     return tune.loguniform(low, high) if domain.kind == "log_uniform" else tune.uniform(low, high)
 
 
-def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
-    """Return a domain as Optuna has it."""
+def to_optuna(domain: Domain) -> optuna.distributions.BaseDistribution:
+    """Convert a domain to Optuna's distribution."""
     if domain.kind == "choice":
         return optuna.distributions.CategoricalDistribution(domain.values)
     low, high = domain.values
@@ -148,40 +111,21 @@ def distribution(domain: Domain) -> optuna.distributions.BaseDistribution:
     return optuna.distributions.FloatDistribution(low, high, log=domain.kind == "log_uniform")
 
 
-class Halving(AsyncHyperBandScheduler):
-    """Successive halving that knows the scores of trials from before a kill: Tune forgets them.
+def setting_importance(space: Space, trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """Return each setting's share of the variance of the trials' best scores, by fANOVA.
 
-    Args:
-        folder: of the trials.
-        settings: of Tune's own.
+    Hutter et al. (2014), Optuna's implementation. Empty for fewer than four scored trials, and
+    where all scores are equal.
     """
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        super().__init__(time_attr=EPOCH, metric=SCORE, mode="max", **settings)
-        self._folder = folder
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Take a trial, new or from before."""
-        super().on_trial_add(tune_controller, trial)
-        for point in curve_of(read_journal(str(self._folder / trial.trial_id))):
-            known = {EPOCH: point.epoch, SCORE: point.score}
-            super().on_trial_result(tune_controller, trial, known)
-
-
-def importance(space: Space, trials: Sequence[Trial]) -> dict[str, float]:
-    """Return each setting's share in the variance of the best scores, by fANOVA.
-
-    Hutter et al. (2014), as Optuna has it. Empty where too few trials were scored, or all alike.
-    """
-    study = optuna.create_study(direction="maximize")
-    distributions = {path: distribution(domain) for path, domain in space.items()}
-    scored = [(trial, trial.best.score) for trial in trials if trial.best]
-    for trial, score in scored:
-        own = {path: trial.params[path] for path in space}
-        study.add_trial(
-            optuna.trial.create_trial(params=own, distributions=distributions, value=score)
-        )
-    if len(scored) < FEWEST_FOR_IMPORTANCE or len({score for _, score in scored}) == 1:
+    scored = [(trial, trial.best_point.score) for trial in trials if trial.best_point]
+    if len(scored) < MIN_TRIALS_FOR_IMPORTANCE or len({score for _, score in scored}) == 1:
         return {}
+    study = optuna.create_study(direction="maximize")
+    distributions = {path: to_optuna(domain) for path, domain in space.items()}
+    for trial, score in scored:
+        params = {path: trial.params[path] for path in space}
+        study.add_trial(
+            optuna.trial.create_trial(params=params, distributions=distributions, value=score)
+        )
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator))

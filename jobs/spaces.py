@@ -1,7 +1,8 @@
-"""Search spaces: flat dicts from a setting's dotted path to what may be tried.
+"""Search spaces: flat dicts from a setting's dotted path to the domain of its values.
 
-Named spaces are functions of the run they start from, so that they fit a demo and the published
-model alike; a user's own is a JSON file: {"optimizer.max_lr": {"log_uniform": [1e-4, 1e-2]}}.
+Named spaces are functions of the run that a sweep starts from, so that they fit the demo and the
+published model alike. A user's own space is a JSON file:
+{"optimizer.max_lr": {"log_uniform": [1e-4, 1e-2]}}.
 """
 
 import json
@@ -21,30 +22,26 @@ from mindeye_dist.strict import override
 
 Kind = Literal["uniform", "log_uniform", "integer", "choice"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-NOT_SWEPT = ("run_dir", "pipeline", "data.", "checkpoint.", "compute.", "tracking.")
-LENGTH = ("training.epochs", "training.validate_every_epochs", "training.seed")
+FIXED_SECTIONS = ("run_dir", "pipeline", "data.", "checkpoint.", "compute.", "tracking.")
+FIXED_SETTINGS = ("training.epochs", "training.validate_every_epochs", "training.seed")
 SAMPLES = 64
+"""Random trials of a space that are checked before a sweep starts."""
 
 
 @dataclass(frozen=True)
 class Domain:
-    """What may be tried for one setting.
+    """Domain of one setting's values.
 
     Attributes:
-        kind: `uniform`, `log_uniform` and `integer` (both ends count) take two ends; `choice` any
-            values.
-        values: ends or choices.
+        kind: `uniform`, `log_uniform` or `integer` between two ends, both included; or `choice`.
+        values: the two ends, or the choices.
     """
 
     kind: Kind
     values: tuple[Any, ...]
 
-    def nearest(self, value: Any) -> Any:
-        """Return the value of the domain that is nearest to one outside."""
-        return value if self.kind == "choice" else min(max(value, self.values[0]), self.values[1])
-
     def draw(self, generator: random.Random) -> Any:
-        """Return one value."""
+        """Draw one value."""
         if self.kind == "choice":
             return generator.choice(self.values)
         low, high = self.values
@@ -59,39 +56,39 @@ Space = dict[str, Domain]
 
 
 def schedule(config: ExperimentConfig) -> Space:
-    """Return what says when and how BiMixCo gives way to SoftCLIP, and what the losses weigh.
+    """Return the space of the loss schedule: switch from BiMixCo to SoftCLIP, mixing, weights.
 
-    What the run leaves out, with a weight of 0, is left out here.
+    A loss whose weight in the run is 0 is not swept.
     """
     loss = config.loss
-    weights = {"loss.prior_weight": around(loss.prior_weight, 10)} if loss.prior_weight else {}
+    weights = {"loss.prior_weight": log_range(loss.prior_weight, 10)} if loss.prior_weight else {}
     return {
         "loss.mixco_fraction": Domain("uniform", (0.0, 0.66)),
-        "loss.mixco_temperature": around(loss.mixco_temperature, 8),
-        "loss.soft_temperature_start": around(loss.soft_temperature_start, 8),
-        "loss.soft_temperature_end": around(loss.soft_temperature_end, 8),
-        "loss.mix_alpha": around(loss.mix_alpha, 4),
+        "loss.mixco_temperature": log_range(loss.mixco_temperature, 8),
+        "loss.soft_temperature_start": log_range(loss.soft_temperature_start, 8),
+        "loss.soft_temperature_end": log_range(loss.soft_temperature_end, 8),
+        "loss.mix_alpha": log_range(loss.mix_alpha, 4),
         **weights,
     }
 
 
 def size(config: ExperimentConfig) -> Space:
-    """Return the model's sizes: half, once and twice the run's own."""
+    """Return the space of the model's sizes: half, once and twice the run's own."""
     model = config.model
     return {
-        "model.backbone.hidden": scaled(model.backbone.hidden),
-        "model.backbone.num_blocks": scaled(model.backbone.num_blocks),
-        "model.projector.hidden": scaled(model.projector.hidden),
-        "model.prior.depth": scaled(model.prior.depth),
+        "model.backbone.hidden": halved_to_doubled(model.backbone.hidden),
+        "model.backbone.num_blocks": halved_to_doubled(model.backbone.num_blocks),
+        "model.projector.hidden": halved_to_doubled(model.projector.hidden),
+        "model.prior.depth": halved_to_doubled(model.prior.depth),
     }
 
 
 def optim(config: ExperimentConfig) -> Space:
-    """Return the optimizer's settings, and dropout; without weight decay where the run has none."""
+    """Return the space of learning rate, weight decay (unless the run's is 0) and dropout."""
     decay = config.optimizer.weight_decay
     return {
-        "optimizer.max_lr": around(config.optimizer.max_lr, 8),
-        **({"optimizer.weight_decay": around(decay, 10)} if decay else {}),
+        "optimizer.max_lr": log_range(config.optimizer.max_lr, 8),
+        **({"optimizer.weight_decay": log_range(decay, 10)} if decay else {}),
         "model.backbone.input_dropout": Domain("uniform", (0.0, 0.7)),
         "model.backbone.block_dropout": Domain("uniform", (0.0, 0.5)),
     }
@@ -104,28 +101,28 @@ SPACES: dict[str, Callable[[ExperimentConfig], Space]] = {
 }
 
 
-def around(value: float, factor: float) -> Domain:
-    """Return the values up to `factor` times smaller and larger, by their logarithm."""
+def log_range(value: float, factor: float) -> Domain:
+    """Return the log-uniform domain from value / factor to value * factor."""
     return Domain("log_uniform", (value / factor, value * factor))
 
 
-def scaled(value: int) -> Domain:
-    """Return half, once and twice a size."""
+def halved_to_doubled(value: int) -> Domain:
+    """Return the choice of half, once and twice a size."""
     return Domain("choice", tuple(sorted({max(1, value // 2), value, 2 * value})))
 
 
 def read_space(text: str, config: ExperimentConfig) -> Space:
-    """Return the space that --space means: names joined by +, or a JSON file.
+    """Return the space of the flag --space: names joined by +, or a JSON file.
 
     Raises:
-        ValueError: there is no such name or file, or it is no space.
+        ValueError: a name is unknown, or the file cannot be read or holds no space.
     """
     if text.endswith(".json"):
         try:
-            given = json.loads(Path(text).read_text())
+            values = json.loads(Path(text).read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise ValueError(f"--space {text}: cannot be read: {error}") from error
-        return parse_space(given, f"--space {text}")
+        return parse_space(values, f"--space {text}")
     names = text.split("+")
     if unknown := [name for name in names if name not in SPACES]:
         raise ValueError(
@@ -135,45 +132,49 @@ def read_space(text: str, config: ExperimentConfig) -> Space:
     return dict(chain.from_iterable(SPACES[name](config).items() for name in names))
 
 
-def parse_space(given: Any, where: str) -> Space:
-    """Return the space that JSON values describe.
+def parse_space(stored: Any, source: str) -> Space:
+    """Convert JSON values to a space.
+
+    Args:
+        stored: the JSON values.
+        source: file or flag that they come from, for messages.
 
     Raises:
-        ValueError: they describe none; names the path.
+        ValueError: a domain is invalid; the message names its path.
     """
-    if not isinstance(given, dict) or not given:
-        raise ValueError(f"{where}: got {given!r}, expected paths and their domains")
+    if not isinstance(stored, dict) or not stored:
+        raise ValueError(f"{source}: got {stored!r}, expected paths and their domains")
     space = {}
-    for path, domain in given.items():
+    for path, domain in stored.items():
         fits = isinstance(domain, dict) and len(domain) == 1 and set(domain) <= set(KINDS)
         kind, values = next(iter(domain.items())) if fits else ("", None)
         if not isinstance(values, list) or not values:
             raise ValueError(
-                f"{where}, {path}: got {domain!r}, expected one of {', '.join(KINDS)} with a list"
+                f"{source}, {path}: got {domain!r}, expected one of {', '.join(KINDS)} with a list"
             )
         space[path] = Domain(cast(Kind, kind), tuple(values))
-        _check_domain(space[path], f"{where}, {path}")
+        _check_domain(space[path], f"{source}, {path}")
     return space
 
 
 def space_values(space: Space) -> dict[str, dict[str, list[Any]]]:
-    """Return a space as `parse_space` reads it."""
+    """Convert a space to JSON values, the inverse of `parse_space`."""
     return {path: {domain.kind: list(domain.values)} for path, domain in space.items()}
 
 
 def check_space(space: Space, config: ExperimentConfig, shapes: Shapes) -> tuple[int, int]:
-    """See that every value of a space gives a run, and return its models' fewest and most weights.
+    """Check a space on its run, and return the smallest and largest models' numbers of weights.
 
-    Ends and choices are tried one by one, then the smallest and largest of all together, and some
-    draws.
+    Checked are all ends and choices one by one, all smallest values together, all largest values
+    together, and SAMPLES random trials.
 
     Raises:
-        ValueError: a path that no config has or that must not be swept, a value of another type or
-            out of range, or a model that cannot be built.
+        ValueError: a path is unknown or must not be swept, a value has another type or is out of
+            range, or a model cannot be built.
     """
     for path, domain in space.items():
-        if path.startswith(NOT_SWEPT) or path in LENGTH:
-            raise ValueError(f"{path}: cannot be swept; give it as a flag")
+        if path.startswith(FIXED_SECTIONS) or path in FIXED_SETTINGS:
+            raise ValueError(f"{path}: cannot be swept; set it by its flag")
         for value in domain.values:
             override(config, {path: value})
     generator = random.Random(0)
@@ -186,15 +187,15 @@ def check_space(space: Space, config: ExperimentConfig, shapes: Shapes) -> tuple
 
 
 def draw(space: Space, generator: random.Random) -> dict[str, Any]:
-    """Return a value for each path."""
+    """Draw a value for each path."""
     return {path: domain.draw(generator) for path, domain in space.items()}
 
 
 def trial_config(config: ExperimentConfig, params: Mapping[str, Any]) -> ExperimentConfig:
-    """Return a trial's run.
+    """Return a trial's config.
 
     Raises:
-        ValueError: these values do not go together; names them.
+        ValueError: the values do not go together; the message names them.
     """
     try:
         return override(config, params)
@@ -203,10 +204,10 @@ def trial_config(config: ExperimentConfig, params: Mapping[str, Any]) -> Experim
 
 
 def count_weights(config: ExperimentConfig, shapes: Shapes) -> int:
-    """Return the number of a model's weights, none of which is made.
+    """Return the number of a model's weights, without memory for them.
 
     Raises:
-        ValueError: it cannot be built.
+        ValueError: the model cannot be built.
     """
     try:
         with torch.device("meta"):
@@ -216,7 +217,7 @@ def count_weights(config: ExperimentConfig, shapes: Shapes) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def _check_domain(domain: Domain, where: str) -> None:
+def _check_domain(domain: Domain, source: str) -> None:
     if domain.kind == "choice":
         return
     numbers = int if domain.kind == "integer" else (int, float)
@@ -224,9 +225,9 @@ def _check_domain(domain: Domain, where: str) -> None:
         isinstance(value, numbers) and not isinstance(value, bool) for value in domain.values
     )
     if not fits or domain.values[0] >= domain.values[1]:
-        what = "whole numbers" if domain.kind == "integer" else "numbers"
+        expected = "whole numbers" if domain.kind == "integer" else "numbers"
         raise ValueError(
-            f"{where}: got {list(domain.values)!r}, expected two {what}, the smaller first"
+            f"{source}: got {list(domain.values)!r}, expected two {expected}, the smaller first"
         )
     if domain.kind == "log_uniform" and domain.values[0] <= 0:
-        raise ValueError(f"{where}: got {list(domain.values)!r}, expected numbers above 0")
+        raise ValueError(f"{source}: got {list(domain.values)!r}, expected numbers above 0")

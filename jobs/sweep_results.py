@@ -1,4 +1,4 @@
-"""The end of a sweep: its report, its best checkpoint in the registry, and what it says."""
+"""End of a sweep: its report, the printed ranking, its best checkpoint in MLflow's registry."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ from rich.table import Table
 
 from jobs.recipes import flags, recipe
 from jobs.registry import end_parent, end_trials, register, set_alias
-from jobs.search import SCORE, importance
+from jobs.search import SCORE, setting_importance
 from jobs.spaces import trial_config
-from jobs.sweep_options import SWEEP, Sweep, slots_of
-from jobs.sweep_table import settings
+from jobs.sweep_options import SWEEP
+from jobs.sweep_plan import Sweep, slots_of
+from jobs.sweep_table import format_settings
 from jobs.trial import TRIALS
 from mindeye_dist.checkpoint import Checkpoints, digest
 from mindeye_dist.data.shards import MANIFEST
@@ -21,36 +22,39 @@ from mindeye_dist.data.store import Store
 from mindeye_dist.engine.journal import TRACKED_RUN, read_journal, write_whole
 from mindeye_dist.report_sweep import write_sweep_report
 from mindeye_dist.strict import override
-from mindeye_dist.sweep import Trial, ranked, read_trials, rung_levels
+from mindeye_dist.sweep import TrialRecord, rank_trials, read_trials, rung_levels
 
 PRINTED = 12
-"""Trials of the ranking on the terminal."""
+"""Number of trials in the printed ranking."""
 
 
 def open_session(sweep: Sweep) -> None:
-    """Note that the sweep goes on now; an earlier session that was killed ended with its trials."""
+    """Note the start of a session in `sweep.json`.
+
+    A killed session has no end; it gets the time of its trials' newest row or event.
+    """
     file = sweep.folder / SWEEP
-    about = json.loads(file.read_text())
-    signs = [path.stat().st_mtime for path in (sweep.folder / TRIALS).glob("*/*.jsonl")]
-    for session in about["sessions"]:
-        session["ended"] = session["ended"] or max([session["begun"], *signs])
+    stored = json.loads(file.read_text())
+    written = [path.stat().st_mtime for path in (sweep.folder / TRIALS).glob("*/*.jsonl")]
+    for session in stored["sessions"]:
+        session["ended"] = session["ended"] or max([session["begun"], *written])
     session = {"begun": time.time(), "ended": None, "slots": slots_of(sweep)}
-    about["sessions"].append(session)
-    write_whole(file, json.dumps(about, indent=1))
+    stored["sessions"].append(session)
+    write_whole(file, json.dumps(stored, indent=1))
 
 
 def conclude(sweep: Sweep) -> None:
-    """Write the report, register the best checkpoint and say what came out.
+    """Write the report, print the ranking and register the best checkpoint.
 
     Raises:
-        ValueError: no trial has a score; the report says of each why.
+        ValueError: no trial has a score; the report has each trial's error.
     """
     file = sweep.folder / SWEEP
-    about = json.loads(file.read_text())
-    about["sessions"][-1]["ended"] = time.time()
-    write_whole(file, json.dumps(about, indent=1))
+    stored = json.loads(file.read_text())
+    stored["sessions"][-1]["ended"] = time.time()
+    write_whole(file, json.dumps(stored, indent=1))
     trials = read_trials(sweep.folder / TRIALS)
-    order = ranked(trials)
+    order = rank_trials(trials)
     options = sweep.options
     levels = [sweep.config.training.epochs]
     if options.scheduler == "asha":
@@ -59,49 +63,49 @@ def conclude(sweep: Sweep) -> None:
     page = write_sweep_report(
         sweep.folder,
         trials,
-        about,
+        stored,
         levels=levels,
-        importance=importance(sweep.space, trials),
+        importance=setting_importance(sweep.space, trials),
         command=command,
     )
-    scores = {"val/score": order[0].best.score} if order and order[0].best else {}
+    scores = {"val/score": order[0].best_point.score} if order and order[0].best_point else {}
     if sweep.parent_run:
         end_trials(sweep.config, tracked_runs(sweep, trials))
     end_parent(sweep.config, sweep.parent_run, scores, page)
     if not order:
         errors = sorted({trial.error for trial in trials if trial.error})
-        raise ValueError(f"{page}: no trial has a score: {'; '.join(errors) or 'none ran'}")
+        raise ValueError(f"{page}: no trial has a score: {'; '.join(errors) or 'no trial ran'}")
     print_ranking(order)
-    print(f"the best again: {command}")
+    print(f"to train the best again: {command}")
     publish(sweep, order[0])
     print(page)
 
 
-def tracked_runs(sweep: Sweep, trials: list[Trial]) -> dict[str, str]:
-    """Return how trials ended, in MLflow's words, by their run there."""
+def tracked_runs(sweep: Sweep, trials: list[TrialRecord]) -> dict[str, str]:
+    """Return the trials' final states in MLflow's terms, by their MLflow runs."""
     files = {sweep.folder / TRIALS / t.name / TRACKED_RUN: t for t in trials}
-    words = {"finished": "FINISHED", "settled": "FINISHED", "failed": "FAILED"}
+    statuses = {"finished": "FINISHED", "failed": "FAILED"}
     return {
-        file.read_text(): words.get(trial.state, "KILLED")
+        file.read_text(): statuses.get(trial.state, "KILLED")
         for file, trial in files.items()
         if file.exists()
     }
 
 
-def champion_command(sweep: Sweep, champion: Trial) -> str:
+def champion_command(sweep: Sweep, champion: TrialRecord) -> str:
     """Return the command that trains the champion again."""
     options = sweep.options
     config = trial_config(options.config, champion.params)
-    own = override(config, {"run_dir": recipe(options.recipe).run_dir})
-    words = " ".join(flags(options.recipe, own))
+    config = override(config, {"run_dir": recipe(options.recipe).run_dir})
+    more = " ".join(flags(options.recipe, config))
     return (
         f"python jobs/train.py --recipe {options.recipe} --run-dir {options.config.run_dir}-best "
-        f"{words}".rstrip()
+        f"{more}".rstrip()
     )
 
 
-def publish(sweep: Sweep, champion: Trial) -> None:
-    """Register the champion's best checkpoint and give it the alias; say so, or why not."""
+def publish(sweep: Sweep, champion: TrialRecord) -> None:
+    """Register the champion's best checkpoint with the alias, or print the reason why not."""
     options, config = sweep.options, sweep.config
     if not options.register_as or config.tracking.mlflow == "off":
         return
@@ -112,8 +116,8 @@ def publish(sweep: Sweep, champion: Trial) -> None:
         print(f"not registered: trial {champion.name} has no {missing}", file=sys.stderr)
         return
     manifest = Store(config.data.url).read(MANIFEST)
-    last = [row for row in read_journal(str(folder)) if "val/score" in row]
-    top = max(last, key=lambda row: row["val/score"])
+    validations = [row for row in read_journal(str(folder)) if "val/score" in row]
+    top = max(validations, key=lambda row: row["val/score"])
     tags = {
         **{k.replace("/", "."): v for k, v in top.items() if k.startswith("val/")},
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
@@ -124,20 +128,20 @@ def publish(sweep: Sweep, champion: Trial) -> None:
         version = register(config, tracked.read_text(), checkpoint, options.register_as, tags)
         name = set_alias(config, version, options.alias)
     except ValueError as error:
-        print(f"not registered: {error}; --resume tries again", file=sys.stderr)
+        print(f"not registered: {error}; use --resume to try again", file=sys.stderr)
         return
     print(f"registered: {name} ({version})")
 
 
-def print_ranking(order: list[Trial]) -> None:
+def print_ranking(order: list[TrialRecord]) -> None:
     """Print the best trials."""
     table = Table("trial", "state", "epochs", SCORE, "at epoch", "settings", title="val retrieval")
     for trial in order[:PRINTED]:
-        best = trial.best
-        assert best is not None  # it is ranked
-        ran = f"{trial.curve[-1].epoch}/{trial.epochs}"
-        values = (f"{best.score:.3f}", str(best.epoch), settings(trial.params))
-        table.add_row(trial.name, trial.state, ran, *values)
+        point = trial.best_point
+        assert point is not None  # only trials with a score are ranked
+        epochs = f"{trial.curve[-1].epoch}/{trial.epochs}"
+        values = (f"{point.score:.3f}", str(point.epoch), format_settings(trial.params))
+        table.add_row(trial.name, trial.state, epochs, *values)
     if len(order) > PRINTED:
         table.caption = f"{len(order) - PRINTED} more in the report"
     Console().print(table)

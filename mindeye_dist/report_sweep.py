@@ -1,7 +1,7 @@
-"""Report of a sweep: trials -> `report.json`, and `report.html` for readers.
+"""Report of a sweep: `report.json`, and the page `report.html`, which loads nothing by network.
 
-One file that asks the network for nothing: the ranked table, parallel coordinates, what mattered,
-learning curves by rung, and where the time went.
+The page has a ranked table, parallel coordinates, the importance of each setting, learning curves
+and the time that training, starting and idle slots took.
 """
 
 import json
@@ -18,7 +18,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from mindeye_dist.report_drawing import INKS, bars, svg
-from mindeye_dist.sweep import Trial, costs, ranked, rung_of
+from mindeye_dist.sweep import TrialRecord, rank_trials, rung_costs, rung_of
 
 Domains = Mapping[str, Mapping[str, Sequence[Any]]]
 TICKS = 3
@@ -26,8 +26,8 @@ TICKS = 3
 
 def write_sweep_report(
     folder: Path,
-    trials: Sequence[Trial],
-    about: Mapping[str, Any],
+    trials: Sequence[TrialRecord],
+    stored: Mapping[str, Any],
     *,
     levels: Sequence[int],
     importance: Mapping[str, float],
@@ -36,24 +36,24 @@ def write_sweep_report(
     """Write a sweep's report into its folder and return the page.
 
     Args:
-        folder: of the sweep.
-        trials: all of them.
-        about: its options, its space as JSON, and its sessions (begun, ended, slots).
-        levels: epochs at which trials are compared, and the last.
+        folder: the sweep's folder.
+        trials: all trials.
+        stored: content of `sweep.json`: options, space, sessions (begun, ended, slots).
+        levels: epochs at which trials are compared, and the last epoch.
         importance: share of each setting in the variance of the scores.
-        command: that trains the best again.
+        command: command that trains the best trial again.
     """
-    order = ranked(trials)
+    order = rank_trials(trials)
     report = {
-        "options": about["options"],
-        "space": about["space"],
+        "options": stored["options"],
+        "space": stored["space"],
         "command": command,
         "levels": list(levels),
         "trials": [asdict(trial) for trial in trials],
         "ranking": [trial.name for trial in order],
-        "rungs": [asdict(rung) for rung in costs(trials, levels)],
+        "rungs": [asdict(rung) for rung in rung_costs(trials, levels)],
         "importance": dict(importance),
-        "time": account(trials, about["sessions"]),
+        "time": account_time(trials, stored["sessions"]),
     }
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -62,22 +62,24 @@ def write_sweep_report(
         report=report,
         order=order,
         unranked=[trial for trial in trials if trial not in order],
-        shown=shown,
-        curves=curves(trials, order, levels),
-        coordinates=coordinates(order, about["space"]) if len(order) > 1 else Markup(""),
-        mattered=importance_bars(importance) if importance else Markup(""),
+        format_value=format_value,
+        curves=draw_curves(trials, order, levels),
+        coordinates=draw_coordinates(order, stored["space"]) if len(order) > 1 else Markup(""),
+        importance=draw_importance(importance) if importance else Markup(""),
     )
     path = folder / "report.html"
     path.write_text(page)
     return path
 
 
-def account(trials: Sequence[Trial], sessions: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return where the time of a sweep's slots went, in seconds.
+def account_time(
+    trials: Sequence[TrialRecord], sessions: Sequence[Mapping[str, float]]
+) -> dict[str, float]:
+    """Return the seconds that a sweep's slots spent training, starting trials and idle.
 
-    A slot is room for one trial. `training`: optimizer steps, validations and checkpoints;
-    `starting`: the rest of the trials' own time, which is processes, imports and data; `idle`:
-    slots without a trial. A session that was killed has no end and is left out.
+    A slot is room for one trial. `training`: optimizer steps, validations and checkpoints.
+    `starting`: the rest of the trials' time, for processes, imports and data. `idle`: slots
+    without a trial. `wall`: duration of the sweep. `slots`: the same, times the slots.
     """
     wall = sum(session["ended"] - session["begun"] for session in sessions)
     slots = sum(s["slots"] * (s["ended"] - s["begun"]) for s in sessions)
@@ -92,25 +94,27 @@ def account(trials: Sequence[Trial], sessions: Sequence[Mapping[str, float]]) ->
     }
 
 
-def curves(trials: Sequence[Trial], order: Sequence[Trial], levels: Sequence[int]) -> Markup:
-    """Draw every trial's score by epoch; the further it came the stronger, the best in its own."""
+def draw_curves(
+    trials: Sequence[TrialRecord], order: Sequence[TrialRecord], levels: Sequence[int]
+) -> Markup:
+    """Draw each trial's score by epoch; stronger with each rung, the best in another colour."""
     figure = Figure(figsize=(7.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for trial in trials:
         if not trial.curve:
             continue
-        best = bool(order) and trial is order[0]
+        is_best = bool(order) and trial is order[0]
         reached = rung_of(trial, levels)
-        ink = INKS["second" if best else "first" if reached == len(levels) else "soft"]
+        ink = INKS["second" if is_best else "first" if reached == len(levels) else "soft"]
         axes.plot(
             [point.epoch for point in trial.curve],
             [point.score for point in trial.curve],
             color=ink,
-            linewidth=2.2 if best else 1.1,
-            alpha=1.0 if best else 0.35 + 0.5 * reached / len(levels),
+            linewidth=2.2 if is_best else 1.1,
+            alpha=1.0 if is_best else 0.35 + 0.5 * reached / len(levels),
             marker="o",
             markersize=3,
-            zorder=3 if best else 2,
+            zorder=3 if is_best else 2,
         )
     for level in levels:
         axes.axvline(level, color=INKS["faint"], linewidth=0.8, linestyle=":")
@@ -120,25 +124,25 @@ def curves(trials: Sequence[Trial], order: Sequence[Trial], levels: Sequence[int
     return svg(figure, f"Validation score of {len(trials)} trials by epoch")
 
 
-def coordinates(order: Sequence[Trial], space: Domains) -> Markup:
-    """Draw each trial as a line over one axis a setting and the score; the best on top."""
+def draw_coordinates(order: Sequence[TrialRecord], space: Domains) -> Markup:
+    """Draw parallel coordinates: a line for each trial, an axis for each setting and the score."""
     figure = Figure(figsize=(max(7.4, 1.15 * len(space)), 4.2), layout="constrained")
     axes = figure.add_subplot()
-    scores = [trial.best.score for trial in order if trial.best]
+    scores = [trial.best_point.score for trial in order if trial.best_point]
     low, high = min(scores), max(scores)
     names = [*space, "score"]
     for number, trial in reversed(list(enumerate(order))):
-        places = [height(trial.params[path], domain) for path, domain in space.items()]
-        places.append((scores[number] - low) / (high - low) if high > low else 0.5)
+        heights = [axis_height(trial.params[path], domain) for path, domain in space.items()]
+        heights.append((scores[number] - low) / (high - low) if high > low else 0.5)
         ink = "second" if number == 0 else "first" if number < len(order) / 4 else "faint"
         axes.plot(
             range(len(names)),
-            places,
+            heights,
             color=INKS[ink],
             linewidth=2.2 if number == 0 else 1.2,
             alpha=1.0 if number == 0 else 0.75,
         )
-    marks = [ticks(domain) for domain in space.values()]
+    marks = [axis_ticks(domain) for domain in space.values()]
     marks.append([(0.0, f"{low:.3f}"), (1.0, f"{high:.3f}")])
     for place, column in enumerate(marks):
         axes.axvline(place, color=INKS["text"], linewidth=0.8)
@@ -152,8 +156,8 @@ def coordinates(order: Sequence[Trial], space: Domains) -> Markup:
     return svg(figure, "Settings and score of each trial")
 
 
-def height(value: Any, domain: Mapping[str, Sequence[Any]]) -> float:
-    """Return where on its axis (0..1) a value of a domain is."""
+def axis_height(value: Any, domain: Mapping[str, Sequence[Any]]) -> float:
+    """Return a value's height on the axis of its domain, 0 to 1."""
     ((kind, values),) = domain.items()
     if kind == "choice":
         return list(values).index(value) / max(1, len(values) - 1)
@@ -163,23 +167,26 @@ def height(value: Any, domain: Mapping[str, Sequence[Any]]) -> float:
     return float((value - low) / (high - low))
 
 
-def ticks(domain: Mapping[str, Sequence[Any]]) -> list[tuple[float, str]]:
-    """Return places and texts of a domain's ticks."""
+def axis_ticks(domain: Mapping[str, Sequence[Any]]) -> list[tuple[float, str]]:
+    """Return heights and labels of the ticks on a domain's axis."""
     ((kind, values),) = domain.items()
     if kind == "choice":
-        return [(height(value, domain), shown(value)) for value in values]
+        return [(axis_height(value, domain), format_value(value)) for value in values]
     low, high = values
     between = np.geomspace if kind == "log_uniform" else np.linspace
-    return [(height(value, domain), shown(value)) for value in between(low, high, TICKS).tolist()]
+    return [
+        (axis_height(value, domain), format_value(value))
+        for value in between(low, high, TICKS).tolist()
+    ]
 
 
-def importance_bars(importance: Mapping[str, float]) -> Markup:
-    """Draw each setting's share of the variance."""
+def draw_importance(importance: Mapping[str, float]) -> Markup:
+    """Draw each setting's share of the scores' variance as bars."""
     order = sorted(importance.items(), key=lambda item: -item[1])
     rows: dict[str, tuple[float, Sequence[float] | None]] = {n: (v, None) for n, v in order}
     return bars(rows, "Share of the scores' variance", max(importance.values()))
 
 
-def shown(value: Any) -> str:
-    """Return a setting's value, short."""
+def format_value(value: Any) -> str:
+    """Format a setting's value, floats to three digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)

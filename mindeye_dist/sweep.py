@@ -1,7 +1,7 @@
-"""Sweep: the trials of a search, read from their own folders, ranked and accounted for.
+"""Records of a sweep's trials: read from the trials' folders, ranked, with the cost of each rung.
 
-A trial is a run (journal, checkpoints) whose folder also says what was tried (`trial.json`) and
-what befell it (`events.jsonl`); nothing here depends on who ran it.
+A trial's folder is a run's folder (journal, checkpoints) with two files more: its settings
+(`trial.json`) and the events of its life (`events.jsonl`). Independent of Ray Tune.
 """
 
 import json
@@ -15,21 +15,20 @@ from typing import Any, Literal
 from mindeye_dist.engine.journal import read_journal, read_lines, write_whole
 
 TRIAL, EVENTS = "trial.json", "events.jsonl"
-State = Literal["finished", "settled", "stopped", "failed", "interrupted"]
-STATES: dict[str, State] = {
-    "stopped": "stopped",
-    "settled": "settled",
-    "failed": "failed",
-    "died": "failed",
-}
-"""What a trial's last event makes of one that has not finished."""
-WHOLE = ("finished", "settled")
-"""States of trials whose best score is what their settings can do."""
+State = Literal["finished", "stopped", "failed", "interrupted"]
+STATES: dict[str, State] = {"stopped": "stopped", "failed": "failed", "died": "failed"}
+"""State of an unfinished trial by its last event; any other event means `interrupted`."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A validation of a trial: epochs done, its score (0..1), seconds of training until it."""
+    """One validation of a trial.
+
+    Attributes:
+        epoch: number of epochs done.
+        score: retrieval on val, 0 to 1.
+        seconds: training time until this validation.
+    """
 
     epoch: int
     score: float
@@ -37,19 +36,19 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One trial of a sweep.
+class TrialRecord:
+    """One trial of a sweep, as its folder records it.
 
     Attributes:
-        name: of its folder.
-        params: what was tried, by dotted path.
-        epochs: that a whole run has.
+        name: name of its folder.
+        params: its settings, by dotted path.
+        epochs: number of epochs of a whole trial.
         curve: its validations.
-        state: `finished` all its epochs; `settled`, no longer improving; `stopped` by the scheduler
-            or a budget; `failed`; else `interrupted`.
-        error: of a trial that failed.
-        starts: how often it was started; more than once only after it had been interrupted.
-        span: seconds from each start to the last sign of life after it, added up.
+        state: `finished` (all epochs), `stopped` (by the scheduler or the time limit), `failed` or
+            `interrupted`.
+        error: message of the error that ended a failed trial, else empty.
+        starts: number of starts; more than one only after an interruption.
+        span: seconds from each start to the last row or event after it, summed.
     """
 
     name: str
@@ -62,19 +61,27 @@ class Trial:
     span: float
 
     @property
-    def best(self) -> Point | None:
-        """Return the best validation, the first of equals."""
+    def best_point(self) -> Point | None:
+        """Return the validation with the highest score, the first of equals."""
         return max(self.curve, key=lambda point: point.score, default=None)
 
     @property
     def seconds(self) -> float:
-        """Return the time of its training, up to its last validation."""
+        """Return the training time until the last validation, in seconds."""
         return self.curve[-1].seconds if self.curve else 0.0
 
 
 @dataclass(frozen=True)
 class Rung:
-    """What a sweep did between two epochs at which trials are compared."""
+    """Training between two epochs at which trials are compared.
+
+    Attributes:
+        first: the epoch of the comparison before.
+        last: the epoch of the comparison.
+        entered: number of trials that trained in between.
+        passed: number of trials that reached `last`.
+        seconds: their training time.
+    """
 
     first: int
     last: int
@@ -84,39 +91,39 @@ class Rung:
 
 
 def describe_trial(folder: Path, params: Mapping[str, Any], epochs: int) -> None:
-    """Write what a trial is."""
+    """Write a trial's settings and number of epochs into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / TRIAL, json.dumps({"params": dict(params), "epochs": epochs}, indent=1))
 
 
 def note_event(folder: Path, event: str, error: str = "") -> None:
-    """Note that a trial `started`, `ended`, `settled`, `died`, was `stopped` or `failed`.
+    """Append an event: `started`, `ended`, `stopped`, `died` or `failed`.
 
-    What `died` may live the next time; what `failed` would fail again.
+    A trial that `died` may succeed when restarted; a trial that `failed` would fail again.
     """
     line = json.dumps({"time": time.time(), "event": event, "error": error})
     with (folder / EVENTS).open("a") as file:
-        file.write(f"\n{line}\n")  # apart from what a kill may have cut short before it
+        file.write(f"\n{line}\n")  # on a line of its own, even after one that a kill cut short
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """Return what befell a trial, in order; lines cut short by a kill are left out."""
+    """Read a trial's events in order, without lines that a kill cut short."""
     return read_lines(folder / EVENTS)
 
 
-def read_trial(folder: Path) -> Trial:
-    """Return a trial from its folder."""
-    about = json.loads((folder / TRIAL).read_text())
+def read_trial(folder: Path) -> TrialRecord:
+    """Read a trial from its folder."""
+    stored = json.loads((folder / TRIAL).read_text())
     events, rows = read_events(folder), read_journal(str(folder))
     curve = curve_of(rows)
-    last = _end(events)
+    last = _last_event(events)
     state = STATES.get(last["event"], "interrupted")
-    if curve and curve[-1].epoch >= about["epochs"]:
+    if curve and curve[-1].epoch >= stored["epochs"]:
         state = "finished"
-    return Trial(
+    return TrialRecord(
         name=folder.name,
-        params=about["params"],
-        epochs=about["epochs"],
+        params=stored["params"],
+        epochs=stored["epochs"],
         curve=curve,
         state=state,
         error=last["error"],
@@ -125,16 +132,17 @@ def read_trial(folder: Path) -> Trial:
     )
 
 
-def read_trials(folder: Path) -> list[Trial]:
-    """Return all trials below a folder, by name."""
+def read_trials(folder: Path) -> list[TrialRecord]:
+    """Read all trials below a folder, in order of their names."""
     return [read_trial(path.parent) for path in sorted(folder.glob(f"*/{TRIAL}"))]
 
 
 def curve_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
-    """Return the validations in a journal's rows, with the time of training until each.
+    """Return the validations in a journal's rows, with the training time until each.
 
-    A run that was resumed has several processes; what passed between them does not count.
+    The time between the processes of a resumed run does not count.
     """
+    # before: seconds of earlier processes; begun, last: start and newest row of this process.
     points, before, begun, last, first_step = [], 0.0, 0.0, 0.0, None
     for row in rows:
         if "train/wall_s" in row and row["first_step"] != first_step:
@@ -146,15 +154,15 @@ def curve_of(rows: Sequence[Mapping[str, Any]]) -> tuple[Point, ...]:
     return tuple(points)
 
 
-def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """Return those that were validated, best first: of whole runs, then of the others."""
-    scored = [(trial, trial.best.score) for trial in trials if trial.best]
-    order = sorted(scored, key=lambda pair: (pair[0].state not in WHOLE, -pair[1], pair[0].name))
+def rank_trials(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Return the trials that have a score: finished ones, then the others, each best first."""
+    scored = [(trial, trial.best_point.score) for trial in trials if trial.best_point]
+    order = sorted(scored, key=lambda pair: (pair[0].state != "finished", -pair[1], pair[0].name))
     return [trial for trial, _ in order]
 
 
 def rung_levels(grace: int, factor: int, epochs: int) -> list[int]:
-    """Return the epochs at which successive halving compares, and the last (Li et al. 2020)."""
+    """Return the epochs at which ASHA compares (Li et al. 2020), and the last epoch."""
     levels = []
     while grace < epochs:
         levels.append(grace)
@@ -162,48 +170,55 @@ def rung_levels(grace: int, factor: int, epochs: int) -> list[int]:
     return [*levels, epochs]
 
 
-def rung_of(trial: Trial, levels: Sequence[int]) -> int:
-    """Return how many of the levels a trial has reached."""
+def rung_of(trial: TrialRecord, levels: Sequence[int]) -> int:
+    """Return the number of levels that a trial has reached."""
     reached = trial.curve[-1].epoch if trial.curve else 0
     return sum(reached >= level for level in levels)
 
 
-def costs(trials: Sequence[Trial], levels: Sequence[int]) -> list[Rung]:
-    """Return how many trials entered and passed each rung, and what it cost.
+def rung_costs(trials: Sequence[TrialRecord], levels: Sequence[int]) -> list[Rung]:
+    """Return for each rung the number of trials and their training time.
 
     A trial is compared at its first validation at a level or after it.
     """
     rungs, first = [], 0
     for level in levels:
-        ways = [(_reached(trial, first), _reached(trial, level)) for trial in trials if trial.curve]
-        ways = [(start, end) for start, end in ways if end.epoch > start.epoch]
-        passed = sum(end.epoch >= level for _, end in ways)
-        seconds = sum(end.seconds - start.seconds for start, end in ways)
-        rungs.append(Rung(first, level, len(ways), passed, seconds))
+        pairs = [
+            (_point_at(trial, first), _point_at(trial, level)) for trial in trials if trial.curve
+        ]
+        pairs = [(start, end) for start, end in pairs if end.epoch > start.epoch]
+        passed = sum(end.epoch >= level for _, end in pairs)
+        seconds = sum(end.seconds - start.seconds for start, end in pairs)
+        rungs.append(Rung(first, level, len(pairs), passed, seconds))
         first = level
     return rungs
 
 
-def _reached(trial: Trial, level: int) -> Point:
-    """Return the first validation at a level or after it, or else the last."""
+def _point_at(trial: TrialRecord, level: int) -> Point:
+    """Return the first validation at or after a level, or else the last validation."""
     start = Point(0, 0.0, 0.0)
     later = (point for point in (start, *trial.curve) if point.epoch >= level)
     return next(later, trial.curve[-1])
 
 
-def _end(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return how the last start ended; what a stopped trial's dying processes say is not it."""
+def _last_event(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the event that ended the last start.
+
+    Errors of processes that were already stopped are ignored.
+    """
     since: list[Mapping[str, Any]] = [{"event": "", "error": ""}]
     for event in events:
         since = [event] if event["event"] == "started" else [*since, event]
-    told = [event for event in since if event["event"] in ("stopped", "settled")]
-    return (told or since)[-1]
+    stops = [event for event in since if event["event"] == "stopped"]
+    return (stops or since)[-1]
 
 
-def _span(events: Sequence[Mapping[str, Any]], signs: Sequence[float]) -> float:
+def _span(events: Sequence[Mapping[str, Any]], row_times: Sequence[float]) -> float:
+    """Return the seconds from each start to the last row or event before the next, summed."""
     starts = [event["time"] for event in events if event["event"] == "started"]
-    alive = sorted([*signs, *(event["time"] for event in events if event["event"] != "started")])
+    ends = [event["time"] for event in events if event["event"] != "started"]
+    times = sorted([*row_times, *ends])
     total = 0.0
     for start, following in pairwise([*starts, float("inf")]):
-        total += max((sign for sign in alive if start <= sign < following), default=start) - start
+        total += max((time for time in times if start <= time < following), default=start) - start
     return total

@@ -1,4 +1,4 @@
-"""Trials read from their folders. Oracles: closed forms, and curves made by hand."""
+"""Records and report of a sweep's trials. Oracles: closed forms, and curves made by hand."""
 
 import json
 from dataclasses import replace
@@ -6,18 +6,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mindeye_dist.report_sweep import account, height, write_sweep_report
+from mindeye_dist.report_sweep import account_time, axis_height, write_sweep_report
 from mindeye_dist.sweep import (
     Point,
-    Trial,
-    costs,
+    TrialRecord,
     curve_of,
     describe_trial,
     note_event,
-    ranked,
+    rank_trials,
     read_events,
     read_trial,
     read_trials,
+    rung_costs,
     rung_levels,
     rung_of,
 )
@@ -25,8 +25,8 @@ from mindeye_dist.sweep import (
 
 def trial(name, scores, state="finished", epochs=9, seconds=10.0, **more):
     curve = tuple(Point(i + 1, score, seconds * (i + 1)) for i, score in enumerate(scores))
-    given = {"params": {}, "error": "", "starts": 1, "span": seconds * len(scores) + 5.0}
-    return Trial(name=name, epochs=epochs, curve=curve, state=state, **(given | more))
+    fields = {"params": {}, "error": "", "starts": 1, "span": seconds * len(scores) + 5.0}
+    return TrialRecord(name=name, epochs=epochs, curve=curve, state=state, **(fields | more))
 
 
 def train_row(time, first_step, wall):
@@ -37,7 +37,7 @@ def val_row(time, epoch, score):
     return {"time": time, "epoch": epoch, "val/score": score}
 
 
-def test_a_curve_counts_the_time_of_training_alone():
+def test_a_curve_counts_training_time_only():
     """Two processes, an hour apart: the second began its training at 3,700 and knew of 5 steps."""
     rows = [
         train_row(102.0, 0, 2.0),
@@ -50,18 +50,16 @@ def test_a_curve_counts_the_time_of_training_alone():
     assert curve_of([]) == ()
 
 
-def test_whole_runs_come_first():
-    """A run that was stopped is no better for a lucky early score: nobody knows how it ends."""
+def test_finished_trials_rank_first():
+    """A stopped trial does not win by a lucky early score: its final score is unknown."""
     trials = [
         trial("a", [0.1, 0.9], "stopped"),
         trial("b", [0.1, 0.5]),
         trial("c", [], "failed", error="diverged"),
         trial("d", [0.7, 0.6]),
     ]
-    assert [t.name for t in ranked(trials)] == ["d", "b", "a"]
-    assert trials[3].best == Point(1, 0.7, 10.0)
-    settled = trial("e", [0.8], "settled")
-    assert [t.name for t in ranked([*trials, settled])] == ["e", "d", "b", "a"]
+    assert [t.name for t in rank_trials(trials)] == ["d", "b", "a"]
+    assert trials[3].best_point == Point(1, 0.7, 10.0)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +76,7 @@ def test_the_cost_of_rungs_adds_up_to_all_training():
         trial("b", [0.1, 0.2, 0.3], "stopped"),
         trial("c", [0.1], "failed"),
     ]
-    first, last = costs(trials, [3, 9])
+    first, last = rung_costs(trials, [3, 9])
     assert (first.entered, first.passed, first.seconds) == (3, 2, 30 + 30 + 10)
     assert (last.entered, last.passed, last.seconds) == (1, 1, 60)
     assert first.seconds + last.seconds == sum(t.seconds for t in trials)
@@ -93,15 +91,15 @@ def test_a_trial_is_compared_at_its_first_validation_from_a_level_on():
         return replace(trial(name, [], state, epochs=12), curve=curve)
 
     trials = [sparse("a", (4, 8, 12)), sparse("b", (4,), "stopped")]
-    told = [(r.entered, r.passed, r.seconds) for r in costs(trials, [2, 6, 12])]
-    assert told == [(2, 2, 40 + 40), (1, 1, 40), (1, 1, 40)]
+    rungs = [(r.entered, r.passed, r.seconds) for r in rung_costs(trials, [2, 6, 12])]
+    assert rungs == [(2, 2, 40 + 40), (1, 1, 40), (1, 1, 40)]
 
 
 def test_a_slot_is_training_starting_or_idle():
     """Two slots for 100 s; trials held them for 95 and 35 s, 90 and 30 of them trained."""
     trials = [trial("a", [0.1] * 9), trial("b", [0.1] * 3, "stopped")]
-    told = account(trials, [{"begun": 1000.0, "ended": 1100.0, "slots": 2}])
-    assert told == {"wall": 100, "slots": 200, "training": 120, "starting": 10, "idle": 70}
+    seconds = account_time(trials, [{"begun": 1000.0, "ended": 1100.0, "slots": 2}])
+    assert seconds == {"wall": 100, "slots": 200, "training": 120, "starting": 10, "idle": 70}
 
 
 def write_trial(folder, scores, events, epochs=3, params=None):
@@ -128,19 +126,19 @@ def write_trial(folder, scores, events, epochs=3, params=None):
         ([0.1], [("started", ""), ("failed", "loss is nan")], "failed"),
         ([0.1], [("started", ""), ("died", "a node")], "failed"),
         ([0.1], [("started", ""), ("died", "a node"), ("started", "")], "interrupted"),
-        ([0.1], [("started", ""), ("settled", ""), ("died", "told to stop")], "settled"),
+        ([0.1], [("started", ""), ("stopped", ""), ("died", "a stopped process")], "stopped"),
         ([0.1], [("started", "")], "interrupted"),
         ([], [], "interrupted"),
     ],
 )
-def test_what_became_of_a_trial(tmp_path, scores, events, state):
+def test_a_trials_state_follows_from_its_events(tmp_path, scores, events, state):
     write_trial(tmp_path / "t", scores, events)
-    (found,) = read_trials(tmp_path)
-    assert found == read_trial(tmp_path / "t")
-    assert found.state == state
-    assert [point.score for point in found.curve] == scores
-    assert found.starts == len([e for e in events if e[0] == "started"])
-    assert found.error == (events[-1][1] if state == "failed" else "")
+    (record,) = read_trials(tmp_path)
+    assert record == read_trial(tmp_path / "t")
+    assert record.state == state
+    assert [point.score for point in record.curve] == scores
+    assert record.starts == len([e for e in events if e[0] == "started"])
+    assert record.error == (events[-1][1] if state == "failed" else "")
 
 
 def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
@@ -152,7 +150,7 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("domain", "value", "place"),
+    ("domain", "value", "height"),
     [
         ({"uniform": [2.0, 4.0]}, 3.0, 0.5),
         ({"log_uniform": [1e-4, 1e-2]}, 1e-3, 0.5),
@@ -161,17 +159,17 @@ def test_a_line_cut_short_by_a_kill_is_left_out(tmp_path):
         ({"choice": [7]}, 7, 0.0),
     ],
 )
-def test_places_on_the_axes_of_parallel_coordinates(domain, value, place):
-    assert height(value, domain) == pytest.approx(place)
+def test_heights_on_the_axes_of_parallel_coordinates(domain, value, height):
+    assert axis_height(value, domain) == pytest.approx(height)
 
 
-def test_the_page_says_what_came_out(tmp_path):
+def test_the_page_shows_ranking_command_and_errors(tmp_path):
     for number, scores in enumerate([[0.1, 0.2, 0.345], [0.3], [0.2, 0.1, 0.25]]):
         events = [("started", ""), ("ended" if len(scores) == 3 else "stopped", "")]
         params = {"optimizer.max_lr": 10.0 ** -(number + 2)}
         write_trial(tmp_path / "trials" / f"t{number}", scores, events, params=params)
     write_trial(tmp_path / "trials" / "t3", [], [("started", ""), ("failed", "<b>nan</b>")])
-    about = {
+    stored = {
         "options": {"recipe": "demo", "search": "random", "scheduler": "asha", "seed": 0},
         "space": {"optimizer.max_lr": {"log_uniform": [1e-4, 1e-2]}},
         "sessions": [{"begun": 0.0, "ended": 120.0, "slots": 1}],
@@ -179,7 +177,7 @@ def test_the_page_says_what_came_out(tmp_path):
     page = write_sweep_report(
         tmp_path,
         read_trials(tmp_path / "trials"),
-        about,
+        stored,
         levels=[1, 3],
         importance={"optimizer.max_lr": 1.0},
         command="python jobs/train.py --optimizer.max-lr 0.01",

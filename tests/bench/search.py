@@ -1,8 +1,9 @@
-"""Successive halving against random search: training that each needs for an equally good trial.
+"""Benchmark of ASHA against random search: epochs that each trains for an equally good trial.
 
-Both meet the same random settings of the default space in the same order, on the simulated task;
-every trial is really trained once, whole, and both searches are replayed from these curves, ASHA by
-Tune's own scheduler on two slots. One `seed` is one order. Adds the figures to runs/bench.json.
+Both see the same random settings of the default space in the same order, on the simulated task.
+Every trial is trained once for all its epochs, and both searches are replayed from these curves,
+ASHA by Tune's scheduler on two slots. One `seed` is one order. Adds the results to
+runs/bench.json.
 """
 
 import json
@@ -18,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from jobs.recipes import recipe
-from jobs.search import EPOCH, SCORE, scheduler
+from jobs.search import EPOCH, SCORE, asha
 from jobs.simulate import Simulate, simulate
 from jobs.spaces import draw, read_space, trial_config
 from jobs.worker import worker
@@ -33,7 +34,7 @@ Curves = list[list[float]]
 
 
 def main(out: Path, folder: Path) -> None:
-    """Train the pool where it is not there yet, replay both searches and print the ratio."""
+    """Train the missing trials of the pool, replay both searches and print the ratio."""
     if not Store(str(folder / "data")).exists(MANIFEST):
         small = SimulationConfig(num_voxels=1500)
         simulate(
@@ -45,7 +46,7 @@ def main(out: Path, folder: Path) -> None:
                 simulation=small,
             )
         )
-    curves = [trained(folder, number) for number in track(range(POOL), "training the pool")]
+    curves = [train_once(folder, number) for number in track(range(POOL), "training the pool")]
     epochs = len(curves[0])
     rows = [replay(curves, epochs, seed) for seed in range(SEEDS)]
     figures = {
@@ -55,16 +56,16 @@ def main(out: Path, folder: Path) -> None:
         "seeds": rows,
         "reached": sum(row["asha"] is not None for row in rows),
         "ratio_to_whole_search": median(rows, "all"),
-        "ratio_to_when_it_was_found": median(rows, "random"),
+        "ratio_to_first_reached": median(rows, "random"),
     }
-    there = json.loads(out.read_text()) if out.exists() else {}
+    earlier = json.loads(out.read_text()) if out.exists() else {}
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(there | {"search": figures}, indent=1))
+    out.write_text(json.dumps(earlier | {"search": figures}, indent=1))
     show(figures)
 
 
-def trained(folder: Path, number: int) -> list[float]:
-    """Return the scores of a random trial by epoch, trained now or before."""
+def train_once(folder: Path, number: int) -> list[float]:
+    """Return a random trial's score by epoch; train it unless an earlier call did."""
     run_dir = folder / "pool" / f"{number:03d}"
     base = override(
         recipe("demo-sweep"),
@@ -72,8 +73,7 @@ def trained(folder: Path, number: int) -> list[float]:
     )
     space = read_space("schedule+size", base)
     config = trial_config(base, draw(space, random.Random(number)))
-    done = scores(run_dir)
-    if len(done) < config.training.epochs:
+    if len(scores(run_dir)) < config.training.epochs:
         worker(config)
     return scores(run_dir)
 
@@ -84,39 +84,39 @@ def scores(run_dir: Path) -> list[float]:
 
 
 def replay(curves: Curves, epochs: int, seed: int) -> dict[str, Any]:
-    """Return the epochs that each search trained until it had random search's best score."""
+    """Return the epochs that each search trained until random search's best score."""
     order = random.Random(seed).sample(range(len(curves)), len(curves))
     finals = [curves[number][-1] for number in order[:TRIALS]]
-    best = max(finals)
+    highest = max(finals)
     return {
-        "best": best,
-        "random": (finals.index(best) + 1) * epochs,
+        "best": highest,
+        "random": (finals.index(highest) + 1) * epochs,
         "all": TRIALS * epochs,
-        "asha": halving([curves[number] for number in order], epochs, best),
+        "asha": replay_asha([curves[number] for number in order], epochs, highest),
     }
 
 
-def halving(curves: Curves, epochs: int, wanted: float) -> int | None:
-    """Return the epochs that ASHA trained until a whole trial scored as wanted, if one did."""
-    judge = scheduler("asha", {}, epochs=epochs, grace=GRACE, factor=FACTOR, seed=0)
+def replay_asha(curves: Curves, epochs: int, target: float) -> int | None:
+    """Return the epochs that ASHA trained until a whole trial had the target score, if any had."""
+    scheduler = asha(Path("none"), epochs=epochs, grace=GRACE, factor=FACTOR)
     waiting = [(SimpleNamespace(trial_id=str(n)), curve) for n, curve in enumerate(curves)][::-1]
     running: list[list[Any]] = []
     trained_epochs = 0
     while waiting or running:
         while waiting and len(running) < SLOTS:
             trial, curve = waiting.pop()
-            judge.on_trial_add(None, trial)
+            scheduler.on_trial_add(None, trial)
             running.append([trial, curve, 0])
         for place in list(running):
             trial, curve, epoch = place
             trained_epochs += 1
             place[2] = epoch + 1
-            told = {EPOCH: epoch + 1, SCORE: curve[epoch]}
-            verdict = judge.on_trial_result(None, trial, told)
-            if epoch + 1 == epochs and curve[epoch] >= wanted:
+            result = {EPOCH: epoch + 1, SCORE: curve[epoch]}
+            decision = scheduler.on_trial_result(None, trial, result)
+            if epoch + 1 == epochs and curve[epoch] >= target:
                 return trained_epochs
-            if epoch + 1 == epochs or verdict == "STOP":
-                judge.on_trial_complete(None, trial, told)
+            if epoch + 1 == epochs or decision == "STOP":
+                scheduler.on_trial_complete(None, trial, result)
                 running.remove(place)
     return None
 
@@ -124,7 +124,7 @@ def halving(curves: Curves, epochs: int, wanted: float) -> int | None:
 def median(rows: list[dict[str, Any]], compared: str) -> float:
     """Return the median over seeds of ASHA's training as a share of random search's.
 
-    Where it never came there, all the training that it had counts as if it were endless.
+    A seed for which ASHA never had the score counts as infinite.
     """
     return statistics.median(
         row["asha"] / row[compared] if row["asha"] is not None else float("inf") for row in rows
@@ -144,7 +144,7 @@ def show(figures: dict[str, Any]) -> None:
     Console().print(table)
     Console().print(
         f"median: {figures['ratio_to_whole_search']:.2f} of the whole search, "
-        f"{figures['ratio_to_when_it_was_found']:.2f} of what random search needed to find it; "
+        f"{figures['ratio_to_first_reached']:.2f} of what random search needed to find it; "
         f"reached for {figures['reached']} of {len(figures['seeds'])} seeds"
     )
 

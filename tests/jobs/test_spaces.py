@@ -1,4 +1,4 @@
-"""Search spaces, and what is refused of them before anything runs."""
+"""Search spaces and their checks. Oracles: models that are built, and ranges of draws."""
 
 import json
 import random
@@ -31,7 +31,7 @@ def shapes(tiny_config):
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if "lowlevel" not in n])
 def test_named_spaces_fit_every_recipe(name):
-    """All ends and choices are settings that the recipe could have."""
+    """Oracle: the config accepts every end and choice."""
     config = recipe(name)
     space = read_space("+".join(SPACES), config)
     for path, domain in space.items():
@@ -40,7 +40,7 @@ def test_named_spaces_fit_every_recipe(name):
     assert parse_space(json.loads(json.dumps(space_values(space))), "again") == space
 
 
-def test_weights_are_counted_without_a_model(tiny_config, shapes):
+def test_number_of_weights_is_that_of_the_built_model(tiny_config, shapes):
     """Oracle: the model itself, smallest and largest."""
     space = {"model.backbone.hidden": Domain("choice", (16, 64))}
     expected = [
@@ -52,7 +52,7 @@ def test_weights_are_counted_without_a_model(tiny_config, shapes):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("stored", "message"),
     [
         (
             {"loss.mixco_fractoin": {"uniform": [0.1, 0.5]}},
@@ -72,15 +72,17 @@ def test_weights_are_counted_without_a_model(tiny_config, shapes):
         ({}, "expected paths and their domains"),
     ],
 )
-def test_bad_spaces_name_what_is_wrong(tiny_config, shapes, tmp_path, given, message):
+def test_invalid_spaces_are_errors_that_name_the_cause(
+    tiny_config, shapes, tmp_path, stored, message
+):
     file = tmp_path / "mine.json"
-    file.write_text(json.dumps(given))
+    file.write_text(json.dumps(stored))
     with pytest.raises(ValueError, match=message):
         check_space(read_space(str(file), tiny_config), tiny_config, shapes)
 
 
 def test_settings_that_do_not_go_together_are_named(tiny_config, shapes):
-    """Each is fine alone; a warm-up longer than the run is not, at the two upper ends."""
+    """Oracle: a warm-up longer than the run, at the upper end."""
     config = override(tiny_config, {"training.epochs": 6, "optimizer.warmup_epochs": 1.0})
     space = {"optimizer.warmup_epochs": Domain("uniform", (1.0, 7.0))}
     with pytest.raises(ValueError, match="at most training.epochs"):
@@ -108,6 +110,6 @@ def test_draws_stay_in_their_domain():
     assert 0.3 < sum(d["b"] < 0.1 for d in drawn) / 300 < 0.7  # half of the decades
 
 
-def test_flags_lead_back_to_the_trial():
+def test_flags_of_a_trial_are_its_changed_settings():
     config = trial_config(recipe("demo-sweep"), {"loss.mixco_fraction": 0.25})
     assert flags("demo-sweep", config) == ["--loss.mixco-fraction", "0.25"]

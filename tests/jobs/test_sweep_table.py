@@ -1,4 +1,4 @@
-"""The live table of a sweep, drawn at 100 trials. Oracle: what fits a terminal of 24 lines."""
+"""Live table of a sweep with 100 trials. Oracle: the size of a terminal."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,7 @@ SPACE = read_space("schedule+size", recipe("mindeye1-subj01"))
 
 @pytest.fixture
 def sweep():
-    """Return the table of 80 trials that ended, 12 that run and 8 that wait."""
+    """Return the table of 80 ended, 12 running and 8 waiting trials."""
     table = SweepTable(Path("nowhere"), 100, 90)
     states = ["TERMINATED"] * 80 + ["RUNNING"] * 12 + ["PENDING"] * 8
     params = {path: domain.values[0] for path, domain in SPACE.items()}
@@ -29,24 +29,24 @@ def sweep():
     return table, trials
 
 
-def drawn(sweep, width):
+def draw_lines(sweep, width):
     table, trials = sweep
     console = Console(file=io.StringIO(), width=width)
-    console.print(table.line(trials), table.table(trials, width), sep="\n")
+    console.print(table.summary(trials), table.make_table(trials, width), sep="\n")
     return console.file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("width", [80, 120, 250])
 def test_a_hundred_trials_fit_a_screen(sweep, width):
-    lines = drawn(sweep, width)
+    lines = draw_lines(sweep, width)
     assert max(len(line) for line in lines) <= width
     rows = [line for line in lines if line.startswith("│ 000")]
-    assert len(rows) == 16  # none takes two lines
+    assert len(rows) == 16  # no row takes two lines
     assert len(lines) <= 26
     assert "76 more" in "\n".join(lines)
 
 
-def test_what_has_no_room_is_counted(sweep):
-    assert "settings more on a wider terminal" in "\n".join(drawn(sweep, 80))
-    assert "wider terminal" not in "\n".join(drawn(sweep, 250))
-    assert "12 running, 80 ended, 8 waiting, best 0.910 (trial 00091)" in drawn(sweep, 250)[0]
+def test_settings_without_room_are_counted(sweep):
+    assert "more settings on a wider terminal" in "\n".join(draw_lines(sweep, 80))
+    assert "wider terminal" not in "\n".join(draw_lines(sweep, 250))
+    assert "12 running, 80 ended, 8 waiting, best 0.910 (trial 00091)" in draw_lines(sweep, 250)[0]
