@@ -1,4 +1,4 @@
-"""Time limit of a sweep, over all its sessions: they are counted by `sweep.json` in its folder."""
+"""Time limit of a sweep, over all sessions in its `sweep.json`."""
 
 import json
 import time
@@ -30,11 +30,9 @@ class Budget(Callback):
     """
 
     def __init__(self, folder: Path, table: SweepTable) -> None:
-        self._folder, self._table = folder, table
-        self._last_check = 0.0
-
-    def setup(self, *arguments: Any, **info: Any) -> None:
-        """Start the clock anew: a restored callback may hold another machine's time."""
+        stored = json.loads((folder / SWEEP).read_text())
+        self._hours, self._sessions = stored["options"]["hours"], stored["sessions"]
+        self._table = table
         self._last_check = time.monotonic()
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -46,12 +44,11 @@ class Budget(Callback):
         if time.monotonic() - self._last_check < CHECK_SECONDS:
             return
         self._last_check = time.monotonic()
-        # Read anew each time: Tune restores this object as it was before a --resume.
-        stored = json.loads((self._folder / SWEEP).read_text())
-        hours = stored["options"]["hours"]
-        if hours and session_seconds(stored["sessions"]) >= hours * 3600:
+        if self._hours and session_seconds(self._sessions) >= self._hours * 3600:
             self._table.on_experiment_end(trials)
-            raise BudgetSpentError(f"--hours {hours:g} are spent; --resume with more continues")
+            raise BudgetSpentError(
+                f"--hours {self._hours:g} are spent; --resume with more continues"
+            )
 
 
 def session_seconds(sessions: list[dict[str, float | None]]) -> float:

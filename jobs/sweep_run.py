@@ -51,7 +51,10 @@ def connect_apart(sweep: Sweep) -> None:
 
 
 def run_trials(sweep: Sweep) -> None:
-    """Run the trials, or continue those of an earlier session; a failed one does not end others."""
+    """Run the trials; a trial that fails does not end the others.
+
+    Of an earlier session, unfinished and failed trials continue.
+    """
     options, trials = sweep.options, sweep.folder / TRIALS
     os.environ |= {
         "RAY_AIR_NEW_OUTPUT": "0",  # no table of Tune's own beside ours
@@ -67,7 +70,8 @@ def run_trials(sweep: Sweep) -> None:
         replace_removed_stopper()
     else:
         shutil.rmtree(state, ignore_errors=True)
-    slots, keep_going = slots_of(sweep), tune.ResumeConfig.ResumeType.RESUME
+    slots = slots_of(sweep)
+    again = tune.ResumeConfig(errored=tune.ResumeConfig.ResumeType.RESUME)  # type: ignore[arg-type]
     searcher, space = make_searcher(
         options.search, sweep.space, options.trials, options.seed, slots
     )
@@ -90,7 +94,7 @@ def run_trials(sweep: Sweep) -> None:
             callbacks=[table, Budget(sweep.folder, table)],
             max_failures=RETRIES,
             raise_on_failed_trial=False,
-            resume_config=tune.ResumeConfig(keep_going, keep_going) if resumes else None,
+            resume_config=again if resumes else None,
             verbose=0,
         )
     except BudgetSpentError as error:

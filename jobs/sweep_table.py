@@ -38,7 +38,7 @@ class SweepTable(Callback):
         self._folder, self._planned, self._epochs = folder, planned, epochs
         self._begun = self._last_line = 0.0
         self._scores: dict[str, tuple[float, int]] = {}  # best score and newest epoch
-        self._live: Live | None = None  # made in setup: Tune pickles this object before
+        self._live: Live | None = None  # made in setup
 
     def setup(self, *arguments: Any, **info: Any) -> None:
         """Read earlier scores, and start the table if there is a terminal."""

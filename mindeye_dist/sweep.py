@@ -220,5 +220,5 @@ def _span(events: Sequence[Mapping[str, Any]], row_times: Sequence[float]) -> fl
     times = sorted([*row_times, *ends])
     total = 0.0
     for start, following in pairwise([*starts, float("inf")]):
-        total += max((time for time in times if start <= time < following), default=start) - start
+        total += max((each for each in times if start <= each < following), default=start) - start
     return total

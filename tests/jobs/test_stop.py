@@ -1,7 +1,7 @@
 """Time limit of a sweep. Oracles: sessions and clocks made by hand."""
 
 import json
-from copy import deepcopy
+from contextlib import nullcontext
 
 import pytest
 
@@ -17,27 +17,20 @@ def test_hours_count_over_sessions(monkeypatch):
     assert session_seconds(sessions) == 3600 + 1800
 
 
-def test_a_sweep_is_interrupted_when_its_stored_hours_are_spent(tmp_path, monkeypatch):
-    """The hours are read from sweep.json at each check, every ten seconds; 0 is no limit."""
-    clock = [100.0]
+@pytest.mark.parametrize(("hours", "spent"), [(0.0, False), (2.0, False), (0.5, True)])
+def test_a_sweep_is_interrupted_when_its_hours_are_spent(tmp_path, monkeypatch, hours, spent):
+    """After a session of an hour; checked every ten seconds; 0 is no limit."""
+    clock = [50.0]
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
-    (tmp_path / "trials").mkdir()
+    sessions = [{"begun": 0.0, "ended": 3600.0}]
+    stored = {"options": {"hours": hours}, "sessions": sessions}
+    (tmp_path / "sweep.json").write_text(json.dumps(stored))
     budget = Budget(tmp_path, SweepTable(tmp_path / "trials", 1, 9))
-    budget.setup()
-    restored = deepcopy(budget)  # as Tune does
-    for hours, each in ((2.0, budget), (0.0, budget), (0.5, restored)):
-        sessions = [{"begun": 0.0, "ended": 3600.0}]
-        stored = {"options": {"hours": hours}, "sessions": sessions}
-        (tmp_path / "sweep.json").write_text(json.dumps(stored))
-        clock[0] = 50.0  # another machine's clock
-        each.setup()
-        each.on_step_end(1, [])
-        clock[0] = 61.0
-        if hours == 0.5:
-            with pytest.raises(BudgetSpentError, match="--hours 0.5 are spent; --resume with more"):
-                each.on_step_end(2, [])
-        else:
-            each.on_step_end(2, [])
+    budget.on_step_end(1, [])
+    clock[0] = 61.0
+    message = "--hours 0.5 are spent; --resume with more"
+    with pytest.raises(BudgetSpentError, match=message) if spent else nullcontext():
+        budget.on_step_end(2, [])
 
 
 def test_running_trials_are_marked_stopped(tmp_path):
