@@ -38,7 +38,7 @@ test: lint  ## unit, several workers, DeepSpeed, S3, Ray; the kills and faults o
 
 attack: setup  ## hostile requests, damaged bodies, canaries, what no source may contain
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m '' tests/serve/test_hostile.py \
-		tests/serve/test_schemathesis.py tests/serve/test_voxels.py tests/serve/test_tokens.py \
+		tests/serve/test_schemathesis.py tests/serve/test_bodies.py tests/serve/test_auth.py \
 		tests/serve/test_canaries.py tests/test_architecture.py
 
 unit: setup  ## the tests of a minute: no Ray, no DeepSpeed, no S3 server

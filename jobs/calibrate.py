@@ -20,24 +20,23 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.command import clear_errors
-from jobs.generator_pictures import LOOKED_AT, digest_of
+from jobs.options.generator_pictures import LOOKED_AT, digest_of
 from jobs.simulate import COMPONENTS, Simulate, encode, load_pictures
-from mindeye_dist.baseline import fit_ridge
-from mindeye_dist.data.pictures import decode, small
 from mindeye_dist.data.shards import checksum
-from mindeye_dist.data.simulate import (
+from mindeye_dist.evaluation.ridge import fit_ridge
+from mindeye_dist.metrics import DIRECTIONS, ranks, similarity, top_k
+from mindeye_dist.pictures import decode, small
+from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.simulation.brain import (
     OptimalDecoder,
     Responses,
     SimulatedSubject,
     estimate_ncsnr,
     make_subject,
-    nsd_preset,
 )
-from mindeye_dist.data.tuning import fit_feature_space
-from mindeye_dist.metrics import DIRECTIONS, ranks, top_k
-from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.retrieval import similarity
-from mindeye_dist.simulation_config import SimulationConfig
+from mindeye_dist.simulation.config import SimulationConfig
+from mindeye_dist.simulation.nsd import nsd_preset
+from mindeye_dist.simulation.tuning import fit_feature_space
 from mindeye_dist.strict import check
 
 SESSION = 750

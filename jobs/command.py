@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from mindeye_dist.checkpoint import CheckpointError
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.data.store import DataError
-from mindeye_dist.engine.guards import DivergedError, MiscountError, NonFiniteError
-from mindeye_dist.engine.preemption import PreemptedError
+from mindeye_dist.runs.checkpoints import CheckpointError
+from mindeye_dist.storage.store import DataError
 from mindeye_dist.strict import check, override
+from mindeye_dist.training.guards import DivergedError, MiscountError, NonFiniteError
+from mindeye_dist.training.preemption import PreemptedError
 
 Item = TypeVar("Item")
 PLAIN_SECONDS = 10.0

@@ -13,15 +13,22 @@ from typing import Annotated, Any
 import tyro
 
 from jobs.command import clear_errors, place
-from jobs.encoders import EncoderOptions, target_encoder
-from jobs.stations import Workers, connect, run
+from jobs.on_ray.parallel_map import connect, run
+from jobs.options.encoders import EncoderOptions, target_encoder
+from jobs.options.workers import Workers
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.embedding import (
+from mindeye_dist.data.manifest import (
+    Manifest,
+    Shard,
+    Targets,
+    read_manifest,
+    write_manifest,
+)
+from mindeye_dist.data.shards import Sample, read_index
+from mindeye_dist.data.target_encoder import TargetEncoder, Views, check_encoder
+from mindeye_dist.ingest.target_shards import (
     Made,
-    TargetEncoder,
     Task,
-    Views,
-    check_encoder,
     embed_shard,
     known_sources,
     picture_digests,
@@ -29,17 +36,8 @@ from mindeye_dist.data.embedding import (
     shard_path,
     without_repeats,
 )
-from mindeye_dist.data.shards import (
-    Manifest,
-    Sample,
-    Shard,
-    Targets,
-    read_index,
-    read_manifest,
-    write_manifest,
-)
-from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.shapes import Recipe
+from mindeye_dist.storage.store import DataError, Store
 from mindeye_dist.strict import check
 
 AUGMENTED_SPLITS = ("train", "val")

@@ -14,7 +14,10 @@ from typing import Any, Literal
 
 import tyro
 
-from jobs.brains import (
+from jobs.command import clear_errors
+from jobs.on_ray.parallel_map import connect, run
+from jobs.options.checkpoints import CheckpointOptions, chosen_checkpoint, data_store
+from jobs.options.splits import (
     Part,
     SplitOptions,
     check_split,
@@ -24,16 +27,13 @@ from jobs.brains import (
     split_workers,
     voxels_of,
 )
-from jobs.command import clear_errors
-from jobs.runs import CheckpointOptions, chosen_checkpoint, data_store
-from jobs.stations import connect, run
-from mindeye_dist.checkpoint import MANIFEST, digest
-from mindeye_dist.data import npy
-from mindeye_dist.data.embedding import intact_shard
-from mindeye_dist.data.shards import Shard, write_shard
-from mindeye_dist.data.store import Store
+from mindeye_dist.data.manifest import Shard
+from mindeye_dist.data.shards import intact_shard, write_shard
 from mindeye_dist.data.writer import pack
-from mindeye_dist.inference import Predictor, check_pipeline
+from mindeye_dist.decoding.predictor import Predictor, check_pipeline
+from mindeye_dist.runs.checkpoints import MANIFEST, digest
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.store import Store
 
 RECORD = "embeddings.json"
 MEMBER = "embedding.npy"

@@ -14,10 +14,7 @@ from pathlib import Path
 import tyro
 
 from jobs.command import KNOWN_ERRORS, SCHEME, clear_errors, local_place, place, watched
-from jobs.drawing import DrawOptions
-from jobs.generators import open_generator
-from jobs.judges import NetworkOptions, open_judges
-from jobs.runs import (
+from jobs.options.checkpoints import (
     chosen_checkpoint,
     codec_of,
     data_store,
@@ -25,20 +22,29 @@ from jobs.runs import (
     lowlevel_beside,
     open_data,
 )
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.shards import Manifest, read_manifest
-from mindeye_dist.data.store import Store
-from mindeye_dist.engine.journal import read_journal, read_summary
-from mindeye_dist.evaluate import evaluate, evaluate_lowlevel, evaluate_lowlevel_alone
-from mindeye_dist.evaluate_pictures import Made, PictureSettings, evaluate_pictures
-from mindeye_dist.evaluation_data import EvaluationData, check_data
-from mindeye_dist.inference import Predictor
-from mindeye_dist.models.codecs import LatentCodec
-from mindeye_dist.pool import Pool
-from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor
-from mindeye_dist.reconstruction_shards import finished, made_with, reconstructions_of
-from mindeye_dist.report import Evaluation, write_report
-from mindeye_dist.report_words import FACTORS
+from jobs.options.generators import open_generator
+from jobs.options.judges import NetworkOptions, open_judges
+from jobs.options.reconstruction import DrawOptions
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import Manifest, read_manifest
+from mindeye_dist.decoding.pools.faiss_pool import Pool
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.decoding.reconstruction_shards import (
+    finished,
+    made_with,
+    reconstructions_of,
+)
+from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor
+from mindeye_dist.evaluation.data import EvaluationData, check_data
+from mindeye_dist.evaluation.lowlevel import evaluate_lowlevel, evaluate_lowlevel_alone
+from mindeye_dist.evaluation.pictures import Made, PictureSettings, evaluate_pictures
+from mindeye_dist.evaluation.results import Evaluation
+from mindeye_dist.evaluation.retrieval import evaluate
+from mindeye_dist.frozen.codecs import LatentCodec
+from mindeye_dist.reports.page import write_report
+from mindeye_dist.reports.words import FACTORS
+from mindeye_dist.runs.journal import read_journal, read_summary
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import check
 
 

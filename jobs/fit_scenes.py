@@ -14,16 +14,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jobs.command import clear_errors, place, watched
-from jobs.generator_pictures import as_tensor
+from jobs.options.generator_pictures import as_tensor
 from jobs.simulate import ENCODED_AT_ONCE
-from mindeye_dist.data.pictures import encode_jpeg
-from mindeye_dist.data.scenes import GENERATOR_SERIES, render_scene
-from mindeye_dist.models.frozen import (
-    EfficientNetLite0,
-    ProjectedEncoder,
-    efficientnet_lite0_weights,
-)
+from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
+from mindeye_dist.frozen.projection import ProjectedEncoder
+from mindeye_dist.pictures import encode_jpeg
 from mindeye_dist.scene_projection import fit_scene_projection
+from mindeye_dist.simulation.scenes import GENERATOR_SERIES, render_scene
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,17 @@ import tyro
 
 from jobs.command import clear_errors, place
 from jobs.recipes import mindeye1, mindeye1_lowlevel
-from mindeye_dist.checkpoint import CheckpointError, describe
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.data.shards import Subject, read_manifest
-from mindeye_dist.data.simulate import NSD_VOXELS
-from mindeye_dist.data.store import Store
-from mindeye_dist.published_import import Imported, import_published, write_checkpoint
+from mindeye_dist.data.manifest import Subject, read_manifest
+from mindeye_dist.ingest.mindeye1_weights import (
+    Imported,
+    import_published,
+    write_checkpoint,
+)
+from mindeye_dist.runs.checkpoints import CheckpointError, describe
 from mindeye_dist.shapes import Shapes, TargetShape
+from mindeye_dist.simulation.nsd import NSD_VOXELS
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from jobs.command import clear_errors, place
-from mindeye_dist.models.versatile import VersatileDiffusion, convert
+from mindeye_dist.generators.versatile import VersatileDiffusion, convert
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,19 +21,25 @@ from PIL import Image, ImageDraw
 from tyro.conf import subcommand
 
 from jobs.command import clear_errors, place, watched
-from jobs.encoders import EncoderOptions, target_encoder
-from jobs.runs import CheckpointOptions, chosen_checkpoint, data_store, open_data
+from jobs.options.checkpoints import (
+    CheckpointOptions,
+    chosen_checkpoint,
+    data_store,
+    open_data,
+)
+from jobs.options.encoders import EncoderOptions, target_encoder
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.loader import Dataset, picture_member
+from mindeye_dist.data.dataset import Dataset, picture_member
+from mindeye_dist.data.manifest import Split, read_manifest
 from mindeye_dist.data.members import read_members
-from mindeye_dist.data.pictures import PictureFiles, decode
-from mindeye_dist.data.pool_files import ABOUT, MAX_SIDE, build_pool
-from mindeye_dist.data.shards import Sample, Split, read_index, read_manifest
-from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.evaluation_data import check_data
-from mindeye_dist.inference import Predictor
-from mindeye_dist.pool import Pool
+from mindeye_dist.data.shards import Sample, read_index
+from mindeye_dist.decoding.pools.faiss_files import ABOUT, MAX_SIDE, build_pool
+from mindeye_dist.decoding.pools.faiss_pool import Pool
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.evaluation.data import check_data
+from mindeye_dist.pictures import PictureFiles, decode
 from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.storage.store import DataError, Store
 from mindeye_dist.strict import check
 
 READ_AT_ONCE, SEARCHED_AT_ONCE = 32, 16

@@ -13,7 +13,11 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs.brains import (
+from jobs.command import clear_errors
+from jobs.on_ray.parallel_map import connect, run
+from jobs.options.checkpoints import chosen_checkpoint, data_store
+from jobs.options.reconstruction import DrawOptions, Found, find, open_reconstructor
+from jobs.options.splits import (
     Part,
     SplitOptions,
     check_split,
@@ -23,22 +27,18 @@ from jobs.brains import (
     split_workers,
     voxels_of,
 )
-from jobs.command import clear_errors
-from jobs.drawing import DrawOptions, Found, find, open_reconstructor
-from jobs.runs import chosen_checkpoint, data_store
-from jobs.stations import connect, run
 from mindeye_dist.config import ReconstructionConfig
-from mindeye_dist.data.embedding import intact_shard
-from mindeye_dist.data.shards import Shard
-from mindeye_dist.data.store import Store
-from mindeye_dist.reconstruct import Reconstructor
-from mindeye_dist.reconstruction_shards import (
+from mindeye_dist.data.manifest import Shard
+from mindeye_dist.data.shards import intact_shard
+from mindeye_dist.decoding.reconstruction_shards import (
     MadeWith,
     Record,
     made_with,
     write_reconstructions,
     write_record,
 )
+from mindeye_dist.decoding.reconstructor import Reconstructor
+from mindeye_dist.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)

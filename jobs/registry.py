@@ -21,8 +21,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from jobs.command import SCHEME, cache_folder, place
 from jobs.mlflow_run import experiment_id
 from jobs.tracking import tracking_uri
-from mindeye_dist.checkpoint import MANIFEST, CheckpointError, digest
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.runs.checkpoints import MANIFEST, CheckpointError, digest
 
 log = logging.getLogger(__name__)
 ARTEFACT, DIGITS = "checkpoint", 12

@@ -17,7 +17,17 @@ import tyro
 from tyro.conf import Positional, subcommand
 
 from jobs.command import clear_errors, place, watched
-from mindeye_dist.data.convert import (
+from mindeye_dist.data.manifest import (
+    FORMAT,
+    MANIFEST,
+    Manifest,
+    Subject,
+    read_manifest,
+    write_manifest,
+)
+from mindeye_dist.data.writer import write_shards
+from mindeye_dist.ingest.events import SPLITS, Trial, read_events
+from mindeye_dist.ingest.nifti import (
     Response,
     group_repeats,
     read_mask,
@@ -27,19 +37,14 @@ from mindeye_dist.data.convert import (
     usable_voxels,
     zscore,
 )
-from mindeye_dist.data.events import SPLITS, Trial, read_events
-from mindeye_dist.data.indexing import ScannedShard, describe_subject, find_shards, scan_shard
-from mindeye_dist.data.pictures import square_jpeg
-from mindeye_dist.data.shards import (
-    FORMAT,
-    MANIFEST,
-    Manifest,
-    Subject,
-    read_manifest,
-    write_manifest,
+from mindeye_dist.ingest.published_shards import (
+    ScannedShard,
+    describe_subject,
+    find_shards,
+    scan_shard,
 )
-from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.data.writer import write_shards
+from mindeye_dist.pictures import square_jpeg
+from mindeye_dist.storage.store import DataError, Store
 
 LICENCE = "Not stated; responses from NSD are under the NSD terms and conditions."
 

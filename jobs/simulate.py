@@ -19,38 +19,37 @@ import tyro
 
 from jobs.command import clear_errors, place, watched
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data import npy
-from mindeye_dist.data.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
-from mindeye_dist.data.scenes import GENERATOR_SERIES, render_scene
-from mindeye_dist.data.shards import (
-    ABOUT_PICTURES,
+from mindeye_dist.data.manifest import (
     FORMAT,
     MANIFEST,
     Manifest,
     Shard,
     Subject,
     Targets,
-    checksum,
     write_manifest,
 )
-from mindeye_dist.data.simulate import SimulatedSubject, make_subject, nsd_preset
-from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.data.tuning import fit_feature_space
+from mindeye_dist.data.shards import ABOUT_PICTURES, checksum
 from mindeye_dist.data.writer import write_shards
-from mindeye_dist.models.codecs import PixelCodec
-from mindeye_dist.models.frozen import (
+from mindeye_dist.frozen.codecs import PixelCodec
+from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
+from mindeye_dist.frozen.encoders import EncoderMap
+from mindeye_dist.frozen.projection import (
     ENCODER_FILE,
     SCENES_ENCODER,
-    EfficientNetLite0,
-    EncoderMap,
     ProjectedEncoder,
-    efficientnet_lite0_weights,
     fit_projection,
     project,
 )
+from mindeye_dist.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.shapes import Kind
-from mindeye_dist.simulation_config import SimulationConfig
+from mindeye_dist.simulation.brain import SimulatedSubject, make_subject
+from mindeye_dist.simulation.config import SimulationConfig
+from mindeye_dist.simulation.nsd import nsd_preset
+from mindeye_dist.simulation.scenes import GENERATOR_SERIES, render_scene
+from mindeye_dist.simulation.tuning import fit_feature_space
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.store import DataError, Store
 from mindeye_dist.strict import check
 
 LICENCE = (

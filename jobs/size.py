@@ -16,11 +16,20 @@ from rich.table import Table
 
 from jobs.command import clear_errors
 from jobs.recipes import recipe, recipe_flag
-from mindeye_dist import sizing
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.data.simulate import NSD_VOXELS
 from mindeye_dist.models.mindeye import MindEye
-from mindeye_dist.sizing import AUTOCAST, BF16, GIB, Plan, Precision, Sizes, Stage, Term
+from mindeye_dist.simulation.nsd import NSD_VOXELS
+from mindeye_dist.training import sizing
+from mindeye_dist.training.sizing import (
+    AUTOCAST,
+    BF16,
+    GIB,
+    Plan,
+    Precision,
+    Sizes,
+    Stage,
+    Term,
+)
 
 GPUS = (1, 2, 4, 8)
 ROWS: tuple[tuple[Stage, bool], ...] = (

@@ -21,8 +21,9 @@ from jobs.tracking import (
     tracking_uri,
     write_tracking,
 )
-from mindeye_dist.checkpoint import Checkpoints, read_config
-from mindeye_dist.engine.journal import JOURNAL, read_journal, read_summary
+from mindeye_dist.runs.checkpoints import Checkpoints, read_config
+from mindeye_dist.runs.folder import JOURNAL
+from mindeye_dist.runs.journal import read_journal, read_summary
 from mindeye_dist.strict import check, override
 
 

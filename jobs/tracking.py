@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.engine.journal import TRACKED_RUN, write_whole
-from mindeye_dist.engine.preemption import PreemptedError
-from mindeye_dist.engine.trainer import Report
-from mindeye_dist.same_run import differences
+from mindeye_dist.runs.checkpoints import Checkpoints
+from mindeye_dist.runs.folder import TRACKED_RUN
+from mindeye_dist.runs.journal import Report, write_whole
+from mindeye_dist.runs.same_run import differences
 from mindeye_dist.strict import from_dict, paths, to_dict
+from mindeye_dist.training.preemption import PreemptedError
 
 TRACKING = "tracking.json"
 RUNNING = "RUNNING"

@@ -18,21 +18,22 @@ import tyro
 from safetensors.torch import load
 
 from jobs.command import Printer, clear_errors, settle
+from jobs.options.encoders import data_shapes
 from jobs.recipes import recipe, recipe_flag
 from jobs.simulate import Simulate, simulate
 from jobs.tracking import TRACKING, tracked
-from jobs.worker import data_shapes, worker
-from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.checkpoint_copy import Copies
+from jobs.worker import worker
 from mindeye_dist.config import DataConfig, ExperimentConfig
-from mindeye_dist.data.shards import MANIFEST, read_manifest
-from mindeye_dist.data.store import Store
+from mindeye_dist.data.manifest import MANIFEST, read_manifest
 from mindeye_dist.distributed import barrier, leave, rank
-from mindeye_dist.engine.journal import JOURNAL, SUMMARY, TRACKED_RUN
-from mindeye_dist.engine.preemption import heeding_sigterm
-from mindeye_dist.models.frozen import ENCODER_FILE, SCENES_ENCODER
-from mindeye_dist.same_run import check_same_settings
+from mindeye_dist.frozen.projection import ENCODER_FILE, SCENES_ENCODER
+from mindeye_dist.runs.checkpoint_copies import Copies
+from mindeye_dist.runs.checkpoints import Checkpoints
+from mindeye_dist.runs.folder import JOURNAL, SUMMARY, TRACKED_RUN
+from mindeye_dist.runs.same_run import check_same_settings
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import check
+from mindeye_dist.training.preemption import heeding_sigterm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ def main(arguments: list[str]) -> None:
             run_here(runs, options)
             return
         # Only here, so that --without-ray needs no Ray.
-        from jobs.launch import connect, launch
+        from jobs.on_ray.launch import connect, launch
 
         connect(runs[0])
         for config in runs:

@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from jobs.command import clear_errors, local_place, place, watched
-from jobs.encoders import EncoderOptions, codec_from
-from jobs.generator_pictures import (
+from jobs.options.encoders import EncoderOptions, codec_from
+from jobs.options.generator_pictures import (
     PicturesInMemory,
     Source,
     SourceOptions,
@@ -33,24 +33,24 @@ from jobs.generator_pictures import (
     open_source,
     prepared,
 )
-from jobs.generators import AUTOENCODER_FILE, GENERATOR_FILE
-from mindeye_dist.models.autoencoder import (
+from jobs.options.generators import AUTOENCODER_FILE, GENERATOR_FILE
+from mindeye_dist.frozen.codecs import LatentCodec, PixelCodec, resize
+from mindeye_dist.frozen.small_autoencoder import (
     Autoencoder,
     AutoencoderConfig,
     SmallAutoencoder,
     latent_shape,
     reconstruction_loss,
 )
-from mindeye_dist.models.codecs import LatentCodec, PixelCodec, resize
-from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
-from mindeye_dist.models.small_generator import (
+from mindeye_dist.generators.small import (
     Imperfection,
     SmallGenerator,
     generator_loss,
     sampler,
     token_shape,
 )
-from mindeye_dist.picture_training import PictureTrainer, PictureTraining
+from mindeye_dist.generators.small_network import GeneratorConfig, PictureTransformer
+from mindeye_dist.generators.small_training import PictureTrainer, PictureTraining
 from mindeye_dist.strict import check
 
 SHOWN = 12

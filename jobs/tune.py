@@ -12,7 +12,7 @@ import tyro
 
 from jobs.command import clear_errors
 from jobs.recipes import recipe, recipe_flag
-from jobs.sweep_options import Tune
+from jobs.sweeps.options import Tune
 
 
 def main(arguments: list[str]) -> None:
@@ -23,9 +23,9 @@ def main(arguments: list[str]) -> None:
         options = tyro.cli(Tune, default=default, args=arguments, description=__doc__)
         # Only here: Ray, Optuna, torch and MLflow take seconds to import, and neither --help nor
         # the answer to a wrong flag needs them.
-        from jobs.sweep_plan import begin, locked, plan, resume
-        from jobs.sweep_results import conclude, open_session
-        from jobs.sweep_run import connect_apart, run_trials
+        from jobs.sweeps.plan import begin, locked, plan, resume
+        from jobs.sweeps.results import conclude, open_session
+        from jobs.sweeps.run import connect_apart, run_trials
 
         sweep = resume(arguments, options) if options.resume else plan(options)
         with locked(sweep.folder):

@@ -10,8 +10,16 @@ from threading import Event
 
 from torch import nn
 
-from jobs.encoders import open_split, while_training
-from mindeye_dist.checkpoint import (
+from jobs.options.encoders import data_shapes, open_split, while_training
+from mindeye_dist.config import DataConfig, ExperimentConfig
+from mindeye_dist.data.loader import TrainLoader
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.distributed import agree, rank, world_size
+from mindeye_dist.models.build import build_model
+from mindeye_dist.models.lowlevel import LowLevel
+from mindeye_dist.models.mindeye import MindEye
+from mindeye_dist.runs.checkpoint_copies import Copies
+from mindeye_dist.runs.checkpoints import (
     CheckpointError,
     Checkpoints,
     Place,
@@ -19,23 +27,16 @@ from mindeye_dist.checkpoint import (
     describe,
     read_place,
 )
-from mindeye_dist.checkpoint_copy import Copies
-from mindeye_dist.config import DataConfig, ExperimentConfig
-from mindeye_dist.data.disk_cache import DiskCache
-from mindeye_dist.data.embedding import TargetEncoder
-from mindeye_dist.data.loader import TrainLoader
-from mindeye_dist.data.shards import Manifest, read_manifest
-from mindeye_dist.data.store import Store
-from mindeye_dist.distributed import agree, rank, world_size
-from mindeye_dist.engine.backends import Backend, DeepSpeedBackend, TorchBackend
-from mindeye_dist.engine.journal import Journal, write_summary
-from mindeye_dist.engine.trainer import Report, Trainer
-from mindeye_dist.models.build import build_model
-from mindeye_dist.models.lowlevel import LowLevel
-from mindeye_dist.models.mindeye import MindEye
-from mindeye_dist.objective import HighLevelObjective, LowLevelObjective, Objective
-from mindeye_dist.same_run import check_same_run
-from mindeye_dist.shapes import Shapes, TargetShape
+from mindeye_dist.runs.journal import Journal, Report, write_summary
+from mindeye_dist.runs.same_run import check_same_run
+from mindeye_dist.shapes import Shapes
+from mindeye_dist.storage.disk_cache import DiskCache
+from mindeye_dist.storage.store import Store
+from mindeye_dist.training.backends.deepspeed_backend import DeepSpeedBackend
+from mindeye_dist.training.backends.protocol import Backend
+from mindeye_dist.training.backends.torch_backend import TorchBackend
+from mindeye_dist.training.objective import HighLevelObjective, LowLevelObjective, Objective
+from mindeye_dist.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -104,21 +105,6 @@ def disk_cache(data: DataConfig) -> DiskCache | None:
     if not data.disk_cache:
         return None
     return DiskCache(data.disk_cache, int(data.disk_cache_gib * 2**30))
-
-
-def data_shapes(
-    manifest: Manifest, config: ExperimentConfig, encoder: TargetEncoder | None = None
-) -> Shapes:
-    """Return what the model must know of the data; `encoder` computes targets while training."""
-    subject = manifest.subject(config.data.subject)
-    if encoder is not None:
-        made = TargetShape(encoder.shape, encoder.name, encoder.digest)
-        return Shapes(num_voxels=subject.num_voxels, targets={encoder.kind: made})
-    sets = {kind: subject.target_set(kind, name) for kind, name in config.target_sets.items()}
-    return Shapes(
-        num_voxels=subject.num_voxels,
-        targets={k: TargetShape(s.shape, s.encoder, s.digest) for k, s in sets.items()},
-    )
 
 
 def build_objective(config: ExperimentConfig, model: MindEye | LowLevel) -> Objective:

@@ -21,7 +21,7 @@ class ComputedConfig:
     """
 
     encoder: str = ""
-    """Frozen model by its name in jobs/encoders.py; none reads the stored set."""
+    """Frozen model by its name in jobs/options/encoders.py; none reads the stored set."""
     weights: str = ""
     final: bool = False
     antialias: bool = False

@@ -101,3 +101,20 @@ def leave() -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def local_device(kind: str) -> torch.device:
+    """Return this worker's device.
+
+    Raises:
+        ValueError: CUDA is asked for where there is none.
+    """
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ValueError("compute.device: got 'cuda', but torch sees no CUDA device")
+    device = torch.device(
+        "cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count()
+    )
+    torch.cuda.set_device(device)
+    return device

@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import one_hot
 
-from mindeye_dist.data.scene_objects import DRAWINGS
-from mindeye_dist.data.scenes import COLORS, GROUNDS, PLACES, SIZES
-from mindeye_dist.models.frozen import CROP, RESIZE, Moments, Projection, signed
+from mindeye_dist.frozen.efficientnet import CROP, RESIZE
+from mindeye_dist.frozen.projection import Moments, Projection, signed
+from mindeye_dist.simulation.scene_objects import DRAWINGS
+from mindeye_dist.simulation.scenes import COLORS, GROUNDS, PLACES, SIZES
 
 NAMES: dict[str, Sequence[str]] = {
     "kind": list(DRAWINGS),

@@ -24,17 +24,18 @@ from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from jobs.metrics import Meters
-from jobs.runs import best
-from serve.champion import Champion
-from serve.decoder import Decoder, Drawer, Embedded
+from jobs.on_ray.prometheus import Meters
+from jobs.options.checkpoints import best
+from serve.auth import open_tokens
+from serve.bodies import RefusedError
+from serve.drawer import Drawer
 from serve.gateway import Row, make_app
 from serve.guard import BUSY, REASONS, Guard, Watch
-from serve.metrics import SERVING
+from serve.prometheus import SERVING
+from serve.retriever import Decoder, Embedded
 from serve.schema import ModelCard, PictureFormat, Reconstruction, Retrieval, Samples
+from serve.served_model import Champion
 from serve.settings import ModelScale, Scale, Service, read_settings
-from serve.tokens import open_tokens
-from serve.voxels import RefusedError
 
 Kind = TypeVar("Kind", Decoder, Drawer)
 LOST = (RayActorError, ObjectLostError)

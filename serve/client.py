@@ -16,7 +16,7 @@ from requests.adapters import HTTPAdapter
 from requests.exceptions import ChunkedEncodingError
 from urllib3.util.retry import Retry
 
-from mindeye_dist.data import npy
+from mindeye_dist.storage import npy
 from serve.schema import (
     BatchLine,
     Embedding,

@@ -18,7 +18,10 @@ from jaxtyping import Float
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from mindeye_dist.data import npy
+from mindeye_dist.storage import npy
+from serve.auth import Tokens
+from serve.bodies import NPY, RefusedError, many_brains, one_brain
+from serve.deadlines import DRAWING_AT_ONCE, WORKING_AT_ONCE, Ready, bounded, lines
 from serve.guard import REASONS, Guard, Watch
 from serve.schema import (
     MAX_CANDIDATES,
@@ -35,9 +38,6 @@ from serve.schema import (
     VoxelsBody,
 )
 from serve.settings import Limits
-from serve.streaming import DRAWING_AT_ONCE, WORKING_AT_ONCE, Ready, bounded, lines
-from serve.tokens import Tokens
-from serve.voxels import NPY, RefusedError, many_brains, one_brain
 
 PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}

@@ -13,9 +13,9 @@ import uuid
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from typing import Any
 
+from serve.auth import Tokens
+from serve.bodies import RefusedError
 from serve.settings import Limits
-from serve.tokens import Tokens
-from serve.voxels import RefusedError
 
 log = logging.getLogger("ray.serve.mindeye")
 Message = MutableMapping[str, Any]

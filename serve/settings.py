@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from jobs.command import SCHEME
-from jobs.drawing import DrawOptions
+from jobs.options.reconstruction import DrawOptions
 from mindeye_dist.strict import check, override, paths
 
 

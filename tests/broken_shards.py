@@ -7,9 +7,11 @@ from uuid import uuid4
 import numpy as np
 
 from mindeye_dist.config import DataConfig, TrainingConfig
-from mindeye_dist.data.loader import Dataset, TrainLoader
-from mindeye_dist.data.shards import read_manifest, write_manifest, write_shard
-from mindeye_dist.data.store import Store
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.loader import TrainLoader
+from mindeye_dist.data.manifest import read_manifest, write_manifest
+from mindeye_dist.data.shards import write_shard
+from mindeye_dist.storage.store import Store
 from tests.remote_shards import copy
 
 

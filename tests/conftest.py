@@ -26,11 +26,11 @@ from mindeye_dist.config import (
     ProjectorConfig,
     TrainingConfig,
 )
-from mindeye_dist.data import npy
-from mindeye_dist.data.shards import FORMAT, Manifest, Subject, Targets, write_manifest
-from mindeye_dist.data.store import Store
+from mindeye_dist.data.manifest import FORMAT, Manifest, Subject, Targets, write_manifest
 from mindeye_dist.data.writer import write_shards
-from mindeye_dist.engine.preemption import heeding_sigterm
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.store import Store
+from mindeye_dist.training.preemption import heeding_sigterm
 from tests.forked import run_ranks
 from tests.s3 import server as s3_server
 

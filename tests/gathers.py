@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import ExperimentConfig, LossConfig
 from mindeye_dist.distributed import local_slice, rank, world_size
-from mindeye_dist.draws import Mixing
 from mindeye_dist.models.mindeye import Outputs
-from mindeye_dist.objective import HighLevelObjective
+from mindeye_dist.training.draws import Mixing
+from mindeye_dist.training.objective import HighLevelObjective
 
 COUNT, VOXELS, TOKENS, DIM = 13, 20, 3, 8
 

@@ -7,13 +7,13 @@ import torch
 
 from jobs import embed
 from jobs.worker import worker
-from mindeye_dist.data.shards import read_manifest, write_manifest
-from mindeye_dist.data.store import Store
-from mindeye_dist.models import frozen
-from mindeye_dist.models.codecs import PixelCodec
-from mindeye_dist.models.picture_transformer import GeneratorConfig, PictureTransformer
-from mindeye_dist.models.small_generator import SmallGenerator
+from mindeye_dist.data.manifest import read_manifest, write_manifest
+from mindeye_dist.frozen import efficientnet as frozen
+from mindeye_dist.frozen.codecs import PixelCodec
+from mindeye_dist.generators.small import SmallGenerator
+from mindeye_dist.generators.small_network import GeneratorConfig, PictureTransformer
 from mindeye_dist.shapes import TargetShape
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 from tests.conftest import tiny_run, write_tiny_subject
 

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 
 import uvicorn
 
-from jobs.runs import chosen_checkpoint
-from serve.decoder import Decoder, Drawer, version_of
+from jobs.options.checkpoints import chosen_checkpoint
+from serve.auth import Tokens
+from serve.bodies import RefusedError
+from serve.drawer import Drawer
 from serve.gateway import make_app
+from serve.retriever import Decoder, version_of
 from serve.settings import Service, read_settings
-from serve.tokens import Tokens
-from serve.voxels import RefusedError
 
 TOKEN = "a-token-of-the-tests-0123456789"
 

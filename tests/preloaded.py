@@ -8,7 +8,7 @@ import torch  # noqa: E402
 
 import jobs.train_generator  # noqa: E402, F401
 import jobs.worker  # noqa: E402, F401
-from mindeye_dist.engine.backends import _import_deepspeed  # noqa: E402
+from mindeye_dist.training.backends.deepspeed_backend import _import_deepspeed  # noqa: E402
 
 _import_deepspeed()
 from deepspeed.runtime.zero.muon import muon_optimizer  # noqa: E402, F401  # which imports inductor

@@ -6,7 +6,7 @@ import json
 import numpy as np
 from webdataset import TarWriter
 
-from mindeye_dist.data import npy
+from mindeye_dist.storage import npy
 
 INTEGER_TIME, FRACTIONAL_TIME = 1_684_000_000, 1_684_000_000.25
 """Times of members; webdataset notes the time of writing, which takes two more blocks a header."""

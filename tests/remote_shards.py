@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from mindeye_dist.config import DataConfig, TrainingConfig
-from mindeye_dist.data.loader import Dataset, TrainLoader
-from mindeye_dist.data.shards import read_manifest
-from mindeye_dist.data.store import Store
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.loader import TrainLoader
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.storage.store import Store
 
 BATCH = 32
 

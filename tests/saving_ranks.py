@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from mindeye_dist.checkpoint import Checkpoints, Place
 from mindeye_dist.distributed import barrier, rank
+from mindeye_dist.runs.checkpoints import Checkpoints, Place
 
 SIZE = 64
 KEYS = ("weight", "exp_avg", "exp_avg_sq")

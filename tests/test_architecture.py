@@ -30,7 +30,7 @@ def test_files_fit_a_sitting_and_functions_a_screen(path):
 
 def test_the_pages_to_read_first_are_short():
     assert dict(functions(ROOT / "jobs/worker.py"))["worker"] <= 45
-    assert dict(functions(ROOT / "mindeye_dist/engine/trainer.py"))["train_step"] <= 40
+    assert dict(functions(ROOT / "mindeye_dist/training/trainer.py"))["train_step"] <= 40
 
 
 def test_readme_names_every_file():

@@ -6,8 +6,7 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LinearRegression
 
-from mindeye_dist.data.scenes import PLACES
-from mindeye_dist.models.frozen import project
+from mindeye_dist.frozen.projection import project
 from mindeye_dist.scene_projection import (
     NAMES,
     PRESENCE,
@@ -15,6 +14,7 @@ from mindeye_dist.scene_projection import (
     presence,
     scene_labels,
 )
+from mindeye_dist.simulation.scenes import PLACES
 
 CONTRASTS, CHANNELS, SIDE = 54, 90, 3
 

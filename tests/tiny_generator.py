@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from mindeye_dist.models.generator import check_request, noise_like
+from mindeye_dist.generators.protocol import check_request, noise_like
 
 
 class TinyGenerator:

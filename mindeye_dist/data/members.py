@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from mindeye_dist.data import npy
-from mindeye_dist.data.reading import Range
 from mindeye_dist.data.shards import BadSampleError, Member, Sample, checksum
-from mindeye_dist.data.store import Store
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.ranges import Range
+from mindeye_dist.storage.store import Store
 
 
 def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[bytes]:

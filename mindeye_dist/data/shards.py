@@ -13,21 +13,17 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import xxhash
 
-from mindeye_dist.data import npy
-from mindeye_dist.data.store import LONGEST_READ, DataError, RangeFile, Store
-from mindeye_dist.shapes import Kind
-from mindeye_dist.strict import from_dict
+from mindeye_dist.data.manifest import Shard
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.store import LONGEST_READ, DataError, RangeFile, Store
 
-Split = Literal["train", "val", "test"]
-MANIFEST = "manifest.json"
-FORMAT = "mindeye-dist-shards/2"
 VOXELS = "nsdgeneral.npy"
 DISTINCT = "num_uniques.npy"
 PICTURES = ("jpg", "png")
@@ -38,98 +34,6 @@ END_OF_TAR = 1024
 
 class BadSampleError(DataError):
     """What is stored of one sample is missing, damaged or not finite; others may be whole."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """One tar file.
-
-    Attributes:
-        path: relative to the manifest, as is that of its index.
-        sha256: digest of the whole tar, "" where it was indexed without reading it all.
-        index_sha256: digest of its index.
-    """
-
-    path: str
-    index: str
-    num_bytes: int
-    num_samples: int
-    sha256: str
-    index_sha256: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """One target of every picture by one frozen model, in shards parallel to the samples'.
-
-    Attributes:
-        digest: of the model's weights and preprocessing.
-        shape: of one target.
-        variants: augmented variants that stand beside the target of the picture itself.
-    """
-
-    kind: Kind
-    encoder: str
-    digest: str
-    shape: tuple[int, ...]
-    variants: int
-    splits: dict[str, tuple[Shard, ...]]
-
-    def member(self, variant: int) -> str:
-        """Return the member that holds a variant, 0 being the picture itself."""
-        return f"{self.kind}.{variant}.npy" if variant else f"{self.kind}.npy"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """One brain.
-
-    Attributes:
-        rois: voxel numbers of each region, empty where they are not known.
-        ncsnr: noise-ceiling SNR of each voxel, empty where it is not known.
-        truth: path of the simulator's truth, empty for a real brain; truth_sha256 its digest.
-    """
-
-    num_voxels: int
-    num_repeats: int
-    rois: dict[str, tuple[int, ...]]
-    ncsnr: tuple[float, ...]
-    truth: str
-    truth_sha256: str
-    splits: dict[str, tuple[Shard, ...]]
-    targets: dict[str, Targets]
-
-    def target_set(self, kind: str, name: str) -> Targets:
-        """Return a set of targets of a kind.
-
-        Raises:
-            DataError: there is no such set; the message lists those there are.
-        """
-        there = sorted(key for key, targets in self.targets.items() if targets.kind == kind)
-        if name not in there:
-            raise DataError(f"no {kind} {name!r} in the manifest, only {there}")
-        return self.targets[name]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """What a folder of shards holds."""
-
-    format: str
-    licence: str
-    subjects: dict[str, Subject]
-
-    def subject(self, name: str) -> Subject:
-        """Return a subject.
-
-        Raises:
-            DataError: there is no such subject; the message lists those there are.
-        """
-        if name not in self.subjects:
-            raise DataError(
-                f"subject {name!r} is not in the manifest, which has {sorted(self.subjects)}"
-            )
-        return self.subjects[name]
 
 
 @dataclass(frozen=True)
@@ -164,38 +68,6 @@ class Sample:
                 f"{self.shard}: sample {self.key} has no {suffix}, only {sorted(self.members)}"
             )
         return self.members[suffix]
-
-
-def read_manifest(store: Store) -> Manifest:
-    """Return the manifest of a store.
-
-    Raises:
-        DataError: there is none, or it is not one.
-    """
-    where = store.locate(MANIFEST)
-    try:
-        values = json.loads(store.read(MANIFEST))
-    except ValueError:  # it may have come short: once more before it is reported
-        try:
-            values = json.loads(store.read(MANIFEST))
-        except ValueError as error:
-            raise DataError(f"{where}: not JSON: {error}") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise DataError(f"{where}: expected a manifest of format {FORMAT!r}")
-    try:
-        manifest = from_dict(Manifest, values)
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from error
-    for path in _paths(manifest):
-        if path.startswith("/") or ".." in path.split("/"):
-            raise DataError(f"{where}: got the path {path!r}, expected one inside {store.url}")
-    return manifest
-
-
-def write_manifest(store: Store, manifest: Manifest) -> None:
-    """Write the manifest; done last, it makes the shards visible."""
-    text = json.dumps(dataclasses.asdict(manifest), indent=1)
-    store.write(MANIFEST, text.encode())
 
 
 def scan_tar(file: io.BytesIO | RangeFile, shard: str) -> list[Sample]:
@@ -331,15 +203,6 @@ def read_index(store: Store, shard: Shard) -> list[Sample]:
     return samples
 
 
-def _paths(manifest: Manifest) -> Iterable[str]:
-    for subject in manifest.subjects.values():
-        yield subject.truth
-        for splits in (subject.splits, *(targets.splits for targets in subject.targets.values())):
-            for shards in splits.values():
-                for shard in shards:
-                    yield from (shard.path, shard.index)
-
-
 def checksum(*parts: Any) -> str:
     """Return the xxh3_64 checksum of bytes, in hex, of parts as if they were one."""
     if len(parts) == 1:
@@ -360,3 +223,14 @@ def decode_npy(data: bytes, where: object) -> np.ndarray:
         return npy.decode(data)
     except npy.NOT_NPY as error:
         raise BadSampleError(f"{where}: not a plain .npy array: {error}") from error
+
+
+def intact_shard(store: Store, path: str) -> Shard | None:
+    """Return the entry of a shard that is there, if its bytes are those that were indexed."""
+    if not store.exists(path):
+        return None
+    try:
+        shard, index = describe_shard(path, store.read(path))
+        return shard if store.read(shard.index) == index else None
+    except DataError:
+        return None  # cut short or without index: it is made again

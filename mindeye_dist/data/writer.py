@@ -11,8 +11,9 @@ from itertools import islice
 
 from webdataset import TarWriter
 
-from mindeye_dist.data.shards import Shard, write_shard
-from mindeye_dist.data.store import Store
+from mindeye_dist.data.manifest import Shard
+from mindeye_dist.data.shards import write_shard
+from mindeye_dist.storage.store import Store
 
 SAMPLES_PER_SHARD = 500
 """As in the published shards."""

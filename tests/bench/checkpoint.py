@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from mindeye_dist.checkpoint import Checkpoints, Place
 from mindeye_dist.config import ComputeConfig, OptimizerConfig
-from mindeye_dist.engine.backends import TorchBackend
+from mindeye_dist.runs.checkpoints import Checkpoints, Place
+from mindeye_dist.training.backends.torch_backend import TorchBackend
 
 WIDTH, LAYERS, BATCH = 2048, 5, 32
 STEPS, PAIRS = 20, 7

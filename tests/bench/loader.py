@@ -32,10 +32,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.loader import Dataset, TrainLoader
-from mindeye_dist.data.scenes import render_scene
-from mindeye_dist.data.shards import VOXELS, read_manifest
-from mindeye_dist.data.store import Store
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.loader import TrainLoader
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.data.shards import VOXELS
+from mindeye_dist.simulation.scenes import render_scene
+from mindeye_dist.storage.store import Store
 from tests.conftest import write_random_subject
 from tests.remote_shards import copy, open_loader
 from tests.s3 import server

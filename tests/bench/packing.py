@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 
 from jobs.recipes import recipe
-from mindeye_dist.losses import soft_clip
 from mindeye_dist.models.build import build_model
 from mindeye_dist.models.mindeye import PriorDraw
 from mindeye_dist.shapes import Shapes, TargetShape
 from mindeye_dist.strict import override
+from mindeye_dist.training.losses import soft_clip
 
 NUM_VOXELS, TOKENS, DIM = 4000, 50, 55
 PAIRS, STEPS, COUNTS = 5, 4, (2, 4, 8)

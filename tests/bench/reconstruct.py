@@ -20,17 +20,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jobs.encoders import EncoderOptions, target_encoder
-from jobs.generators import GeneratorOptions, open_generator
+from jobs.options.encoders import EncoderOptions, target_encoder
+from jobs.options.generators import GeneratorOptions, open_generator
 from jobs.recipes import demo, demo_lowlevel
-from mindeye_dist.checkpoint import MODEL, STATE, Place, describe, seal
-from mindeye_dist.checkpoint_share import save_tensors
 from mindeye_dist.config import ExperimentConfig, ReconstructionConfig
-from mindeye_dist.inference import Predictor
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor
+from mindeye_dist.frozen.codecs import PixelCodec
+from mindeye_dist.generators.protocol import Generator
 from mindeye_dist.models.build import build_model
-from mindeye_dist.models.codecs import PixelCodec
-from mindeye_dist.models.generator import Generator
-from mindeye_dist.reconstruct import LowLevelPipeline, Reconstructor
+from mindeye_dist.runs.checkpoint_writing import save_tensors
+from mindeye_dist.runs.checkpoints import MODEL, STATE, Place, describe, seal
 from mindeye_dist.shapes import Shapes, TargetShape
 
 PAIRS = 3

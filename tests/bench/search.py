@@ -19,14 +19,14 @@ from rich.progress import track
 from rich.table import Table
 
 from jobs.recipes import recipe
-from jobs.search import EPOCH, SCORE, asha
 from jobs.simulate import Simulate, simulate
-from jobs.spaces import draw, read_space, trial_config
+from jobs.sweeps.search import EPOCH, SCORE, asha
+from jobs.sweeps.spaces import draw, read_space, trial_config
 from jobs.worker import worker
-from mindeye_dist.data.shards import MANIFEST
-from mindeye_dist.data.store import Store
-from mindeye_dist.engine.journal import read_journal
-from mindeye_dist.simulation_config import SimulationConfig
+from mindeye_dist.data.manifest import MANIFEST
+from mindeye_dist.runs.journal import read_journal
+from mindeye_dist.simulation.config import SimulationConfig
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 
 POOL, TRIALS, SEEDS, SLOTS, GRACE, FACTOR = 32, 12, 20, 2, 2, 3

@@ -21,11 +21,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jobs.runs import chosen_checkpoint
-from mindeye_dist.data import npy
+from jobs.options.checkpoints import chosen_checkpoint
 from mindeye_dist.data.shards import decode_npy
+from mindeye_dist.storage import npy
 from serve.client import NPY
-from serve.decoder import Decoder, version_of
+from serve.retriever import Decoder, version_of
 from serve.settings import read_settings
 from tests.local_service import serving
 from tests.ray_cluster import deployed

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from mindeye_dist.checkpoint import MANIFEST, verify
-from mindeye_dist.data.simulate import NSD_VOXELS
-from mindeye_dist.engine.journal import read_journal
-from mindeye_dist.inference import Predictor
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.runs.checkpoints import MANIFEST, verify
+from mindeye_dist.runs.journal import read_journal
+from mindeye_dist.simulation.nsd import NSD_VOXELS
 from tests.conftest import write_random_subject
 
 STEPS, BATCH, LIMIT_GIB = 2, 2, 22

@@ -32,16 +32,16 @@ from torch import Tensor, nn
 
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.engine import backends
-from mindeye_dist.engine.backends import TorchBackend
-from mindeye_dist.engine.optimizer import parameter_groups
-from mindeye_dist.engine.trainer import Trainer
+from mindeye_dist.frozen.clip import _tower
 from mindeye_dist.models.build import build_model
-from mindeye_dist.models.clip import _tower
 from mindeye_dist.models.prior import Prior
-from mindeye_dist.objective import HighLevelObjective
 from mindeye_dist.shapes import Shapes, TargetShape
 from mindeye_dist.strict import override
+from mindeye_dist.training.backends import torch_backend as backends
+from mindeye_dist.training.backends.torch_backend import TorchBackend
+from mindeye_dist.training.objective import HighLevelObjective
+from mindeye_dist.training.optimizer import parameter_groups
+from mindeye_dist.training.trainer import Trainer
 
 NUM_VOXELS, DIM, BATCHES = 15_724, 768, 2
 TOWER = {"patch_size": 14, "width": 1024, "layers": 24, "head_width": 64}

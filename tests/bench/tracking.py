@@ -27,7 +27,7 @@ from jobs import mlflow_run
 from jobs.tracking import tracked
 from jobs.worker import worker
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
 from tests.conftest import tiny_run, write_tiny_subject
 from tests.s3 import free_ports

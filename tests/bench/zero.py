@@ -26,9 +26,9 @@ from jobs.worker import build_backend
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.distributed import local_slice, rank, world_size
-from mindeye_dist.engine.trainer import Trainer
-from mindeye_dist.objective import HighLevelObjective
 from mindeye_dist.strict import override
+from mindeye_dist.training.objective import HighLevelObjective
+from mindeye_dist.training.trainer import Trainer
 from tests.bench.step import DIM, NUM_VOXELS, NoData, make_model
 from tests.forked import run_ranks
 

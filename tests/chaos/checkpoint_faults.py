@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mindeye_dist.checkpoint import (
+from mindeye_dist.runs.checkpoints import (
     MANIFEST,
     MODEL,
     STATE,
@@ -218,7 +218,7 @@ def is_state_of(path, step):
 def run(trials: int, seed: int) -> dict[str, object]:
     """Inject `trials` faults, load as many clean folders, and return what came of them."""
     random = np.random.default_rng(seed)
-    alarms, log = Alarms(), logging.getLogger("mindeye_dist.checkpoint")
+    alarms, log = Alarms(), logging.getLogger("mindeye_dist.runs.checkpoints")
     counts, kinds = Counter(), Counter()
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     log.addHandler(alarms)

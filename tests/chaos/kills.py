@@ -21,13 +21,13 @@ from unittest import mock
 import torch
 
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints, read_weights
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.store import DataError
+from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.distributed import rank
-from mindeye_dist.engine.trainer import Trainer
+from mindeye_dist.runs.checkpoints import Checkpoints, read_weights
+from mindeye_dist.storage.store import DataError
 from mindeye_dist.strict import override
+from mindeye_dist.training.trainer import Trainer
 from tests.chaos.record import NEVER, record
 from tests.conftest import tiny_run, write_tiny_subject
 from tests.forked import start, start_ranks

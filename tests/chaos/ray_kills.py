@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints, read_place
-from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.runs.checkpoints import Checkpoints, read_place
+from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
 from tests.chaos.kills import differs, weights_of
 from tests.chaos.record import NEVER, record

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.shards import read_manifest
-from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.storage.store import DataError, Store
 from tests.chaos.record import NEVER, record
 from tests.conftest import write_tiny_subject
 

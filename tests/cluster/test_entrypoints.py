@@ -9,13 +9,13 @@ import pytest
 import torch
 import tyro
 
-import mindeye_dist.checkpoint
+import mindeye_dist.runs.checkpoints
 from jobs import train, tune
 from jobs.recipes import recipe, recipe_flag
 from jobs.reconstruct import Reconstruct
-from jobs.sweep_options import SWEEP
-from mindeye_dist.checkpoint import Checkpoints, Place
-from mindeye_dist.checkpoint_share import write_share
+from jobs.sweeps.options import SWEEP
+from mindeye_dist.runs.checkpoint_writing import write_share
+from mindeye_dist.runs.checkpoints import Checkpoints, Place
 from tests.cluster.manifests import ROOT, cluster_spec, documents, named
 
 JOBS = ("train", "tune", "reconstruct")
@@ -90,7 +90,7 @@ def test_the_job_takes_its_flags(job, tmp_path, capsys):
 
 
 def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path, monkeypatch):
-    """Oracle: the submitter's shell, while mindeye_dist.checkpoint writes."""
+    """Oracle: the submitter's shell, while mindeye_dist.runs.checkpoints writes."""
     checkpoints = Checkpoints(str(tmp_path / recipe("mindeye1-subj01").run_dir), 1)
 
     def asked():
@@ -103,7 +103,7 @@ def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path, monkeyp
             assert asked() == killed_here
             write_share(folder, share)
 
-        monkeypatch.setattr(mindeye_dist.checkpoint, "write_share", write)
+        monkeypatch.setattr(mindeye_dist.runs.checkpoints, "write_share", write)
         state = {key: torch.ones(2) for key in ("weight", "exp_avg", "exp_avg_sq")}
         checkpoints.save(Place(step=step), iter([("weight", state)]), {"config.json": {}})
 

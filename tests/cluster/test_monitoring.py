@@ -13,8 +13,8 @@ import ray
 import yaml
 from ray._private.telemetry.open_telemetry_metric_recorder import OpenTelemetryMetricRecorder
 
-from jobs.metrics import TRAINING
-from serve.metrics import SERVING
+from jobs.on_ray.prometheus import TRAINING
+from serve.prometheus import SERVING
 from tests.cluster.manifests import CLUSTER
 
 OURS = (*TRAINING, *SERVING)

@@ -13,7 +13,7 @@ import torch
 
 from mindeye_dist.data.loader import eval_batches
 from mindeye_dist.data.shards import BadSampleError
-from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.storage.store import DataError, Store
 from tests.broken_shards import (
     flip,
     in_memory,

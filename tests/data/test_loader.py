@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mindeye_dist.data import npy
 from mindeye_dist.data.loader import eval_batches
-from mindeye_dist.data.shards import MANIFEST, BadSampleError, read_manifest
-from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.manifest import MANIFEST, read_manifest
+from mindeye_dist.data.shards import BadSampleError
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.store import DataError, Store
 from tests.broken_shards import (
     flip,
     in_memory,

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import webdataset
 
-from mindeye_dist.data import npy
-from mindeye_dist.data.indexing import read_voxel_shape
 from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import (
     VOXELS,
@@ -21,8 +19,10 @@ from mindeye_dist.data.shards import (
     scan_tar,
     write_shard,
 )
-from mindeye_dist.data.store import DataError, Store
 from mindeye_dist.data.writer import pack, write_shards
+from mindeye_dist.ingest.published_shards import read_voxel_shape
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.store import DataError, Store
 
 
 def samples(count):

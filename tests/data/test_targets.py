@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from mindeye_dist.data import npy
 from mindeye_dist.data.members import MemberPlace
 from mindeye_dist.data.shards import BadSampleError, Member, Sample
-from mindeye_dist.data.store import Store
 from mindeye_dist.data.targets import checked_array
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.store import Store
 
 
 def place(checksum=""):

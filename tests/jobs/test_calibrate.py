@@ -10,7 +10,7 @@ from rich.console import Console
 from jobs import calibrate
 from jobs.calibrate import Calibrate, load
 from jobs.simulate import Picture
-from mindeye_dist.data.pictures import encode_jpeg
+from mindeye_dist.pictures import encode_jpeg
 
 CONSOLE = Console(quiet=True)
 

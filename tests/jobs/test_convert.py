@@ -14,17 +14,12 @@ from sklearn.svm import SVC
 from jobs import shards
 from jobs.shards import Convert, convert, main
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import Targets, read_manifest, write_manifest
 from mindeye_dist.data.members import read_members
-from mindeye_dist.data.pictures import decode, encode_jpeg
-from mindeye_dist.data.shards import (
-    Targets,
-    decode_npy,
-    read_index,
-    read_manifest,
-    write_manifest,
-)
-from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.shards import decode_npy, read_index
+from mindeye_dist.pictures import decode, encode_jpeg
+from mindeye_dist.storage.store import DataError, Store
 
 VOLUMES = 24
 SPLITS = ("train", "val", "test")

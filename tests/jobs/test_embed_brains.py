@@ -14,13 +14,14 @@ import pytest
 
 from jobs import embed_brains
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.checkpoint_copy import copy_checkpoint
-from mindeye_dist.data.loader import Dataset
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import Shard, read_manifest
 from mindeye_dist.data.members import read_members
-from mindeye_dist.data.shards import Shard, decode_npy, read_index, read_manifest
-from mindeye_dist.data.store import Store
-from mindeye_dist.inference import Predictor
+from mindeye_dist.data.shards import decode_npy, read_index
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.runs.checkpoint_copies import copy_checkpoint
+from mindeye_dist.runs.checkpoints import Checkpoints
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 from tests.conftest import ray_environment
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs import embed
-from mindeye_dist.data.shards import read_manifest
-from mindeye_dist.data.store import Store
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.storage.store import Store
 from tests.conftest import ray_environment
 
 ROOT = Path(__file__).parents[2]

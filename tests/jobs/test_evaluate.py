@@ -10,22 +10,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jobs import embed, encoders, evaluate
-from jobs.generators import GeneratorOptions
+from jobs import embed, evaluate
+from jobs.options import encoders
+from jobs.options.generators import GeneratorOptions
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints, verify
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.pictures import decode, small
-from mindeye_dist.data.shards import read_manifest, write_manifest
-from mindeye_dist.data.simulate import make_subject
-from mindeye_dist.data.store import Store
-from mindeye_dist.data.tuning import fit_feature_space
-from mindeye_dist.scene_factors import FACTORS
-from mindeye_dist.simulation_config import SimulationConfig
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import read_manifest, write_manifest
+from mindeye_dist.evaluation.scene_factors import FACTORS
+from mindeye_dist.pictures import decode, small
+from mindeye_dist.runs.checkpoints import Checkpoints, verify
+from mindeye_dist.simulation.brain import make_subject
+from mindeye_dist.simulation.config import SimulationConfig
+from mindeye_dist.simulation.tuning import fit_feature_space
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 from tests.jobs.test_embed import Colours
-from tests.test_report import Page
+from tests.reports.test_page import Page
 
 SHORT = {"training.epochs": 2, "training.validate_every_epochs": 1}
 

@@ -5,15 +5,14 @@ import pytest
 import torch
 
 from jobs.fit_scenes import FitScenes, fit_scenes
-from mindeye_dist.data.scenes import PLACES, render_scene
-from mindeye_dist.models.frozen import (
+from mindeye_dist.frozen.efficientnet import (
     CROP,
     RESIZE,
-    SCENES_ENCODER,
     EfficientNetLite0,
-    ProjectedEncoder,
     efficientnet_lite0_weights,
 )
+from mindeye_dist.frozen.projection import SCENES_ENCODER, ProjectedEncoder
+from mindeye_dist.simulation.scenes import PLACES, render_scene
 
 
 def test_it_writes_a_projection_like_the_one_that_comes_with_the_project(tmp_path):

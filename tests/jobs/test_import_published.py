@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from jobs.embed import Embed, set_name
-from jobs.encoders import EncoderOptions
 from jobs.import_published import main
+from jobs.options.encoders import EncoderOptions
 from jobs.recipes import mindeye1_lowlevel
-from mindeye_dist.checkpoint import read_config, verify
-from mindeye_dist.inference import Predictor
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.ingest.mindeye1_weights import Sizes, build, import_published
 from mindeye_dist.models.diffusion import sample_ddpm
-from mindeye_dist.published_import import Sizes, build, import_published
 from mindeye_dist.randomness import torch_generator
+from mindeye_dist.runs.checkpoints import read_config, verify
 from tests.conftest import DIM, NUM_TOKENS, NUM_VOXELS
-from tests.test_published_import import SMALL, state_of, write
+from tests.ingest.test_mindeye1_weights import SMALL, state_of, write
 
 
 @pytest.mark.parametrize("kind", ["257x768", "1x768"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from jobs.import_versatile import main
-from mindeye_dist.models.versatile import VersatileDiffusion
+from mindeye_dist.generators.versatile import VersatileDiffusion
 from tests import tiny_pipelines as tiny
 
 # diffusers' UniPC makes NumPy arrays of tensors in a way that NumPy 2 will not have for ever.

@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from jobs import pool as job
-from jobs import runs
+from jobs.options import checkpoints as runs
 from jobs.worker import worker
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.pictures import encode_jpeg
-from mindeye_dist.data.scenes import render_scene
-from mindeye_dist.data.shards import read_manifest
-from mindeye_dist.data.store import Store
-from mindeye_dist.inference import Predictor
-from mindeye_dist.pool import Pool
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.decoding.pools.faiss_pool import Pool
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.pictures import encode_jpeg
+from mindeye_dist.simulation.scenes import render_scene
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 from tests.jobs.test_embed import Colours
 
@@ -28,7 +28,7 @@ class Tiny(Colours):
     """Colours, under the digest of the tiny subject's own clip_tokens."""
 
     def target_encoder(self, *_):
-        """Stand in for `jobs.encoders.target_encoder`."""
+        """Stand in for `jobs.options.encoders.target_encoder`."""
         encoder = super().target_encoder()
         return type(encoder)(**{**vars(encoder), "digest": "0" * 64})
 

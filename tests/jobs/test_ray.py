@@ -19,8 +19,8 @@ import torch
 from jobs import evaluate
 from jobs.command import place
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints, read_place, read_weights
-from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.runs.checkpoints import Checkpoints, read_place, read_weights
+from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
 from tests.conftest import flags
 from tests.ray_cluster import BIN, ROOT, head, processes

@@ -3,9 +3,9 @@
 import pytest
 
 from jobs.recipes import PUBLISHED_SUBJECTS, RECIPES, recipe
-from mindeye_dist.engine.schedule import one_cycle
-from mindeye_dist.objective import HighLevelObjective
 from mindeye_dist.strict import paths
+from mindeye_dist.training.objective import HighLevelObjective
+from mindeye_dist.training.schedule import one_cycle
 
 STEPS_AN_EPOCH = 276  # 8,859 pictures in batches of 32
 

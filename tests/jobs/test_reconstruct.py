@@ -16,33 +16,28 @@ import pytest
 import webdataset
 
 from jobs import evaluate, reconstruct
-from jobs.brains import out_folder
-from jobs.generators import GeneratorOptions
+from jobs.options.generators import GeneratorOptions
+from jobs.options.splits import out_folder
 from jobs.reconstruct import Found, Reconstruct, open_reconstructor
-from mindeye_dist import evaluate_pictures
-from mindeye_dist.checkpoint import Checkpoints
 from mindeye_dist.config import DataConfig, ReconstructionConfig
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.pictures import decode
-from mindeye_dist.data.shards import (
-    read_index,
-    read_manifest,
-    shard_entry,
-    with_checksums,
-    write_manifest,
-)
-from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.reconstruction_shards import (
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import read_manifest, write_manifest
+from mindeye_dist.data.shards import read_index, shard_entry, with_checksums
+from mindeye_dist.decoding.reconstruction_shards import (
     finished,
     read_reconstructions,
     read_record,
     read_shard,
 )
+from mindeye_dist.evaluation import pictures as evaluate_pictures
+from mindeye_dist.pictures import decode
+from mindeye_dist.randomness import numpy_generator
+from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.shapes import TargetShape
+from mindeye_dist.storage.store import DataError, Store
 from tests.conftest import ray_environment, write_tiny_subject
+from tests.decoding.test_reconstructor import psnr
 from tests.lab import make_lab, write_generator
-from tests.test_reconstruct import psnr
 
 ROOT = Path(__file__).parents[2]
 NUM_TEST = 24
@@ -136,7 +131,7 @@ def test_shards_are_what_the_reconstructor_makes(lab, undisturbed):
 KILLED = """
 import os, signal, sys
 from jobs import reconstruct
-from mindeye_dist.models.small_generator import SmallGenerator
+from mindeye_dist.generators.small import SmallGenerator
 draw, calls = SmallGenerator.__call__, []
 def drawn(self, *arguments):
     calls.append(1)

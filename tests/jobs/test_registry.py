@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from jobs.options.checkpoints import given
 from jobs.registry import end_parent, register, resolve, set_alias, start_parent
-from jobs.runs import given
 from jobs.tracking import tracked
 from jobs.worker import worker
-from mindeye_dist.checkpoint import CheckpointError, Checkpoints, verify
-from mindeye_dist.engine.journal import TRACKED_RUN, read_journal
+from mindeye_dist.runs.checkpoints import CheckpointError, Checkpoints, verify
+from mindeye_dist.runs.folder import TRACKED_RUN
+from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
 from tests.mlflow_server import serving, stop
 from tests.s3 import free_ports

@@ -14,19 +14,13 @@ from aiobotocore.httpsession import AIOHTTPSession
 import jobs.shards
 from jobs.shards import Index, index, main
 from jobs.worker import worker
-from mindeye_dist.data import npy
+from mindeye_dist.data.manifest import Targets, read_manifest, write_manifest
 from mindeye_dist.data.members import read_members
-from mindeye_dist.data.shards import (
-    DISTINCT,
-    VOXELS,
-    Targets,
-    read_index,
-    read_manifest,
-    write_manifest,
-)
-from mindeye_dist.data.store import DataError, Store
+from mindeye_dist.data.shards import DISTINCT, VOXELS, read_index
 from mindeye_dist.data.writer import write_shards
-from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.runs.journal import read_journal
+from mindeye_dist.storage import npy
+from mindeye_dist.storage.store import DataError, Store
 from mindeye_dist.strict import override
 from tests.published_shards import (
     FRACTIONAL_TIME,

@@ -11,14 +11,14 @@ import webdataset
 from jobs import simulate
 from jobs.simulate import Simulate
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.pictures import decode, encode_jpeg
-from mindeye_dist.data.scenes import render_scene
-from mindeye_dist.data.shards import read_manifest
-from mindeye_dist.data.simulate import SimulatedSubject
-from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.models.frozen import SCENES_ENCODER, ProjectedEncoder
-from mindeye_dist.simulation_config import SimulationConfig
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.frozen.projection import SCENES_ENCODER, ProjectedEncoder
+from mindeye_dist.pictures import decode, encode_jpeg
+from mindeye_dist.simulation.brain import SimulatedSubject
+from mindeye_dist.simulation.config import SimulationConfig
+from mindeye_dist.simulation.scenes import render_scene
+from mindeye_dist.storage.store import DataError, Store
 
 SMALL = Simulate(
     train_pictures=120,

@@ -23,7 +23,8 @@ from jobs.command import line, seconds_left
 from jobs.mlflow_run import Delivery
 from jobs.tracking import RUNNING, TRACKING, begin, read_tracking, tracked, tracking_uri
 from jobs.worker import worker
-from mindeye_dist.engine.journal import TRACKED_RUN, Journal
+from mindeye_dist.runs.folder import TRACKED_RUN
+from mindeye_dist.runs.journal import Journal
 from mindeye_dist.strict import override
 from tests.mlflow_server import serving, stop
 from tests.s3 import free_ports

@@ -16,10 +16,10 @@ from jobs import train
 from jobs.command import place
 from jobs.recipes import RECIPES, recipe
 from jobs.train import same_tensors
-from mindeye_dist.checkpoint import Checkpoints, read_place
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.engine.journal import read_journal
-from mindeye_dist.models.frozen import SCENES_ENCODER
+from mindeye_dist.frozen.projection import SCENES_ENCODER
+from mindeye_dist.runs.checkpoints import Checkpoints, read_place
+from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override, paths
 from tests.conftest import flags
 

@@ -8,31 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jobs.encoders import EncoderOptions
-from jobs.generator_pictures import open_source
-from jobs.generators import GeneratorOptions, open_generator
+from jobs.options.encoders import EncoderOptions
+from jobs.options.generator_pictures import open_source
+from jobs.options.generators import GeneratorOptions, open_generator
 from jobs.simulate import Simulate, load_pictures
 from jobs.train_generator import TrainGenerator, train_generator
 from jobs.train_generator import main as train_generator_main
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.loader import Dataset
-from mindeye_dist.data.scenes import GENERATOR_SERIES
-from mindeye_dist.data.shards import read_manifest
-from mindeye_dist.data.store import DataError, Store
-from mindeye_dist.models.autoencoder import (
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
+from mindeye_dist.frozen.projection import SCENES_ENCODER, ProjectedEncoder
+from mindeye_dist.frozen.small_autoencoder import (
     SCENES_AUTOENCODER,
     AutoencoderConfig,
     SmallAutoencoder,
 )
-from mindeye_dist.models.frozen import (
-    SCENES_ENCODER,
-    EfficientNetLite0,
-    ProjectedEncoder,
-    efficientnet_lite0_weights,
-)
-from mindeye_dist.models.picture_transformer import GeneratorConfig
-from mindeye_dist.models.small_generator import SCENES_GENERATOR
-from mindeye_dist.picture_training import PictureTrainer, PictureTraining
+from mindeye_dist.generators.small import SCENES_GENERATOR
+from mindeye_dist.generators.small_network import GeneratorConfig
+from mindeye_dist.generators.small_training import PictureTrainer, PictureTraining
+from mindeye_dist.simulation.scenes import GENERATOR_SERIES
+from mindeye_dist.storage.store import DataError, Store
 from tests import forked
 from tests.conftest import COUNTS, write_tiny_subject
 

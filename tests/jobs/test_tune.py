@@ -12,15 +12,17 @@ import psutil
 import pytest
 import tyro
 
-from jobs import sweep_plan, sweep_run, tune
-from jobs.runs import given
-from jobs.spaces import trial_config
-from jobs.sweep_options import Tune
+from jobs import tune
+from jobs.options.checkpoints import given
+from jobs.sweeps import plan as sweep_plan
+from jobs.sweeps import run as sweep_run
+from jobs.sweeps.options import Tune
+from jobs.sweeps.records import read_trials
+from jobs.sweeps.spaces import trial_config
 from jobs.worker import worker
-from mindeye_dist.checkpoint import verify
-from mindeye_dist.engine.journal import read_journal
+from mindeye_dist.runs.checkpoints import verify
+from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
-from mindeye_dist.sweep import read_trials
 from tests.conftest import flags, ray_environment
 from tests.ray_cluster import head
 
@@ -201,7 +203,7 @@ def test_a_named_cluster_may_grow_to_the_trials_at_once(tiny_config, monkeypatch
 
 def test_the_options_import_no_heavy_package():
     """Oracle: the modules of a process that can print --help."""
-    code = "import sys, jobs.sweep_options, jobs.recipes; print(*sys.modules)"
+    code = "import sys, jobs.sweeps.options, jobs.recipes; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert not {"torch", "ray", "optuna", "mlflow"} & set(out.stdout.decode().split())
 

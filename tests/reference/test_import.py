@@ -2,16 +2,16 @@
 
 import torch
 
-from mindeye_dist.models.diffusion import add_noise
-from mindeye_dist.published_import import (
+from mindeye_dist.ingest.mindeye1_weights import (
     Sizes,
     build,
     import_published,
     published_shapes,
     sizes_of,
 )
+from mindeye_dist.models.diffusion import add_noise
+from tests.ingest.test_mindeye1_weights import NARROW, VOXELS, state_of, write
 from tests.reference.test_models import fill
-from tests.test_published_import import NARROW, VOXELS, state_of, write
 
 
 @torch.no_grad()

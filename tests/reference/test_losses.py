@@ -2,7 +2,8 @@
 
 import torch
 
-from mindeye_dist import losses, metrics
+from mindeye_dist import metrics
+from mindeye_dist.training import losses
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-7}
 

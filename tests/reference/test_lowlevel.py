@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mindeye_dist.published import our_name
-from mindeye_dist.published_import import build, sizes_of
+from mindeye_dist.ingest.mindeye1_names import our_name
+from mindeye_dist.ingest.mindeye1_weights import build, sizes_of
 from tests.reference.test_models import fill
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mindeye_dist.image_metrics import pixcorr, ssim, two_way
+from mindeye_dist.evaluation.image_metrics import pixcorr, ssim, two_way
 
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from mindeye_dist.config import BackboneConfig, PriorConfig, ProjectorConfig
-from mindeye_dist.losses import prior_errors
+from mindeye_dist.ingest.mindeye1_names import our_name
 from mindeye_dist.models.backbone import Backbone
 from mindeye_dist.models.diffusion import add_noise, cosine_schedule, sample_ddpm
 from mindeye_dist.models.prior import Prior
 from mindeye_dist.models.projector import Projector
-from mindeye_dist.published import our_name
+from mindeye_dist.training.losses import prior_errors
 
 
 def fill(name, shape):

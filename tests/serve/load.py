@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from mindeye_dist.data import npy
+from mindeye_dist.storage import npy
 from serve.client import NPY, Client, ServiceError
 from tests.ray_cluster import processes, replicas
 

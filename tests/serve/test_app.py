@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 import requests
 
-from jobs.drawing import Found, open_reconstructor
-from jobs.metrics import TRAINING
+from jobs.on_ray.prometheus import TRAINING
+from jobs.options.reconstruction import Found, open_reconstructor
 from jobs.registry import register, set_alias
 from jobs.tracking import tracked
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.engine.journal import TRACKED_RUN
-from mindeye_dist.inference import Predictor
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.runs.checkpoints import Checkpoints
+from mindeye_dist.runs.folder import TRACKED_RUN
 from mindeye_dist.strict import override
 from serve.client import Client, ServiceError
-from serve.decoder import Decoder, version_of
-from serve.metrics import SERVING
+from serve.prometheus import SERVING
+from serve.retriever import Decoder, version_of
 from serve.settings import read_settings
 from tests.conftest import NUM_VOXELS, tiny_run
 from tests.lab import SHORT, make_lab

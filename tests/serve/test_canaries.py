@@ -17,11 +17,11 @@ from mlflow import MlflowClient
 from jobs.registry import register, set_alias, start_parent
 from jobs.tracking import tracked, tracking_uri
 from jobs.worker import worker
-from mindeye_dist.checkpoint import Checkpoints
-from mindeye_dist.engine.journal import TRACKED_RUN
+from mindeye_dist.runs.checkpoints import Checkpoints
+from mindeye_dist.runs.folder import TRACKED_RUN
 from mindeye_dist.strict import override
-from serve.champion import Champion
 from serve.gateway import page_files
+from serve.served_model import Champion
 from serve.settings import read_settings
 from tests.conftest import NUM_VOXELS, tiny_run
 from tests.lab import SHORT, make_lab

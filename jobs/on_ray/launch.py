@@ -1,0 +1,255 @@
+"""The one way to start workers on a Ray cluster; train and tune both use it."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, RayError
+from ray.train import (
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    get_preemption_info,
+)
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import (
+    WorkerHealthCheckFailedError,
+    WorkerHealthCheckTimeoutError,
+)
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.command import KNOWN_ERRORS
+from jobs.on_ray.board import Board, BoardHandler, shown
+from jobs.on_ray.join import join
+from jobs.on_ray.prometheus import TrainingMeters
+from jobs.tracking import tracked
+from jobs.worker import worker
+from mindeye_dist.config import ComputeConfig, ExperimentConfig
+from mindeye_dist.distributed import rank
+from mindeye_dist.runs.journal import Report
+from mindeye_dist.strict import from_dict, to_dict
+from mindeye_dist.training.preemption import PreemptedError, heeding_sigterm
+
+log = logging.getLogger(__name__)
+ASK_SECONDS = 1.0
+OF_RAY = (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+"""What a worker that is gone is said to have failed with; its own errors come as they were."""
+
+
+def launch(
+    config: ExperimentConfig, board: ActorHandle | None = None, parent_run: str = ""
+) -> None:
+    """Run `worker` on as many Ray workers as the config says and show its progress.
+
+    Workers whose node Ray drains are started again on others, from the step that they had reached.
+
+    Args:
+        config: the run.
+        board: takes its rows and scores; one is made where none is given.
+        parent_run: the MLflow run of the sweep that it is a trial of.
+
+    Raises:
+        PreemptedError: this program had notice to end.
+        Exception: what made the first worker fail, where a user can act on it.
+        ray.train.TrainingFailedError: any other failure of a worker.
+    """
+    board = board or new_board()
+    settings = {"config": to_dict(config), "board": board, "parent_run": parent_run}
+    with heeding_sigterm() as notice, shown(board), told(board, notice):
+        while True:
+            try:
+                new_trainer(config, settings).fit()
+            except TrainingFailedError as error:
+                cause = root_cause(error)
+                if cause is error:
+                    raise
+                raise cause from error
+            preempted = cast(str, ray.get(board.read_preempted.remote()))
+            if preempted and notice.is_set():
+                raise PreemptedError(preempted)
+            if not preempted:
+                return
+            log.warning("a node is drained, %s: starting the workers elsewhere", preempted)
+
+
+def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrainer:
+    """Return Ray's trainer of as many workers as the config says."""
+    compute = config.compute
+    cuda = compute.device == "cuda"
+    return TorchTrainer(
+        ray_worker,
+        train_loop_config=settings,
+        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=elastic(compute),  # type: ignore[arg-type]
+            use_gpu=cuda,
+            resources_per_worker=worker_resources(compute),
+        ),
+        run_config=RunConfig(
+            name=Path(config.run_dir).name,
+            storage_path=str(Path(config.run_dir).resolve() / "ray"),
+            # Without a limit Ray restarts a controller that can never succeed for ever. It fails,
+            # too, where it counts on a node that is lost and not yet known to be.
+            failure_config=FailureConfig(  # type: ignore[call-arg]
+                max_failures=compute.max_restarts, controller_failure_limit=compute.max_restarts
+            ),
+        ),
+    )
+
+
+@contextmanager
+def told(board: ActorHandle, notice: Event) -> Iterator[None]:
+    """Tell the board, and by it the workers, when this program has notice to end."""
+    over = Event()
+
+    def tell() -> None:
+        while not over.wait(ASK_SECONDS):
+            if notice.is_set():
+                board.stop.remote()
+                return
+
+    thread = Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def ray_worker(settings: dict[str, Any]) -> None:
+    """Run `worker` inside Ray Train; rank 0 posts to the board and tracks in MLflow.
+
+    A run that ends on notice is no failure: Ray would count it, and start the workers anew.
+    """
+    config = from_dict(ExperimentConfig, settings["config"])
+    board: ActorHandle = settings["board"]
+    notice = notice_of_ray(board)
+    with suppress(PreemptedError):
+        if rank() == 0:
+            first_worker(config, board, settings["parent_run"], notice)
+        else:
+            worker(config, notice=notice)
+
+
+def first_worker(
+    config: ExperimentConfig, board: ActorHandle, parent_run: str, notice: Event
+) -> None:
+    """Be rank 0."""
+    logging.getLogger().addHandler(BoardHandler(board))
+    try:
+        with tracked(config, parent_run) as trackers:
+            reports: list[Report] = [board.post.remote, TrainingMeters(), *trackers]
+            worker(config, reports, [board.score.remote], notice)
+    except PreemptedError as error:
+        ray.get(board.preempt.remote(str(error)))
+        raise
+
+
+def notice_of_ray(board: ActorHandle) -> Event:
+    """Return an event that is set when a worker's node is drained or the program is to end."""
+    notice = Event()
+
+    def ask() -> None:
+        # Whether a node is drained all workers ask together, each as often as the others.
+        while get_preemption_info() is None:
+            with suppress(ActorUnavailableError):  # for a moment; it is asked again
+                if ray.get(board.stopping.remote()):
+                    notice.set()
+            time.sleep(ASK_SECONDS)
+        notice.set()
+
+    Thread(target=ask, daemon=True).start()
+    return notice
+
+
+def new_board() -> ActorHandle:
+    """Start a board for one run, on this node: it is to outlive the workers' ones."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    board: ActorHandle = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    return board
+
+
+def elastic(compute: ComputeConfig) -> int | tuple[int, int]:
+    """Return how many workers Ray may start: so many, or from fewest to most."""
+    if compute.fewest_workers == compute.num_workers:
+        return compute.num_workers
+    return (compute.fewest_workers, compute.num_workers)
+
+
+def worker_resources(compute: ComputeConfig) -> dict[str, float]:
+    """Return what Ray sets aside for one worker."""
+    cuda = compute.device == "cuda"
+    return {"CPU": compute.cpus_per_worker, **({"GPU": compute.gpus_per_worker} if cuda else {})}
+
+
+def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
+    """Join the Ray cluster that RAY_ADDRESS names, or start one on this machine.
+
+    Args:
+        config: of the run that is to fit.
+        wait: a named cluster may still grow to what the workers ask for.
+
+    Raises:
+        ValueError: there are fewer CPUs or GPUs than the workers ask for.
+    """
+    named = join()
+    compute = config.compute
+    fit = room_for_workers(compute)
+    if fit >= compute.fewest_workers:
+        return
+    each = " and ".join(f"{count:g} {kind}" for kind, count in worker_resources(compute).items())
+    there = "; ".join(
+        " and ".join(f"{node.get(kind, 0):g} {kind}" for kind in worker_resources(compute))
+        for node in nodes()
+    )
+    message = (
+        f"compute.num_workers: {compute.fewest_workers} workers ask for {each} each, there is room "
+        f"for {fit} (by node: {there})"
+    )
+    if not (named and wait):
+        raise ValueError(f"{message}; lower it, or compute.cpus_per_worker or gpus_per_worker")
+    log.warning("%s: waiting for the cluster to grow", message)
+
+
+def nodes() -> list[dict[str, float]]:
+    """Return what each living node of the cluster has."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room_for_workers(compute: ComputeConfig) -> int:
+    """Return how many workers fit into the cluster's nodes, each whole into one."""
+    each = {kind: count for kind, count in worker_resources(compute).items() if count > 0}
+    if not each:
+        return compute.num_workers
+    return sum(
+        min(fits(node.get(kind, 0.0), count, kind) for kind, count in each.items())
+        for node in nodes()
+    )
+
+
+def fits(there: float, count: float, kind: str) -> int:
+    """Return how many times `count` fits into what a node has; parts of a GPU into one GPU."""
+    slack = 1e-6  # of Ray's own sums
+    if kind == "GPU" and count < 1:
+        return int(there + slack) * int(1 / count + slack)
+    return int(there / count + slack)
+
+
+def root_cause(error: TrainingFailedError) -> Exception:
+    """Return the first error that a user can act on; the other ranks only lost a peer."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    for _, cause in sorted(failures.items()):
+        if isinstance(cause, KNOWN_ERRORS):
+            return cause
+    lost = [n for n, cause in sorted(failures.items()) if isinstance(cause, OF_RAY)]
+    if lost:
+        return ChildProcessError(f"workers {lost} died; --resume goes on from the last checkpoint")
+    return error

@@ -1,0 +1,12 @@
+"""Options of parallel work: number of workers and their device."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """How many workers share the items, and whether each holds a GPU."""
+
+    count: int
+    gpu: bool = False
+    without_ray: bool = False

@@ -1,0 +1,1 @@
+"""mindeye_dist/generators."""

@@ -1,0 +1,340 @@
+"""Checkpoints: a folder that is whole or not there.
+
+`model.safetensors` (loadable by anything), `optimizer-*.safetensors` (each rank a share of
+the parameters), `config.json`, `state.json`, and last `manifest.json` with the digests of all of
+them. A checkpoint is written under another name, flushed to disk and renamed, by a thread while
+training goes on; a killed or failed save leaves the earlier ones untouched, and loading checks
+every digest first. Nothing is unpickled.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.distributed import group_of_its_own, rank
+from mindeye_dist.runs.checkpoint_writing import (
+    MODEL,
+    MOMENTS,
+    CheckpointError,
+    Held,
+    Parameters,
+    Share,
+    share_of,
+    together,
+    write_share,
+)
+from mindeye_dist.shapes import Shapes
+from mindeye_dist.strict import from_dict, to_dict
+
+log = logging.getLogger(__name__)
+CONFIG, STATE, MANIFEST = "config.json", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run stands; the loader's position follows from the step.
+
+    Attributes:
+        step: optimizer steps done.
+        best_step: the step of the best validation, -1 before the first.
+        best_score: its score.
+        skipped: how many of the steps left the weights alone, as their gradient was not finite.
+    """
+
+    step: int = 0
+    best_step: int = -1
+    best_score: float = float("-inf")
+    skipped: int = 0
+
+
+Record = TypeVar("Record", ExperimentConfig, Shapes, Place)
+Copy = Callable[[Path, Collection[str]], None]
+
+
+class Checkpoints:
+    """The checkpoints of one run, `step-*` folders under `<run_dir>/checkpoints`.
+
+    Args:
+        run_dir: the run's folder.
+        keep: newest ones that stay besides the best one.
+        copy: takes those that were written, and the names of those that stay; in a thread of rank 0
+            that nobody waits for but `end`. One that no longer stays when its turn comes is left
+            out.
+
+    Attributes:
+        folder: that they are in.
+        sealed: step of the last one written from here, -1 before the first.
+    """
+
+    def __init__(self, run_dir: str, keep: int, copy: Copy | None = None) -> None:
+        self.folder = Path(run_dir) / "checkpoints"
+        self.sealed = -1
+        self._keep = keep
+        self._copy = copy
+        self._copier = ThreadPoolExecutor(1, "copy")
+        self._kept: set[str] = set()
+        self._saving: Future[None] | None = None
+        self._group: ProcessGroup | None = None
+        self._held = Held()
+
+    def save(self, place: Place, parameters: Parameters, about: dict[str, Any]) -> Path:
+        """Write a checkpoint; called on all ranks with the same place.
+
+        Args:
+            place: where the run stands.
+            parameters: name and training state of each, yielded alike on every rank.
+            about: what else goes into the folder, by file name, as JSON.
+
+        Raises:
+            CheckpointError: a rank could not write; on all ranks, and nothing earlier is lost.
+        """
+        self.wait()
+        self._write(place, share_of(parameters), about, None)
+        return self.folder / folder_of(place.step)
+
+    def start(self, place: Place, parameters: Parameters, about: dict[str, Any]) -> None:
+        """Copy what `save` would write; a thread writes it while the caller goes on.
+
+        What becomes of it `wait` tells.
+        """
+        self.wait()
+        self._group = self._group or group_of_its_own()
+        share = share_of(parameters, self._held)
+        thread = ThreadPoolExecutor(1, "checkpoint")
+        self._saving = thread.submit(self._write, place, share, about, self._group)
+        thread.shutdown(wait=False)
+
+    def wait(self) -> bool:
+        """Wait until what was started is there; return whether it is, alike on all ranks.
+
+        Why it is not is in the log.
+        """
+        saving, self._saving = self._saving, None
+        try:
+            if saving is not None:
+                saving.result()
+        except CheckpointError as error:
+            log.warning("not saved: %s", error)
+            return False
+        return True
+
+    def end(self) -> None:
+        """Wait for what was started and for its copies, after an error that matters more."""
+        saving, self._saving = self._saving, None
+        if saving is not None and (problem := saving.exception()) is not None:
+            log.warning("not saved: %s", problem)
+        self._copier.shutdown()
+
+    def newest(self) -> Path | None:
+        """Return the newest whole checkpoint; later ones that are not are named in the log."""
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
+            try:
+                verify(path)
+            except CheckpointError as error:
+                log.warning("passed over: %s", error)
+            else:
+                return path
+        return None
+
+    def best(self) -> Path | None:
+        """Return the checkpoint of the best validation so far, by the newest one's word."""
+        newest = self.newest()
+        if newest is None:
+            return None
+        place = read_place(newest)
+        path = self.folder / folder_of(place.best_step)
+        return path if path.exists() else newest
+
+    def _write(
+        self, place: Place, share: Share, about: dict[str, Any], group: ProcessGroup | None
+    ) -> None:
+        final = self.folder / folder_of(place.step)
+        partial = self.folder / f".writing-{place.step:08d}"
+        with together(f"{partial}: cannot be made", group):
+            if rank() == 0:
+                for left in self.folder.glob(".writing-*"):  # by saves that failed or were killed
+                    shutil.rmtree(left)
+                partial.mkdir(parents=True)
+        with together(f"{partial}: cannot be written", group):
+            write_share(partial, share)
+        with together(f"{partial}: cannot be completed", group):
+            if rank() == 0:
+                seal(partial, {STATE: dataclasses.asdict(place), **about})
+                shutil.rmtree(final, ignore_errors=True)
+                rename(partial, final)
+        self.sealed = place.step
+        if rank() == 0:
+            self._forget(place)
+            if self._copy is not None:
+                self._copier.submit(self._copy_kept, final)
+
+    def _forget(self, place: Place) -> None:
+        # Later steps are of a course that this run has left, damaged ones among them.
+        paths = sorted(self.folder.glob("step-*"))
+        past = [path.name for path in paths if path.name <= folder_of(place.step)]
+        self._kept = {*past[-self._keep :], folder_of(place.best_step)}
+        for path in paths:
+            if path.name not in self._kept:
+                # One that cannot be deleted, as somebody reads it, is no reason to stop.
+                shutil.rmtree(path, onerror=lambda _, path, error: log.warning("%s", error[1]))
+
+    def _copy_kept(self, path: Path) -> None:
+        if self._copy is not None and path.name in self._kept:
+            self._copy(path, self._kept)
+
+
+def seal(folder: Path, about: Mapping[str, Any]) -> None:
+    """Add JSON files by name to a folder of tensors, then its manifest, and flush all to disk."""
+    for name, values in about.items():
+        (folder / name).write_text(json.dumps(values, indent=1))
+    digests = {path.name: digest(path) for path in sorted(folder.iterdir())}
+    (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
+    for path in (*folder.iterdir(), folder):
+        _flush(path)
+
+
+def rename(sealed: Path, final: Path) -> None:
+    """Give a sealed folder its name, for good."""
+    sealed.rename(final)
+    _flush(final.parent)
+
+
+def verify(path: Path) -> None:
+    """Check every file of a checkpoint against the manifest.
+
+    Raises:
+        CheckpointError: a file is missing or not the one that was written.
+    """
+    try:
+        digests = json.loads((path / MANIFEST).read_text())
+        there = {file.name: digest(file) for file in path.iterdir() if file.name != MANIFEST}
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a whole checkpoint: {error}") from error
+    if not isinstance(digests, dict) or not {MODEL, CONFIG, STATE} <= digests.keys():
+        raise CheckpointError(f"{path}: {MANIFEST} is not the manifest of a checkpoint")
+    for name in sorted(digests.keys() | there.keys()):
+        if name not in there:
+            raise CheckpointError(f"{path}: {name} is missing")
+        if there[name] != digests.get(name):
+            raise CheckpointError(f"{path}: {name} is damaged: its digest is not the manifest's")
+
+
+def digest(path: Path) -> str:
+    """Return a file's sha256 in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_config(path: Path) -> ExperimentConfig:
+    """Return the config that a checkpoint was trained with."""
+    return _read(ExperimentConfig, path / CONFIG)
+
+
+def read_shapes(path: Path) -> Shapes:
+    """Return the shapes that a checkpoint's model was built for."""
+    return _read(Shapes, path / "shapes.json")
+
+
+def read_place(path: Path) -> Place:
+    """Return where the run stood."""
+    return _read(Place, path / STATE)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the model's weights by name."""
+    with _safetensors(path / MODEL) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+class TrainingState:
+    """Random access to the training state in a checkpoint, one parameter at a time."""
+
+    def __init__(self, path: Path, expected: dict[str, tuple[int, ...]]) -> None:
+        self._files: dict[str, Path] = {}
+        found: dict[str, tuple[int, ...]] = {}
+        for file_path in [path / MODEL, *sorted(path.glob("optimizer-*.safetensors"))]:
+            with _safetensors(file_path) as file:
+                for name in file.keys():  # noqa: SIM118
+                    self._files[name] = file_path
+                    if file_path.name == MODEL:
+                        found[name] = tuple(file.get_slice(name).get_shape())
+        check_shapes(path, found, expected)
+
+    def __call__(self, name: str) -> dict[str, Tensor]:
+        """Return weight and moments of a parameter."""
+        keys = {"weight": name, **{key: f"{key}:{name}" for key in MOMENTS}}
+        state = {}
+        for key, stored in keys.items():
+            if stored not in self._files:
+                raise CheckpointError(f"{stored}: missing from the optimizer's files")
+            with _safetensors(self._files[stored]) as file:
+                state[key] = file.get_tensor(stored)
+        return state
+
+
+def check_shapes(
+    path: Path, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> None:
+    """Compare the tensors of a file with those of a model.
+
+    Raises:
+        CheckpointError: lists what is missing, unexpected or of another shape.
+    """
+    problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name} is {found[name]}, the model has {expected[name]}"
+        for name in sorted(found.keys() & expected.keys())
+        if found[name] != expected[name]
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: does not fit the model: " + "; ".join(problems))
+
+
+def describe(config: ExperimentConfig, shapes: Shapes) -> dict[str, Any]:
+    """Return the JSON files that make a checkpoint self-contained."""
+    return {CONFIG: to_dict(config), "shapes.json": dataclasses.asdict(shapes)}
+
+
+def folder_of(step: int) -> str:
+    """Return the name of the checkpoint of a step."""
+    return f"step-{step:08d}"
+
+
+def _flush(path: Path) -> None:
+    # A rename is only as good as what has reached the disk before it.
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _safetensors(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _read(kind: type[Record], path: Path) -> Record:
+    try:
+        return from_dict(kind, json.loads(path.read_text()))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,72 @@
+"""Whether a checkpoint is of the run that is to go on from it: what may change and what not."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.runs.checkpoint_writing import CheckpointError
+from mindeye_dist.runs.checkpoints import read_config, read_shapes
+from mindeye_dist.shapes import Shapes
+from mindeye_dist.strict import paths
+
+MAY_CHANGE = (
+    "run_dir",
+    "data.url",
+    "data.cache_gib",
+    "data.prefetch_batches",
+    "data.disk_cache",
+    # These only stop a run or let it go on: what was trained so far is the same with any of them.
+    "data.on_bad_sample",
+    "data.max_bad_samples",
+    "training.on_non_finite",
+    "training.max_non_finite",
+    "training.check_ranks_every",
+    "training.max_micro_batch_size",
+    "checkpoint.",
+    "compute.num_workers",
+    "compute.min_workers",
+    "compute.max_restarts",
+    "compute.device",
+    "compute.backend",
+    "compute.zero_stage",
+    "compute.offload_optimizer",
+    "compute.cpus_per_worker",
+    "compute.gpus_per_worker",
+    "tracking.",
+)
+
+
+def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None:
+    """Compare what a checkpoint was trained with and what is to go on from it.
+
+    Where the shards lie, how they are cached, and how many workers compute may change.
+
+    Raises:
+        CheckpointError: lists every other setting or fact of the data that differs.
+    """
+    then = paths(read_config(path)) | paths(read_shapes(path))
+    _check_same(path, then, paths(config) | paths(shapes))
+
+
+def check_same_settings(path: Path, config: ExperimentConfig) -> None:
+    """Compare the settings alone, which needs no data.
+
+    Raises:
+        CheckpointError: lists those that differ and may not.
+    """
+    _check_same(path, paths(read_config(path)), paths(config))
+
+
+def _check_same(path: Path, then: Mapping[str, object], now: Mapping[str, object]) -> None:
+    if found := differences(then, now):
+        listed = "; ".join(found)
+        raise CheckpointError(f"{path}: is of another run, or wants its flags: {listed}")
+
+
+def differences(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Return what makes two runs different ones, by dotted path."""
+    return [
+        f"{name} was {then.get(name)!r}, is {value!r}"
+        for name, value in now.items()
+        if value != then.get(name) and not name.startswith(MAY_CHANGE)
+    ]

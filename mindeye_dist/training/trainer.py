@@ -1,0 +1,375 @@
+"""Trainer: batches -> mixing -> model -> objective -> backend, with validation and checkpoints.
+
+It receives its parts and builds none. Where a run stands is one number, the step: order, draws,
+dropout, learning rate and temperature are functions of it, so a resumed run repeats the undisturbed
+one.
+"""
+
+import logging
+import math
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from threading import Event
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mindeye_dist.batch import Batch
+from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.loader import TrainLoader, eval_batches
+from mindeye_dist.distributed import agree, any_rank, gather, local_slice, rank, world_size
+from mindeye_dist.randomness import seed_for
+from mindeye_dist.runs.checkpoints import Checkpoints, Place
+from mindeye_dist.runs.journal import Report
+from mindeye_dist.training.backends.protocol import Backend
+from mindeye_dist.training.draws import Mixing, draw_mixing, no_mixing
+from mindeye_dist.training.guards import (
+    Ledger,
+    NonFiniteError,
+    bad_samples,
+    check_ranks,
+    contagious,
+    non_finite,
+)
+from mindeye_dist.training.objective import Losses, Objective
+from mindeye_dist.training.preemption import PreemptedError
+from mindeye_dist.training.schedule import one_cycle
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Clock:
+    """Where the time goes, in seconds since the start of this process.
+
+    `paused` is what training waited for the last checkpoint, `all_paused` for all of them.
+    """
+
+    started: float
+    waited: float = 0.0
+    training: float = 0.0
+    paused: float = 0.0
+    all_paused: float = 0.0
+    samples: int = 0
+
+
+class Trainer:
+    """Trains one model; called alike on every rank.
+
+    Args:
+        config: the run.
+        loader: the training batches.
+        validation: the val split.
+        objective: the loss.
+        backend: model and optimizer.
+        checkpoints: where they are saved.
+        about: JSON files that go into every checkpoint.
+        reports: take each row of metrics; none but on rank 0.
+        validated: take each validation's finished epochs and score, once they are in a checkpoint;
+            none but on rank 0.
+        notice: set, on any rank, when the run is to end after the step that it is in.
+    """
+
+    def __init__(  # noqa: PLR0913 - these are the parts, and it builds none of them
+        self,
+        *,
+        config: ExperimentConfig,
+        loader: TrainLoader,
+        validation: Dataset,
+        objective: Objective,
+        backend: Backend,
+        checkpoints: Checkpoints,
+        about: dict[str, Any],
+        reports: Sequence[Report],
+        validated: Sequence[Report] = (),
+        notice: Event | None = None,
+    ) -> None:
+        self.config = config
+        self.loader = loader
+        self.validation = validation
+        self.objective = objective
+        self.backend = backend
+        self.checkpoints = checkpoints
+        self.about = about
+        self.reports = reports
+        self.validated = validated
+        self.notice = notice or Event()
+        samples = config.training.epochs * len(loader.dataset)
+        self.total_steps = max(1, samples // config.training.global_batch_size)
+        self.first_step = 0
+        self.skipped = 0
+        self.ledger = Ledger(loader, 0, backend.device)
+        self.named: set[int] = set()
+        self.saved_step = -1
+        self.untold: list[tuple[int, dict[str, Any]]] = []
+        self.clock = Clock(time.monotonic())
+
+    def fit(self, place: Place) -> Place:
+        """Train from a place to the end and return where it ended.
+
+        Raises:
+            PreemptedError: there was notice; a checkpoint of the last step is there.
+        """
+        try:
+            return self._fit(place)
+        finally:
+            self.checkpoints.end()
+
+    def _fit(self, place: Place) -> Place:
+        every = self.config.checkpoint.every_steps
+        self.first_step, self.skipped = place.step, place.skipped
+        self.ledger = Ledger(self.loader, place.step, self.backend.device)
+        batches = self.loader.batches(place.step, self.total_steps, rank(), world_size())
+        for batch in self._timed(batches):
+            begun = time.monotonic()
+            epoch = self.loader.epoch(batch.step)
+            losses = self.train_step(batch, epoch)
+            self.clock.training += time.monotonic() - begun
+            self.clock.samples += batch.global_size
+            place = replace(place, step=batch.step + 1, skipped=self.skipped)
+            done = place.step == self.total_steps
+            self.ledger.add(batch)
+            if place.step % self.config.training.check_ranks_every == 0:
+                check_ranks(self.backend.replicas(), place.step)
+            if place.step % self.config.tracking.every_steps == 0 or done:
+                self._report(self._progress(place.step, epoch, losses))
+            score = None
+            improved = False
+            if done or self._ends_validation_epoch(batch.step):
+                score = self.validate(place.step, epoch)
+                improved = score > place.best_score
+                if improved:
+                    place = replace(place, best_step=place.step, best_score=score)
+            preempted = any_rank(self.notice.is_set(), self.backend.device) and not done
+            if improved or done or preempted or place.step % every == 0:
+                self._save(place, at_once=done or preempted)
+            if score is not None:
+                self.untold.append((self.saved_step, {"epoch": epoch + 1, "score": score}))
+            self._tell()
+            if preempted:
+                raise PreemptedError(
+                    f"preempted at step {place.step} of {self.total_steps}; --resume goes on there"
+                )
+        return place
+
+    def summary(self) -> dict[str, Any]:
+        """Return the facts of the training since the run was last started, for the report."""
+        clock, compute = self.clock, self.config.compute
+        busy = max(clock.training + clock.waited, 1e-9)
+        wall = time.monotonic() - clock.started
+        bad = self._bad(self.total_steps)
+        peaks = agree(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+        return {
+            "steps": self.total_steps,
+            "first_step": self.first_step,
+            "samples_per_s": clock.samples / busy,
+            "data_wait_fraction": clock.waited / busy,
+            "wall_s": wall,
+            "checkpoint_pause_fraction": clock.all_paused / max(wall, 1e-9),
+            "world_size": world_size(),
+            "backend": compute.backend,
+            "zero_stage": compute.zero_stage if compute.backend == "deepspeed" else None,
+            "precision": compute.precision,
+            "device": compute.device,
+            "peak_memory_gib": sum(float(peak) for peak in peaks),
+            "bad_samples": len(bad),
+            "why_bad": [bad[number] for number in sorted(bad)],
+            "non_finite_steps": self.skipped,
+            "epochs_counted": self.ledger.epochs,
+        }
+
+    def train_step(self, batch: Batch, epoch: int) -> Losses:
+        """Take one optimizer step on this rank's part of a global batch.
+
+        Returns:
+            The losses; none where the step was left out, for want of a finite gradient.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is not finite, and no more may be left out.
+        """
+        batch = given = batch.to(self.backend.device)
+        mixing = no_mixing(batch)
+        if self.objective.mixes(epoch):
+            mixing = draw_mixing(self.config.loss, self.config.training.seed, batch)
+            batch = self.objective.mix(batch, mixing)
+        self.backend.train(True)
+        parts = self._parts(batch)
+        if len(parts) == 1:
+            losses = self.objective(self._forward(batch, "train"), batch, epoch, mixing)
+            self.backend.backward(contagious(losses["total"]))
+        else:
+            losses = self._accumulate(parts, batch, epoch, mixing)
+        if self.backend.step(*self._schedule(batch.step)):
+            return losses
+        self._leave_out(given, losses["total"])
+        return {}
+
+    @torch.no_grad()
+    def validate(self, step: int, epoch: int) -> float:
+        """Report objective and scores over the val split; return what selects the best step."""
+        self.backend.train(False)
+        preds, truths, count = [], [], 0
+        sums: dict[str, float] = defaultdict(float)
+        size = self.config.training.global_batch_size
+        for batch in eval_batches(self.validation, size, rank(), world_size()):
+            batch = batch.to(self.backend.device)
+            outputs = self._forward(batch, "validate")
+            losses = self.objective(outputs, batch, epoch, no_mixing(batch))
+            for name, value in losses.items():
+                sums[f"val/{name}"] += batch.global_size * value.item()
+            count += batch.global_size
+            pred, truth = self.objective.judged(outputs, batch)
+            preds.append(gather(pred, batch.global_size))
+            truths.append(gather(truth, batch.global_size))
+        scores = self.objective.scores(torch.cat(preds), torch.cat(truths))
+        means = {name: value / count for name, value in sums.items()}
+        named = {f"val/{name}": value for name, value in scores.items()}
+        score = float(np.mean(list(scores.values())))
+        if self.config.data.train_on == "train+val":
+            score = float(step)  # val was trained on: the last checkpoint is the one
+        self._report({"step": step, "epoch": epoch, **means, **named, "val/score": score})
+        return score
+
+    def _forward(self, batch: Batch, purpose: str) -> Any:
+        inputs = self.objective.inputs(batch, purpose)
+        # Dropout draws from torch's global generator; seeded here, its masks need no state of their
+        # own.
+        seed = self.config.training.seed
+        torch.manual_seed(seed_for(seed, "dropout", batch.step, rank(), batch.start))
+        return self.backend.forward(*inputs)
+
+    def _accumulate(self, parts: list[Batch], batch: Batch, epoch: int, mixing: Mixing) -> Losses:
+        """Take a step in parts that see all negatives of the batch (GradCache, Gao et al. 2021).
+
+        All outputs are computed without a graph, the loss gives their gradients, and each part runs
+        again, with the same dropout, to pass its share on to the weights.
+        """
+        with torch.no_grad():
+            outputs = [self._forward(part, "train") for part in parts]
+        names = [field.name for field in fields(outputs[0])]
+        joined = {
+            name: torch.cat([getattr(part, name) for part in outputs]).requires_grad_()
+            for name in names
+        }
+        losses = self.objective(type(outputs[0])(**joined), batch, epoch, mixing)
+        contagious(losses["total"]).backward()
+        for part in parts:
+            own = slice(part.start - batch.start, part.start - batch.start + len(part.keys))
+            again = self._forward(part, "train")
+            shares = [inner(getattr(again, name), joined[name].grad, own) for name in names]
+            self.backend.backward(torch.stack(shares).sum(), last=part is parts[-1])
+        return losses
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        largest = math.ceil(batch.global_size / world_size())
+        count = math.ceil(largest / self.config.training.max_micro_batch_size)
+        slices = [local_slice(len(batch.keys), i, count) for i in range(count)]
+        return [batch.part(s.start, s.stop) for s in slices]
+
+    def _schedule(self, step: int) -> tuple[float, float]:
+        optimizer = self.config.optimizer
+        return one_cycle(
+            optimizer, step, self.total_steps, optimizer.warmup_epochs / self.config.training.epochs
+        )
+
+    def _ends_validation_epoch(self, step: int) -> bool:
+        every = self.config.training.validate_every_epochs
+        return self.loader.epoch(step + 1) // every > self.loader.epoch(step) // every
+
+    def _leave_out(self, batch: Batch, loss: Tensor) -> None:
+        """Count a batch whose step was not taken, or stop."""
+        problem, training = non_finite(batch, loss), self.config.training
+        if training.on_non_finite == "stop":
+            raise NonFiniteError(problem)
+        if self.skipped >= training.max_non_finite:
+            raise NonFiniteError(
+                f"{problem}; {self.skipped} batches were left out before, "
+                f"training.max_non_finite is {training.max_non_finite}"
+            )
+        self.skipped += 1
+        if rank() == 0:
+            log.warning("left out: %s", problem)
+
+    def _save(self, place: Place, at_once: bool) -> None:
+        begun = time.monotonic()
+        check_ranks(self.backend.replicas(), place.step)  # or the wrong weights might be the truth
+        # After one that could not be written training waits for the next, which may raise.
+        written = self.checkpoints.wait()
+        self._tell()
+        at_once = at_once or not written or not self.config.checkpoint.in_background
+        save = self.checkpoints.save if at_once else self.checkpoints.start
+        save(place, self.backend.state(), self.about)
+        self.saved_step = place.step
+        self.clock.paused = time.monotonic() - begun
+        self.clock.all_paused += self.clock.paused
+
+    def _tell(self) -> None:
+        """Tell the scores whose checkpoint is there by now."""
+        while self.untold and self.untold[0][0] <= self.checkpoints.sealed:
+            _, row = self.untold.pop(0)
+            for tell in self.validated:
+                tell(row)
+
+    def _report(self, row: dict[str, Any]) -> None:
+        row = {"time": round(time.time(), 3), **row}
+        for report in self.reports:
+            report(row)
+
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            begun = time.monotonic()
+            batch = next(batches, None)
+            self.clock.waited += time.monotonic() - begun
+            if batch is None:
+                return
+            yield batch
+
+    def _bad(self, step: int) -> dict[int, str]:
+        """Return the samples found bad so far, and name those in the log that are new."""
+        bad = bad_samples(self.loader, step)
+        if rank() == 0:
+            for number in sorted(bad.keys() - self.named):
+                subject = self.config.data.subject
+                log.warning("bad sample %d of %s: %s", number, subject, bad[number])
+        self.named |= bad.keys()
+        return bad
+
+    def _reading(self) -> dict[str, int]:
+        """Return what reading took on all ranks."""
+        counts = asdict(self.loader.dataset.store.counts)
+        own = torch.tensor([list(counts.values())], device=self.backend.device)
+        totals = gather(own, world_size()).sum(0).tolist()
+        return {f"train/read_{name}": total for name, total in zip(counts, totals, strict=True)}
+
+    def _progress(self, step: int, epoch: int, losses: Losses) -> dict[str, Any]:
+        clock = self.clock
+        lr, _ = self._schedule(step - 1)
+        busy = clock.training + clock.waited
+        return {
+            "step": step,
+            "first_step": self.first_step,
+            "total_steps": self.total_steps,
+            "epoch": epoch,
+            **{f"train/{name}": value.item() for name, value in losses.items()},
+            "train/lr": lr,
+            "train/temperature": self.objective.temperature(epoch),
+            "train/samples_per_s": clock.samples / busy,
+            "train/data_wait_fraction": clock.waited / busy,
+            "train/checkpoint_pause_s": clock.paused,
+            **self._reading(),
+            "train/bad_samples": len(self._bad(step - 1)),
+            "train/non_finite_steps": self.skipped,
+            "train/wall_s": time.monotonic() - clock.started,
+        }
+
+
+def inner(outputs: Tensor, gradient: Tensor | None, own: slice) -> Tensor:
+    """Return the scalar whose gradient with respect to `outputs` is rows `own` of `gradient`."""
+    assert gradient is not None
+    return (outputs.float() * gradient[own].float()).sum()
