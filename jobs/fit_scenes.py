@@ -15,12 +15,16 @@ from torch import Tensor
 
 from jobs.command import clear_errors, place, watched
 from jobs.options.generator_pictures import as_tensor
-from jobs.simulate import ENCODED_AT_ONCE
-from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
+from mindeye_dist.frozen.efficientnet import (
+    EfficientNetLite0,
+    efficientnet_lite0_weights,
+)
+from mindeye_dist.frozen.encoders import ENCODED_AT_ONCE
 from mindeye_dist.frozen.projection import ProjectedEncoder
 from mindeye_dist.pictures import encode_jpeg
 from mindeye_dist.scene_projection import fit_scene_projection
-from mindeye_dist.simulation.scenes import GENERATOR_SERIES, render_scene
+from mindeye_dist.simulation.config import GENERATOR_SERIES
+from mindeye_dist.simulation.scenes import render_scene
 
 
 @dataclass(frozen=True, kw_only=True)

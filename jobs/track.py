@@ -14,15 +14,17 @@ import tyro
 from jobs.command import clear_errors, local_place
 from jobs.tracking import (
     RUNNING,
-    TRACKING,
     Tracking,
     new_tracking,
     read_tracking,
     tracking_uri,
     write_tracking,
 )
-from mindeye_dist.runs.checkpoints import Checkpoints, read_config
-from mindeye_dist.runs.folder import JOURNAL
+from mindeye_dist.runs.checkpoints import (
+    Checkpoints,
+    read_config,
+)
+from mindeye_dist.runs.folder import JOURNAL, TRACKING
 from mindeye_dist.runs.journal import read_journal, read_summary
 from mindeye_dist.strict import check, override
 

@@ -14,13 +14,12 @@ from pathlib import Path
 
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.runs.checkpoints import Checkpoints
-from mindeye_dist.runs.folder import TRACKED_RUN
+from mindeye_dist.runs.folder import TRACKED_RUN, TRACKING
 from mindeye_dist.runs.journal import Report, write_whole
 from mindeye_dist.runs.same_run import differences
 from mindeye_dist.strict import from_dict, paths, to_dict
 from mindeye_dist.training.preemption import PreemptedError
 
-TRACKING = "tracking.json"
 RUNNING = "RUNNING"
 
 

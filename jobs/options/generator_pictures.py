@@ -16,17 +16,29 @@ from jaxtyping import Float, Float16
 from torch import Tensor
 
 from jobs.command import place, watched
-from jobs.options.encoders import EncoderOptions, target_encoder
-from jobs.simulate import ENCODED_AT_ONCE
+from jobs.options.encoders import (
+    EncoderOptions,
+    target_encoder,
+)
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.data.shards import checksum
 from mindeye_dist.frozen.codecs import LatentCodec
-from mindeye_dist.pictures import PictureFiles, decode, encode_jpeg, square_jpeg
+from mindeye_dist.frozen.encoders import ENCODED_AT_ONCE
+from mindeye_dist.pictures import (
+    PictureFiles,
+    decode,
+    encode_jpeg,
+    square_jpeg,
+)
 from mindeye_dist.shapes import TargetShape
-from mindeye_dist.simulation.scenes import GENERATOR_SERIES, render_scene
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.simulation.config import GENERATOR_SERIES
+from mindeye_dist.simulation.scenes import render_scene
+from mindeye_dist.storage.store import (
+    DataError,
+    Store,
+)
 from mindeye_dist.strict import check
 
 CHUNK = 500

@@ -14,11 +14,11 @@ import tyro
 
 from jobs.command import settle
 from jobs.on_ray.launch import room_for_workers
+from jobs.options.demo_data import check_subject_data, simulate_demo
 from jobs.options.encoders import data_shapes
 from jobs.registry import start_parent
 from jobs.sweeps.options import SWEEP, Tune
 from jobs.sweeps.spaces import Space, check_space, parse_space, read_space, space_values
-from jobs.train import check_data, simulate_demo
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.runs.journal import write_whole
@@ -88,7 +88,7 @@ def plan(options: Tune) -> Sweep:
     space = read_space(options.space, config)
     if options.config.data.url == DataConfig.url:
         simulate_demo(config.data.url)
-    check_data(config)
+    check_subject_data(config)
     manifest = read_manifest(Store(config.data.url))
     smallest, largest = check_space(space, config, data_shapes(manifest, config))
     # One tracking database for all trials, instead of one beside each trial's folder.

@@ -28,6 +28,7 @@ from mindeye_dist.reports.plots import (
     three,
     thumbnail_uri,
 )
+from mindeye_dist.runs.folder import PAGE, REPORT
 from mindeye_dist.strict import paths
 
 CURVE_POINTS = 300
@@ -99,8 +100,8 @@ def write_report(
     text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
     page = _page(report, evaluation, journal)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "report.json", text)
-    return _write(folder / "report.html", page)
+    _write(folder / REPORT, text)
+    return _write(folder / PAGE, page)
 
 
 def _write(path: Path, text: str) -> Path:

@@ -37,6 +37,7 @@ from mindeye_dist.runs.checkpoint_writing import (
     together,
     write_share,
 )
+from mindeye_dist.runs.folder import CHECKPOINTS
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.strict import from_dict, to_dict
 
@@ -81,7 +82,7 @@ class Checkpoints:
     """
 
     def __init__(self, run_dir: str, keep: int, copy: Copy | None = None) -> None:
-        self.folder = Path(run_dir) / "checkpoints"
+        self.folder = Path(run_dir) / CHECKPOINTS
         self.sealed = -1
         self._keep = keep
         self._copy = copy

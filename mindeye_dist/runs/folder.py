@@ -1,9 +1,15 @@
 """The folder of a run: the name of every file and folder in it."""
 
+CHECKPOINTS = "checkpoints"
+RAY = "ray"
+"""State of Ray Train."""
 JOURNAL = "journal.jsonl"
-
-
+"""Metrics, a JSON line a step."""
 SUMMARY = "summary.json"
-
-
+"""Facts of a training that has ended."""
+TRACKING = "tracking.json"
+"""The run's entry in MLflow, beside its metrics."""
 TRACKED_RUN = "mlflow_run.txt"
+"""Id of the run in MLflow."""
+REPORT = "report.json"
+PAGE = "report.html"

@@ -1,8 +1,11 @@
 """Every knob of the simulated brain (data/simulate.py), as a run's are in config.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mindeye_dist.strict import check
+
+GENERATOR_SERIES = 1_000_003
+"""Seed of the scenes that the project's generator learns from; no subject may see them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,3 +59,43 @@ class SimulationConfig:
             check(got >= bound, f"simulation.{name}", got, f"at least {bound}")
         for name in ("tuning_fwhm", "smooth_fwhm"):
             check(getattr(self, name) > 0, f"simulation.{name}", getattr(self, name), "above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedDataset:
+    """Simulated subjects and the pictures that they see."""
+
+    images: str = ""
+    """Folder or tar of JPEG or PNG pictures; rendered scenes without it."""
+    preset: str = ""
+    """nsd-subj01 .. nsd-subj08: voxels and noise of a subject of NSD, instead of --simulation."""
+    subjects: tuple[str, ...] = ("subj01",)
+    """Subjects to simulate; they see the same pictures with brains of their own. A preset names its
+    own."""
+    train_pictures: int = 3000
+    val_pictures: int = 300
+    test_pictures: int = 500
+    side: int = 160
+    """Width and height of the stored pictures (pixels)."""
+    dim: int = 0
+    """Width of a clip_token: principal components kept of the encoder's channels. 0 takes the fixed
+    projection of rendered scenes, which the project's generator draws from; 64 components of other
+    pictures, and for a --preset, which was calibrated so."""
+    latent_side: int = 28
+    """Width of the low-level pipeline's blurry pictures (pixels), four times the encoder's map."""
+    seed: int = 0
+    """Which scenes are rendered, or how the pictures are shuffled into splits."""
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+
+    def __post_init__(self) -> None:
+        check(
+            bool(self.images) or self.seed != GENERATOR_SERIES,
+            "seed",
+            self.seed,
+            "another: these scenes are the generator's, which would have seen the test pictures",
+        )
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Pictures of each split, in the order in which they are dealt."""
+        return {"train": self.train_pictures, "val": self.val_pictures, "test": self.test_pictures}

@@ -50,8 +50,6 @@ SIZES: dict[str, float] = {"small": 0.46, "large": 0.62}
 COMPANION_FRACTION = 0.5
 COMPANION_SIZE = 0.22
 SUPERSAMPLING = 3
-GENERATOR_SERIES = 1_000_003
-"""Seed of the series that the project's generator learns; no subject may see it."""
 
 
 @dataclass(frozen=True, kw_only=True)

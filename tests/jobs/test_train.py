@@ -14,8 +14,8 @@ from safetensors.torch import load, save
 
 from jobs import train
 from jobs.command import place
+from jobs.options.demo_data import same_tensors
 from jobs.recipes import RECIPES, recipe
-from jobs.train import same_tensors
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.frozen.projection import SCENES_ENCODER
 from mindeye_dist.runs.checkpoints import Checkpoints, read_place

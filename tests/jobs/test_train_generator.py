@@ -10,15 +10,24 @@ import pytest
 
 from jobs.options.encoders import EncoderOptions
 from jobs.options.generator_pictures import open_source
-from jobs.options.generators import GeneratorOptions, open_generator
-from jobs.simulate import Simulate, load_pictures
+from jobs.options.generators import (
+    GeneratorOptions,
+    open_generator,
+)
+from jobs.simulate import Simulate
 from jobs.train_generator import TrainGenerator, train_generator
 from jobs.train_generator import main as train_generator_main
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
-from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
-from mindeye_dist.frozen.projection import SCENES_ENCODER, ProjectedEncoder
+from mindeye_dist.frozen.efficientnet import (
+    EfficientNetLite0,
+    efficientnet_lite0_weights,
+)
+from mindeye_dist.frozen.projection import (
+    SCENES_ENCODER,
+    ProjectedEncoder,
+)
 from mindeye_dist.frozen.small_autoencoder import (
     SCENES_AUTOENCODER,
     AutoencoderConfig,
@@ -26,9 +35,16 @@ from mindeye_dist.frozen.small_autoencoder import (
 )
 from mindeye_dist.generators.small import SCENES_GENERATOR
 from mindeye_dist.generators.small_network import GeneratorConfig
-from mindeye_dist.generators.small_training import PictureTrainer, PictureTraining
+from mindeye_dist.generators.small_training import (
+    PictureTrainer,
+    PictureTraining,
+)
 from mindeye_dist.simulation.scenes import GENERATOR_SERIES
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.simulation.subject_shards import load_pictures
+from mindeye_dist.storage.store import (
+    DataError,
+    Store,
+)
 from tests import forked
 from tests.conftest import COUNTS, write_tiny_subject
 

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from jobs.worker import worker
-from mindeye_dist.runs.checkpoints import Checkpoints, read_place
+from mindeye_dist.runs.checkpoints import (
+    Checkpoints,
+    read_place,
+)
 from mindeye_dist.runs.journal import Journal, read_journal, read_on, read_summary
 from mindeye_dist.strict import override
 from mindeye_dist.training.guards import NonFiniteError
