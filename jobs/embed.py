@@ -13,8 +13,14 @@ from typing import Annotated, Any
 import tyro
 
 from jobs.command import clear_errors, place
-from jobs.on_ray.parallel_map import connect, run
-from jobs.options.encoders import EncoderOptions, target_encoder
+from jobs.on_ray.parallel_map import (
+    connect,
+    map_items,
+)
+from jobs.options.encoders import (
+    EncoderOptions,
+    target_encoder,
+)
 from jobs.options.workers import Workers
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.manifest import (
@@ -24,8 +30,15 @@ from mindeye_dist.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from mindeye_dist.data.shards import Sample, read_index
-from mindeye_dist.data.target_encoder import TargetEncoder, Views, check_encoder
+from mindeye_dist.data.shards import (
+    Sample,
+    read_index,
+)
+from mindeye_dist.data.target_encoder import (
+    TargetEncoder,
+    Views,
+    check_encoder,
+)
 from mindeye_dist.ingest.target_shards import (
     Made,
     Task,
@@ -37,7 +50,10 @@ from mindeye_dist.ingest.target_shards import (
     without_repeats,
 )
 from mindeye_dist.shapes import Recipe
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import (
+    DataError,
+    Store,
+)
 from mindeye_dist.strict import check
 
 AUGMENTED_SPLITS = ("train", "val")
@@ -131,7 +147,7 @@ def embed(options: Embed) -> Manifest:
     old = old_sets(manifest, name, encoder, overwrite=options.overwrite)
     views = Views(count=options.variants, how=options.augmentation, seed=options.seed)
     parts = list(all_parts(store, manifest, name, encoder, views))
-    digests = run(
+    digests = map_items(
         replace(workers(options), gpu=False),
         Hashing,
         (options.data_url, parts),
@@ -232,7 +248,9 @@ def make(
     for level in sorted({task.level for task in planned}):
         some = [task for task in planned if task.level == level]
         arguments = (options, encoder.digest, some, finished)
-        answers = run(workers(options), Embedding, arguments, [1] * len(some), "embedding shards")
+        answers = map_items(
+            workers(options), Embedding, arguments, [1] * len(some), "embedding shards"
+        )
         for task, answer in zip(some, answers, strict=True):
             shard = Shard(**answer["shard"])
             made[task.path] = Made(shard, answer["encoded"])

@@ -15,8 +15,15 @@ from typing import Any, Literal
 import tyro
 
 from jobs.command import clear_errors
-from jobs.on_ray.parallel_map import connect, run
-from jobs.options.checkpoints import CheckpointOptions, chosen_checkpoint, data_store
+from jobs.on_ray.parallel_map import (
+    connect,
+    map_items,
+)
+from jobs.options.checkpoints import (
+    CheckpointOptions,
+    chosen_checkpoint,
+    data_store,
+)
 from jobs.options.splits import (
     Part,
     SplitOptions,
@@ -30,8 +37,14 @@ from jobs.options.splits import (
 from mindeye_dist.data.manifest import Shard
 from mindeye_dist.data.shards import intact_shard, write_shard
 from mindeye_dist.data.writer import pack
-from mindeye_dist.decoding.predictor import Predictor, check_pipeline
-from mindeye_dist.runs.checkpoints import MANIFEST, digest
+from mindeye_dist.decoding.predictor import (
+    Predictor,
+    check_pipeline,
+)
+from mindeye_dist.runs.checkpoints import (
+    MANIFEST,
+    digest,
+)
 from mindeye_dist.storage import npy
 from mindeye_dist.storage.store import Store
 
@@ -113,7 +126,7 @@ def embed_brains(options: EmbedBrains) -> dict[str, Any]:
     described = describe(options, predictor)
     dataset = open_split(options, data_store(options, predictor), predictor)
     parts = split_parts(options, dataset, described)
-    answers = run(
+    answers = map_items(
         split_workers(options, options.device),
         Embedding,
         (options, path, described, parts),

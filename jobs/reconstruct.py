@@ -14,9 +14,20 @@ from typing import Annotated, Any
 import tyro
 
 from jobs.command import clear_errors
-from jobs.on_ray.parallel_map import connect, run
-from jobs.options.checkpoints import chosen_checkpoint, data_store
-from jobs.options.reconstruction import DrawOptions, Found, find, open_reconstructor
+from jobs.on_ray.parallel_map import (
+    connect,
+    map_items,
+)
+from jobs.options.checkpoints import (
+    chosen_checkpoint,
+    data_store,
+)
+from jobs.options.reconstruction import (
+    DrawOptions,
+    Found,
+    find,
+    open_reconstructor,
+)
 from jobs.options.splits import (
     Part,
     SplitOptions,
@@ -108,7 +119,7 @@ def reconstruct(options: Reconstruct) -> Record:
         file=sys.stderr,
     )
     del reconstructor, predictor  # the workers have their own
-    answers = run(
+    answers = map_items(
         split_workers(options, options.device),
         Reconstructing,
         (options, found, described, parts),

@@ -1,4 +1,4 @@
-"""Stations: items in, JSON answers out, from Ray Data's workers or from this very process."""
+"""Parallel map: apply a callable to numbered items, on Ray Data actors or in this process."""
 
 import json
 import logging
@@ -9,17 +9,17 @@ from jobs.command import KNOWN_ERRORS, watched
 from jobs.options.workers import Workers
 from mindeye_dist.storage.store import DataError
 
-Station = Callable[[int], dict[str, Any]]
+ItemTask = Callable[[int], dict[str, Any]]
 """Handles the item of a number; items are known to it."""
 
 
 class OnRay:
-    """A station as Ray Data wants it: rows in and out; errors a user can act on are a row, too."""
+    """Adapts a task to the rows of Ray Data; an error that a user can act on becomes a row, too."""
 
-    def __init__(self, station: Callable[..., Station], arguments: Sequence[Any]) -> None:
+    def __init__(self, task: Callable[..., ItemTask], arguments: Sequence[Any]) -> None:
         self._error = ""
         try:
-            self._station = station(*arguments)
+            self._task = task(*arguments)
         except KNOWN_ERRORS as error:
             self._error = str(error)
 
@@ -29,25 +29,25 @@ class OnRay:
         if self._error:
             return {"number": number, "answer": "", "error": self._error}
         try:
-            answer = json.dumps(self._station(number))
+            answer = json.dumps(self._task(number))
         except KNOWN_ERRORS as error:
             return {"number": number, "answer": "", "error": str(error)}
         return {"number": number, "answer": answer, "error": ""}
 
 
-def run(
+def map_items(
     workers: Workers,
-    station: Callable[..., Station],
+    task: Callable[..., ItemTask],
     arguments: Sequence[Any],
     sizes: Sequence[int],
     what: str,
 ) -> list[dict[str, Any]]:
-    """Return a station's answers for the items 0, 1, ... in order.
+    """Return a task's answers for the items 0, 1, ... in order.
 
     Args:
         workers: who does it.
-        station: is made with `arguments` by each worker.
-        arguments: of the station.
+        task: is made with `arguments` by each worker.
+        arguments: of the task.
         sizes: what each item counts for in the progress that is shown, at least 1.
         what: is being done, for that.
 
@@ -55,10 +55,10 @@ def run(
         DataError: an item could not be handled by a worker.
     """
     if workers.without_ray:
-        here = station(*arguments)
+        here = task(*arguments)
         made: Iterator[tuple[int, Any]] = ((n, here(n)) for n in range(len(sizes)))
     else:
-        made = _on_ray(workers, station, arguments, len(sizes), what)
+        made = _on_ray(workers, task, arguments, len(sizes), what)
     counted = (item for item in made for _ in range(sizes[item[0]]))
     answers = dict(watched(counted, what, sum(sizes)))
     return [answers[number] for number in range(len(sizes))]
@@ -66,7 +66,7 @@ def run(
 
 def _on_ray(
     workers: Workers,
-    station: Callable[..., Station],
+    task: Callable[..., ItemTask],
     arguments: Sequence[Any],
     count: int,
     what: str,
@@ -78,7 +78,7 @@ def _on_ray(
     meters = Meters(TRAINING)
     rows = ray.data.from_items(list(range(count)), override_num_blocks=count).map(
         OnRay,  # type: ignore[arg-type]
-        fn_constructor_args=(station, arguments),
+        fn_constructor_args=(task, arguments),
         compute=ray.data.ActorPoolStrategy(size=min(workers.count, count)),
         num_gpus=1 if workers.gpu else None,
     )
