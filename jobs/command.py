@@ -52,19 +52,19 @@ def clear_errors() -> Iterator[None]:
         sys.exit("interrupted")
 
 
-def settle(config: ExperimentConfig) -> ExperimentConfig:
+def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     """Return the config with absolute folders, so that every worker means the same place."""
     copy_to, cache = config.checkpoint.copy_to, config.data.disk_cache
     changes = {
-        "run_dir": place(config.run_dir),
-        "data.url": place(config.data.url),
-        "checkpoint.copy_to": place(copy_to) if copy_to else "",
-        "data.disk_cache": local_place(cache, "data.disk_cache") if cache else "",
+        "run_dir": absolute_path(config.run_dir),
+        "data.url": absolute_path(config.data.url),
+        "checkpoint.copy_to": absolute_path(copy_to) if copy_to else "",
+        "data.disk_cache": local_path(cache, "data.disk_cache") if cache else "",
     }
     return override(config, changes)
 
 
-def place(path: str) -> str:
+def absolute_path(path: str) -> str:
     """Return an absolute folder or a URL.
 
     Relative paths start at MINDEYE_HOME, or else at the working directory; in a Ray job, whose
@@ -77,12 +77,16 @@ def place(path: str) -> str:
     return str(Path(os.environ.get("MINDEYE_HOME", default)) / path)
 
 
-def weights_place(name: str) -> str:
+def weights_path(name: str) -> str:
     """Return the folder or file of weights, where there is one of that name, or else the name.
 
     What is no place of ours may be a name on the hub.
     """
-    return place(name) if name and "://" not in name and Path(place(name)).exists() else name
+    return (
+        absolute_path(name)
+        if name and "://" not in name and Path(absolute_path(name)).exists()
+        else name
+    )
 
 
 def cache_folder() -> Path:
@@ -90,14 +94,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")
 
 
-def local_place(path: str, name: str) -> str:
+def local_path(path: str, name: str) -> str:
     """Return an absolute folder.
 
     Raises:
         ValueError: it is a URL, which as a folder would be a local one of that name.
     """
     check("://" not in path, name, path, "a folder, no URL")
-    return place(path)
+    return absolute_path(path)
 
 
 def watched(items: Iterable[Item], what: str, count: int | None = None) -> Iterator[Item]:
@@ -117,7 +121,7 @@ def watched(items: Iterable[Item], what: str, count: int | None = None) -> Itera
         yield item
 
 
-def line(values: dict[str, Any]) -> str:
+def metrics_line(values: dict[str, Any]) -> str:
     """Return the newest metrics as one readable line."""
     losses = ("contrastive", "prior", "latents")
     named = [f"{n} {values[f'train/{n}']:.4f}" for n in losses if f"train/{n}" in values]
@@ -157,4 +161,4 @@ class Printer:
         ):
             self._said = time.monotonic()
             left = seconds_left(self._values)
-            print(f"{line(self._values)}  {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{metrics_line(self._values)}  {left:.0f} s left", file=sys.stderr, flush=True)

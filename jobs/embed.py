@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from jobs.command import clear_errors, place
+from jobs.command import absolute_path, clear_errors
 from jobs.on_ray.parallel_map import (
     connect,
     map_items,
@@ -301,7 +301,7 @@ def main(arguments: list[str]) -> None:
     """Parse the command line and embed."""
     with clear_errors():
         options = tyro.cli(Embed, args=arguments, description=__doc__)
-        options = replace(options, data_url=place(options.data_url))
+        options = replace(options, data_url=absolute_path(options.data_url))
         connect(workers(options))
         embed(options)
         print(f"wrote {options.data_url}", file=sys.stderr)

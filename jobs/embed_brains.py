@@ -43,7 +43,7 @@ from mindeye_dist.decoding.predictor import (
 )
 from mindeye_dist.runs.checkpoints import (
     MANIFEST,
-    digest,
+    file_digest,
 )
 from mindeye_dist.storage import npy
 from mindeye_dist.storage.store import Store
@@ -145,7 +145,7 @@ def describe(options: EmbedBrains, predictor: Predictor) -> EmbeddedWith:
     return EmbeddedWith(
         split=options.split,
         repeats=options.repeats,
-        checkpoint=digest(predictor.path / MANIFEST),
+        checkpoint=file_digest(predictor.path / MANIFEST),
         encoder=predictor.shapes.targets["clip_tokens"].digest,
         device=options.device,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import tyro
 
-from jobs.command import KNOWN_ERRORS, SCHEME, clear_errors, local_place, place, watched
+from jobs.command import KNOWN_ERRORS, SCHEME, absolute_path, clear_errors, local_path, watched
 from jobs.options.checkpoints import (
     chosen_checkpoint,
     codec_of,
@@ -109,10 +109,10 @@ def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> 
     """
     if not options.out and options.checkpoint.startswith(SCHEME):
         name = options.checkpoint.removeprefix(SCHEME).replace("@", "-").replace("/", "-")
-        return Path(place(f"runs/{name}"))
+        return Path(absolute_path(f"runs/{name}"))
     if not options.out:
         return run_dir or checkpoint.with_name(f"{checkpoint.name}-report")
-    out = Path(local_place(options.out, "out")).resolve()
+    out = Path(local_path(options.out, "out")).resolve()
     if out.is_relative_to(checkpoint):
         raise ValueError(f"--out: got {out}, expected a folder outside the checkpoint")
     return out
@@ -147,7 +147,7 @@ def judge(
         reconstructor = reconstructor.over(LowLevelPipeline(beside.predictor, beside.codec))
     judges = open_judges(options.networks, store, options.device) if reconstructor else None
     made = made_before(options, reconstructor, data.splits["test"]) if reconstructor else None
-    pool = Pool(Path(place(options.pool)), data.targets) if options.pool else None
+    pool = Pool(Path(absolute_path(options.pool)), data.targets) if options.pool else None
     print("scoring retrieval, ridge and the linear decoders beside it", file=sys.stderr)
     evaluation = evaluate(predictor, data, **chosen)
     if beside is not None:
@@ -205,7 +205,7 @@ def made_before(options: Evaluate, reconstructor: Reconstructor, test: Dataset) 
     """
     if not options.reconstructions:
         return None
-    store = Store(place(options.reconstructions))
+    store = Store(absolute_path(options.reconstructions))
     expected = made_with(reconstructor, "test", "average", options.device)
     record = finished(store, expected, test.store, test.samples)
     return partial(reconstructions_of, store, record)

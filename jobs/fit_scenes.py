@@ -13,7 +13,7 @@ import tyro
 from jaxtyping import Float
 from torch import Tensor
 
-from jobs.command import clear_errors, place, watched
+from jobs.command import absolute_path, clear_errors, watched
 from jobs.options.generator_pictures import as_tensor
 from mindeye_dist.frozen.efficientnet import (
     EfficientNetLite0,
@@ -50,7 +50,7 @@ def fit_scenes(options: FitScenes) -> ProjectedEncoder:
             yield base(images), [scene.factors for scene in scenes]
 
     encoder = ProjectedEncoder(base, fit_scene_projection(batches()))
-    path = Path(place(options.out))
+    path = Path(absolute_path(options.out))
     path.parent.mkdir(parents=True, exist_ok=True)
     encoder.save(path)
     return encoder

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.command import clear_errors, place
+from jobs.command import absolute_path, clear_errors
 from jobs.recipes import mindeye1, mindeye1_lowlevel
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.manifest import Subject, read_manifest
@@ -21,7 +21,7 @@ from mindeye_dist.ingest.mindeye1_weights import (
     import_published,
     write_checkpoint,
 )
-from mindeye_dist.runs.checkpoints import CheckpointError, describe
+from mindeye_dist.runs.checkpoints import CheckpointError, checkpoint_files
 from mindeye_dist.shapes import Shapes, TargetShape
 from mindeye_dist.simulation.nsd import NSD_VOXELS
 from mindeye_dist.storage.store import Store
@@ -60,8 +60,10 @@ def main(arguments: list[str]) -> None:
         config = config_of(options, imported)
         shapes = shapes_of(options, imported, config, subject)
         source = {"file": options.file.name, "kind": imported.kind}
-        folder = Path(place(options.out))
-        write_checkpoint(folder, imported, {**describe(config, shapes), "source.json": source})
+        folder = Path(absolute_path(options.out))
+        write_checkpoint(
+            folder, imported, {**checkpoint_files(config, shapes), "source.json": source}
+        )
         print("\n".join(summary(options.file, imported, shapes)))
         print(folder)
 
@@ -75,7 +77,7 @@ def find_subject(options: ImportPublished) -> Subject | None:
     if bool(options.data_url) == bool(options.voxels_of):
         raise ValueError("expected one of --data-url and --voxels-of")
     if options.data_url:
-        return read_manifest(Store(place(options.data_url))).subject(options.subject)
+        return read_manifest(Store(absolute_path(options.data_url))).subject(options.subject)
     if options.voxels_of not in NSD_VOXELS:
         raise ValueError(f"--voxels-of: got {options.voxels_of!r}, expected {sorted(NSD_VOXELS)}")
     return None
@@ -85,9 +87,9 @@ def config_of(options: ImportPublished, imported: Imported) -> ExperimentConfig:
     """Return the published recipe with the file's sizes."""
     name = options.voxels_of or options.subject
     config = (mindeye1_lowlevel if imported.kind == "autoencoder" else mindeye1)(name)
-    changes: dict[str, object] = {"run_dir": place(options.out)}
+    changes: dict[str, object] = {"run_dir": absolute_path(options.out)}
     if options.data_url:
-        changes["data.url"] = place(options.data_url)
+        changes["data.url"] = absolute_path(options.data_url)
     if imported.kind == "1x768":
         changes |= {
             "data.targets": "clip-vit-l-14-final",  # no augmented variants, as that run was

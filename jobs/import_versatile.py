@@ -12,7 +12,7 @@ from typing import Annotated
 
 import tyro
 
-from jobs.command import clear_errors, place
+from jobs.command import absolute_path, clear_errors
 from mindeye_dist.generators.versatile import VersatileDiffusion, convert
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     """Parse the command line, convert, and see that the result can be read."""
     with clear_errors():
         options = tyro.cli(ImportVersatile, args=arguments, description=__doc__)
-        folder = Path(place(options.out))
+        folder = Path(absolute_path(options.out))
         convert(options.source, folder)
         generator = VersatileDiffusion(folder)
         print(f"{generator.name}, tokens {generator.token_shape}, digest {generator.digest}")

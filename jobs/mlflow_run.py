@@ -28,7 +28,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs.tracking import RUNNING, Tracking, tracking_uri, write_tracking
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.runs.folder import TRACKED_RUN
-from mindeye_dist.runs.journal import read_on, write_whole
+from mindeye_dist.runs.journal import read_journal_from, write_atomically
 from mindeye_dist.storage.store import DataError
 from mindeye_dist.strict import paths
 
@@ -98,13 +98,13 @@ class Delivery:
         # The run that its own server knows is also what a sweep registers.
         file = self._run_dir / TRACKED_RUN
         if self._at_home() or not file.exists():
-            write_whole(file, run_id)
+            write_atomically(file, run_id)
         self.run_id = run_id
 
     def send(self) -> None:
         """Send what the journal has by now; after an error the next call goes on where it was."""
         while True:
-            rows, offset = read_on(str(self._run_dir), self._offset, ROWS)
+            rows, offset = read_journal_from(str(self._run_dir), self._offset, ROWS)
             if not rows:
                 return
             self._send_rows(rows)

@@ -20,7 +20,7 @@ import tyro
 from PIL import Image, ImageDraw
 from tyro.conf import subcommand
 
-from jobs.command import clear_errors, place, watched
+from jobs.command import absolute_path, clear_errors, watched
 from jobs.options.checkpoints import (
     CheckpointOptions,
     chosen_checkpoint,
@@ -263,13 +263,15 @@ def main(arguments: list[str]) -> None:
             description=__doc__,
             config=(tyro.conf.OmitArgPrefixes,),
         )
-        options = replace(options, out=place(options.out))
+        options = replace(options, out=absolute_path(options.out))
         if isinstance(options, Build):
-            images, url = (place(p) if p else "" for p in (options.images, options.data_url))
+            images, url = (
+                absolute_path(p) if p else "" for p in (options.images, options.data_url)
+            )
             count = build(replace(options, images=images, data_url=url))
             print(f"wrote {options.out}: {count} pictures", file=sys.stderr)
         else:
-            print(search(replace(options, pool=place(options.pool))))
+            print(search(replace(options, pool=absolute_path(options.pool))))
 
 
 if __name__ == "__main__":

@@ -18,11 +18,11 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
-from jobs.command import SCHEME, cache_folder, place
+from jobs.command import SCHEME, absolute_path, cache_folder
 from jobs.mlflow_run import experiment_id
 from jobs.tracking import tracking_uri
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.runs.checkpoints import MANIFEST, CheckpointError, digest
+from mindeye_dist.runs.checkpoints import MANIFEST, CheckpointError, file_digest
 
 log = logging.getLogger(__name__)
 ARTEFACT, DIGITS = "checkpoint", 12
@@ -102,7 +102,7 @@ def register(
     try:
         client = MlflowClient(uri)
         # By its content: a run that goes on may be registered again.
-        artefact = f"{ARTEFACT}-{digest(checkpoint / MANIFEST)[:DIGITS]}"
+        artefact = f"{ARTEFACT}-{file_digest(checkpoint / MANIFEST)[:DIGITS]}"
         client.log_artifacts(run_id, str(checkpoint), artefact)
         source = f"{client.get_run(run_id).info.artifact_uri}/{artefact}"
         create_model(client, name)
@@ -182,7 +182,9 @@ def look_up(model: str, mlflow: str) -> Registered:
 
 def registry_uri(mlflow: str) -> str:
     """Return the tracking server's URL that is meant."""
-    return mlflow or os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{place('runs/mlflow.db')}")
+    return mlflow or os.environ.get(
+        "MLFLOW_TRACKING_URI", f"sqlite:///{absolute_path('runs/mlflow.db')}"
+    )
 
 
 def fetch(version: Registered, mlflow: str) -> Path:
@@ -220,7 +222,7 @@ def checked(folder: Path, model: str) -> Path:
         CheckpointError: it is another one.
         OSError: there is none.
     """
-    found, registered = digest(folder / MANIFEST)[:DIGITS], folder.name.rsplit("-", 1)[-1]
+    found, registered = file_digest(folder / MANIFEST)[:DIGITS], folder.name.rsplit("-", 1)[-1]
     if found != registered:
         raise CheckpointError(
             f"{model}: {folder} holds the manifest {found}, registered was {registered}"

@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional, subcommand
 
-from jobs.command import clear_errors, place, watched
+from jobs.command import absolute_path, clear_errors, watched
 from mindeye_dist.data.manifest import (
     FORMAT,
     MANIFEST,
@@ -326,10 +326,10 @@ def main(arguments: list[str]) -> None:
             config=(tyro.conf.OmitArgPrefixes,),
         )
         if isinstance(options, Index):
-            options = replace(options, url=place(options.url))
+            options = replace(options, url=absolute_path(options.url))
             manifest, url = index(options), options.url
         else:
-            options = replace(options, out=place(options.out))
+            options = replace(options, out=absolute_path(options.out))
             manifest, url = convert(options), options.out
         for name, subject in manifest.subjects.items():
             counts = {k: sum(s.num_samples for s in v) for k, v in subject.splits.items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import tyro
 
-from jobs.command import clear_errors, place, watched
+from jobs.command import absolute_path, clear_errors, watched
 from mindeye_dist.data.manifest import Manifest
 from mindeye_dist.simulation.config import SimulatedDataset
 from mindeye_dist.simulation.subject_shards import write_subjects
@@ -36,8 +36,8 @@ def main(arguments: list[str]) -> None:
     """Parse the command line and simulate."""
     with clear_errors():
         options = tyro.cli(Simulate, args=arguments, description=__doc__)
-        simulate(replace(options, out=place(options.out)))
-        print(f"wrote {place(options.out)}", file=sys.stderr)
+        simulate(replace(options, out=absolute_path(options.out)))
+        print(f"wrote {absolute_path(options.out)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import tyro
 
-from jobs.command import clear_errors, local_place
+from jobs.command import clear_errors, local_path
 from jobs.tracking import (
     RUNNING,
     Tracking,
@@ -76,7 +76,7 @@ def known_run(options: Track) -> Tracking:
     Raises:
         ValueError: there is no journal, or nothing that tells the run's settings.
     """
-    run_dir = local_place(options.run_dir, "run_dir")
+    run_dir = local_path(options.run_dir, "run_dir")
     rows = read_journal(run_dir)
     check(bool(rows), "run_dir", run_dir, f"a run's folder, with rows in {JOURNAL}")
     known = read_tracking(run_dir)

@@ -15,8 +15,8 @@ from pathlib import Path
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.runs.folder import TRACKED_RUN, TRACKING
-from mindeye_dist.runs.journal import Report, write_whole
-from mindeye_dist.runs.same_run import differences
+from mindeye_dist.runs.journal import Report, write_atomically
+from mindeye_dist.runs.same_run import changed_settings
 from mindeye_dist.strict import from_dict, paths, to_dict
 from mindeye_dist.training.preemption import PreemptedError
 
@@ -91,7 +91,7 @@ def begin(config: ExperimentConfig, parent: str) -> Tracking:
     if (
         then
         and not Checkpoints(config.run_dir, 1).folder.exists()
-        and differences(paths(then.config), paths(config))
+        and changed_settings(paths(then.config), paths(config))
     ):
         (Path(config.run_dir) / TRACKED_RUN).unlink(missing_ok=True)
         then = None
@@ -126,4 +126,6 @@ def write_tracking(tracking: Tracking) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    write_whole(Path(tracking.config.run_dir) / TRACKING, json.dumps(to_dict(tracking), indent=1))
+    write_atomically(
+        Path(tracking.config.run_dir) / TRACKING, json.dumps(to_dict(tracking), indent=1)
+    )

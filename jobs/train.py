@@ -13,7 +13,7 @@ from typing import Annotated
 import torch.distributed as dist
 import tyro
 
-from jobs.command import Printer, clear_errors, settle
+from jobs.command import Printer, clear_errors, with_absolute_paths
 from jobs.options.demo_data import check_subject_data, simulate_demo
 from jobs.recipes import recipe, recipe_flag
 from jobs.tracking import tracked
@@ -23,7 +23,7 @@ from mindeye_dist.distributed import leave, rank
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.runs.start import check_run_dir, make_run_dir
 from mindeye_dist.strict import check
-from mindeye_dist.training.preemption import heeding_sigterm
+from mindeye_dist.training.preemption import sigterm_notice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
             args=arguments,
             description=__doc__,
         )
-        runs = [settle(options.config)]
+        runs = [with_absolute_paths(options.config)]
         if options.with_lowlevel:
             runs.append(lowlevel_beside(name, runs[0]))
         if options.config.data.url == DataConfig.url and not options.resume:
@@ -105,7 +105,7 @@ def run_here(runs: Sequence[ExperimentConfig], options: Train) -> None:
     for config in runs:
         fewest = config.compute.min_workers
         check(fewest == 0, "compute.min_workers", fewest, "0 without Ray, which alone changes them")
-    with heeding_sigterm() as notice:
+    with sigterm_notice() as notice:
         for config in runs:
             make_run_dir(config, overwrite=options.overwrite)
             if rank() == 0:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from jobs.command import clear_errors, local_place, place, watched
+from jobs.command import absolute_path, clear_errors, local_path, watched
 from jobs.options.encoders import EncoderOptions, codec_from
 from jobs.options.generator_pictures import (
     PicturesInMemory,
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> None:
     """Parse the command line and train."""
     with clear_errors():
         options = tyro.cli(TrainGenerator, args=arguments, description=__doc__)
-        print(train_generator(replace(options, run_dir=local_place(options.run_dir, "run_dir"))))
+        print(train_generator(replace(options, run_dir=local_path(options.run_dir, "run_dir"))))
 
 
 def train_generator(options: TrainGenerator) -> Path:
@@ -132,7 +132,9 @@ def given_codec(options: TrainGenerator) -> LatentCodec | None:
     if options.codec == "small-autoencoder":
         if not options.codec_weights:
             return None
-        return SmallAutoencoder.load(Path(place(options.codec_weights)), device=options.device)
+        return SmallAutoencoder.load(
+            Path(absolute_path(options.codec_weights)), device=options.device
+        )
     return codec_from(
         EncoderOptions(
             encoder=options.codec,

@@ -18,14 +18,14 @@ from mindeye_dist.distributed import agree, rank, world_size
 from mindeye_dist.models.build import build_model
 from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
-from mindeye_dist.runs.checkpoint_copies import Copies
+from mindeye_dist.runs.checkpoint_copies import CheckpointCopies
 from mindeye_dist.runs.checkpoints import (
     CheckpointError,
     Checkpoints,
-    Place,
+    Progress,
     TrainingState,
-    describe,
-    read_place,
+    checkpoint_files,
+    read_progress,
 )
 from mindeye_dist.runs.journal import Journal, Report, write_summary
 from mindeye_dist.runs.same_run import check_same_run
@@ -60,7 +60,7 @@ def worker(
         PreemptedError: there was notice.
     """
     check_workers(config)
-    store = Store(config.data.url, disk_cache(config.data))
+    store = Store(config.data.url, open_disk_cache(config.data))
     manifest = read_manifest(store)
     encoder = while_training(config, store)
     train = open_split(config, store, manifest, config.data.train_on, encoder)
@@ -71,7 +71,7 @@ def worker(
     objective = build_objective(config, model)
     backend = build_backend(config, model)
     checkpoints = open_checkpoints(config)
-    place = restore(config, checkpoints, shapes, backend)
+    progress = restore(config, checkpoints, shapes, backend)
     trainer = Trainer(
         config=config,
         loader=loader,
@@ -79,13 +79,13 @@ def worker(
         objective=objective,
         backend=backend,
         checkpoints=checkpoints,
-        about=describe(config, shapes),
-        reports=[Journal(config.run_dir, place.step), *reports] if rank() == 0 else [],
+        about=checkpoint_files(config, shapes),
+        reports=[Journal(config.run_dir, progress.step), *reports] if rank() == 0 else [],
         validated=validated if rank() == 0 else [],
         notice=notice,
     )
-    trainer.fit(place)
-    conclude(config, trainer)
+    trainer.fit(progress)
+    write_run_summary(config, trainer)
 
 
 def check_workers(config: ExperimentConfig) -> None:
@@ -100,7 +100,7 @@ def check_workers(config: ExperimentConfig) -> None:
         raise ValueError(f"compute.num_workers: got {asked}, but {world_size()} are running")
 
 
-def disk_cache(data: DataConfig) -> DiskCache | None:
+def open_disk_cache(data: DataConfig) -> DiskCache | None:
     """Return what keeps members of remote shards on this machine, if it is asked for."""
     if not data.disk_cache:
         return None
@@ -121,7 +121,7 @@ def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
     return TorchBackend(model, config.compute, config.optimizer)
 
 
-def conclude(config: ExperimentConfig, trainer: Trainer) -> None:
+def write_run_summary(config: ExperimentConfig, trainer: Trainer) -> None:
     """Write the facts of a training that has ended, unless it had ended before."""
     summary = trainer.summary()
     if rank() == 0 and trainer.clock.samples:
@@ -131,11 +131,11 @@ def conclude(config: ExperimentConfig, trainer: Trainer) -> None:
 def open_checkpoints(config: ExperimentConfig) -> Checkpoints:
     """Return the run's checkpoints, each of which is copied to where the config says."""
     copy_to = config.checkpoint.copy_to
-    copy = Copies(copy_to).add if copy_to else None
+    copy = CheckpointCopies(copy_to).copy if copy_to else None
     return Checkpoints(config.run_dir, config.checkpoint.keep, copy)
 
 
-def newest_of_all(checkpoints: Checkpoints) -> Path | None:
+def newest_on_all_ranks(checkpoints: Checkpoints) -> Path | None:
     """Return the newest good checkpoint, as rank 0 sees it, on every rank.
 
     Raises:
@@ -154,19 +154,19 @@ def newest_of_all(checkpoints: Checkpoints) -> Path | None:
 
 def restore(
     config: ExperimentConfig, checkpoints: Checkpoints, shapes: Shapes, backend: Backend
-) -> Place:
+) -> Progress:
     """Load the newest good checkpoint, copies included, into the backend; return where it stood.
 
     Raises:
         CheckpointError: it is of another run, or does not fit the model.
     """
     if config.checkpoint.copy_to and rank() == 0:
-        Copies(config.checkpoint.copy_to).fetch(checkpoints)
-    newest = newest_of_all(checkpoints)
+        CheckpointCopies(config.checkpoint.copy_to).fetch(checkpoints)
+    newest = newest_on_all_ranks(checkpoints)
     if newest is None:
-        return Place()
+        return Progress()
     check_same_run(newest, config, shapes)
-    place = read_place(newest)
-    backend.load_state(TrainingState(newest, backend.shapes), place.step - place.skipped)
+    progress = read_progress(newest)
+    backend.load_state(TrainingState(newest, backend.shapes), progress.step - progress.skipped)
     log.warning("goes on from %s", newest)
-    return place
+    return progress

@@ -9,7 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from jobs.command import place
+from jobs.command import absolute_path
 from mindeye_dist.storage.store import DataError
 
 SHORTEST = 16
@@ -73,7 +73,7 @@ def open_tokens(token_file: str, *, required: bool, host: str) -> Tokens | None:
         )
     if not required:
         return None
-    return Tokens(Path(place(token_file)) if token_file else default_token_file())
+    return Tokens(Path(absolute_path(token_file)) if token_file else default_token_file())
 
 
 def is_loopback(host: str) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from jobs.command import KNOWN_ERRORS, place
+from jobs.command import KNOWN_ERRORS, absolute_path
 from jobs.options.checkpoints import data_store, open_data
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
@@ -31,7 +31,7 @@ from mindeye_dist.decoding.pools.gallery import (
 from mindeye_dist.decoding.predictor import Predictor, check_pipeline
 from mindeye_dist.evaluation.data import EvaluationData, check_data
 from mindeye_dist.pictures import decode
-from mindeye_dist.runs.checkpoints import MANIFEST, digest, read_place
+from mindeye_dist.runs.checkpoints import MANIFEST, file_digest, read_progress
 from serve.bodies import RefusedError
 from serve.schema import Gallery as GalleryCard
 from serve.schema import (
@@ -132,7 +132,7 @@ class Decoder:
     def _describe(self, settings: Service) -> ModelCard:
         """Return the card, once: the checkpoint's folder may be deleted while it is served."""
         predictor, leads = self.predictor, self._leads
-        where = read_place(predictor.path)
+        where = read_progress(predictor.path)
         tokens = predictor.shapes.targets["clip_tokens"]
         return ModelCard(
             model=self.version,
@@ -252,13 +252,13 @@ class Decoder:
 
 def _open_gallery(settings: Service, data: EvaluationData) -> Gallery:
     if settings.pool:
-        return Pool(Path(place(settings.pool)), data.targets)
+        return Pool(Path(absolute_path(settings.pool)), data.targets)
     return SplitGallery(data.splits["test"])
 
 
 def version_of(path: Path, name: str) -> str:
     """Return what a checkpoint is called: a name, and the digest of its manifest."""
-    return f"{name}@{digest(path / MANIFEST)[:DIGITS]}"
+    return f"{name}@{file_digest(path / MANIFEST)[:DIGITS]}"
 
 
 def wrong_size(got: int, expected: int) -> RefusedError:

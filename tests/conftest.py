@@ -30,7 +30,7 @@ from mindeye_dist.data.manifest import FORMAT, Manifest, Subject, Targets, write
 from mindeye_dist.data.writer import write_shards
 from mindeye_dist.storage import npy
 from mindeye_dist.storage.store import Store
-from mindeye_dist.training.preemption import heeding_sigterm
+from mindeye_dist.training.preemption import sigterm_notice
 from tests.forked import run_ranks
 from tests.s3 import server as s3_server
 
@@ -260,7 +260,7 @@ def train_each(configs):
 
 def train_heeding_sigterm(config):
     """Run `worker` as a command line does."""
-    with heeding_sigterm() as notice:
+    with sigterm_notice() as notice:
         worker(config, notice=notice)
 
 

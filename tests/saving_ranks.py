@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mindeye_dist.distributed import barrier, rank
-from mindeye_dist.runs.checkpoints import Checkpoints, Place
+from mindeye_dist.runs.checkpoints import Checkpoints, Progress
 
 SIZE = 64
 KEYS = ("weight", "exp_avg", "exp_avg_sq")
@@ -30,7 +30,7 @@ def save_with_one_full_disk(folder: str) -> None:
     for step, value in enumerate((1.0, 2.0, 3.0), 1):
         full = step == 2 and rank() == 1
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192 if full else soft, hard))
-        checkpoints.start(Place(step=step), parameters(value), {"config.json": {}})
-        assert checkpoints.wait() == (step != 2)
+        checkpoints.save_in_background(Progress(step=step), parameters(value), {"config.json": {}})
+        assert checkpoints.wait_for_save() == (step != 2)
         barrier()
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

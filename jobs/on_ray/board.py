@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jobs.command import PLAIN_SECONDS, line, seconds_left
+from jobs.command import PLAIN_SECONDS, metrics_line, seconds_left
 
 POLL_SECONDS = 0.5
 
@@ -83,7 +83,7 @@ class BoardHandler(logging.Handler):
 
 
 @contextmanager
-def shown(board: ActorHandle) -> Iterator[None]:
+def shown_progress(board: ActorHandle) -> Iterator[None]:
     """Draw the board while the body runs: live on a terminal, else a line every ten seconds."""
     stop = threading.Event()
     draw = _draw_live if sys.stderr.isatty() else _draw_lines
@@ -108,7 +108,7 @@ def _draw_live(board: ActorHandle, stop: threading.Event) -> None:
                 progress.console.print(message)
             if "total_steps" in values:
                 done, total = values["step"], values["total_steps"]
-                progress.update(task, description=line(values), completed=done, total=total)
+                progress.update(task, description=metrics_line(values), completed=done, total=total)
 
 
 def _draw_lines(board: ActorHandle, stop: threading.Event) -> None:
@@ -121,7 +121,11 @@ def _draw_lines(board: ActorHandle, stop: threading.Event) -> None:
         if "total_steps" not in values or values["step"] == shown_step:
             continue
         if stopped or time.monotonic() - shown_at > PLAIN_SECONDS:
-            print(f"{line(values)}  {seconds_left(values):.0f} s left", file=sys.stderr, flush=True)
+            print(
+                f"{metrics_line(values)}  {seconds_left(values):.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
             shown_at, shown_step = time.monotonic(), values["step"]
 
 

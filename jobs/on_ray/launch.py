@@ -26,7 +26,7 @@ from ray.train.v2._internal.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.command import KNOWN_ERRORS
-from jobs.on_ray.board import Board, BoardHandler, shown
+from jobs.on_ray.board import Board, BoardHandler, shown_progress
 from jobs.on_ray.join import join
 from jobs.on_ray.prometheus import TrainingMeters
 from jobs.tracking import tracked
@@ -35,11 +35,11 @@ from mindeye_dist.config import ComputeConfig, ExperimentConfig
 from mindeye_dist.distributed import rank
 from mindeye_dist.runs.journal import Report
 from mindeye_dist.strict import from_dict, to_dict
-from mindeye_dist.training.preemption import PreemptedError, heeding_sigterm
+from mindeye_dist.training.preemption import PreemptedError, sigterm_notice
 
 log = logging.getLogger(__name__)
 ASK_SECONDS = 1.0
-OF_RAY = (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
+LOST_WORKER_ERRORS = (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
 """What a worker that is gone is said to have failed with; its own errors come as they were."""
 
 
@@ -62,7 +62,7 @@ def launch(
     """
     board = board or new_board()
     settings = {"config": to_dict(config), "board": board, "parent_run": parent_run}
-    with heeding_sigterm() as notice, shown(board), told(board, notice):
+    with sigterm_notice() as notice, shown_progress(board), forwarded_notice(board, notice):
         while True:
             try:
                 new_trainer(config, settings).fit()
@@ -88,7 +88,7 @@ def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrai
         train_loop_config=settings,
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=elastic(compute),  # type: ignore[arg-type]
+            num_workers=worker_count(compute),  # type: ignore[arg-type]
             use_gpu=cuda,
             resources_per_worker=worker_resources(compute),
         ),
@@ -105,7 +105,7 @@ def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrai
 
 
 @contextmanager
-def told(board: ActorHandle, notice: Event) -> Iterator[None]:
+def forwarded_notice(board: ActorHandle, notice: Event) -> Iterator[None]:
     """Tell the board, and by it the workers, when this program has notice to end."""
     over = Event()
 
@@ -134,12 +134,12 @@ def ray_worker(settings: dict[str, Any]) -> None:
     notice = notice_of_ray(board)
     with suppress(PreemptedError):
         if rank() == 0:
-            first_worker(config, board, settings["parent_run"], notice)
+            rank_zero_worker(config, board, settings["parent_run"], notice)
         else:
             worker(config, notice=notice)
 
 
-def first_worker(
+def rank_zero_worker(
     config: ExperimentConfig, board: ActorHandle, parent_run: str, notice: Event
 ) -> None:
     """Be rank 0."""
@@ -177,7 +177,7 @@ def new_board() -> ActorHandle:
     return board
 
 
-def elastic(compute: ComputeConfig) -> int | tuple[int, int]:
+def worker_count(compute: ComputeConfig) -> int | tuple[int, int]:
     """Return how many workers Ray may start: so many, or from fewest to most."""
     if compute.fewest_workers == compute.num_workers:
         return compute.num_workers
@@ -208,7 +208,7 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
     each = " and ".join(f"{count:g} {kind}" for kind, count in worker_resources(compute).items())
     there = "; ".join(
         " and ".join(f"{node.get(kind, 0):g} {kind}" for kind in worker_resources(compute))
-        for node in nodes()
+        for node in node_resources()
     )
     message = (
         f"compute.num_workers: {compute.fewest_workers} workers ask for {each} each, there is room "
@@ -219,7 +219,7 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
     log.warning("%s: waiting for the cluster to grow", message)
 
 
-def nodes() -> list[dict[str, float]]:
+def node_resources() -> list[dict[str, float]]:
     """Return what each living node of the cluster has."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
@@ -230,12 +230,12 @@ def room_for_workers(compute: ComputeConfig) -> int:
     if not each:
         return compute.num_workers
     return sum(
-        min(fits(node.get(kind, 0.0), count, kind) for kind, count in each.items())
-        for node in nodes()
+        min(count_fitting(node.get(kind, 0.0), count, kind) for kind, count in each.items())
+        for node in node_resources()
     )
 
 
-def fits(there: float, count: float, kind: str) -> int:
+def count_fitting(there: float, count: float, kind: str) -> int:
     """Return how many times `count` fits into what a node has; parts of a GPU into one GPU."""
     slack = 1e-6  # of Ray's own sums
     if kind == "GPU" and count < 1:
@@ -249,7 +249,7 @@ def root_cause(error: TrainingFailedError) -> Exception:
     for _, cause in sorted(failures.items()):
         if isinstance(cause, KNOWN_ERRORS):
             return cause
-    lost = [n for n, cause in sorted(failures.items()) if isinstance(cause, OF_RAY)]
+    lost = [n for n, cause in sorted(failures.items()) if isinstance(cause, LOST_WORKER_ERRORS)]
     if lost:
         return ChildProcessError(f"workers {lost} died; --resume goes on from the last checkpoint")
     return error

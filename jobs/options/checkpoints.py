@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from jobs.command import KNOWN_ERRORS, SCHEME, cache_folder, place, weights_place
+from jobs.command import KNOWN_ERRORS, SCHEME, absolute_path, cache_folder, weights_path
 from jobs.options.encoders import (
     EncoderOptions,
     data_shapes,
@@ -21,7 +21,7 @@ from mindeye_dist.decoding.predictor import Predictor, check_codec, check_pipeli
 from mindeye_dist.evaluation.data import EvaluationData
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.frozen.open_codec import open_codec
-from mindeye_dist.runs.checkpoint_copies import copy_checkpoint
+from mindeye_dist.runs.checkpoint_copies import fetch_checkpoint
 from mindeye_dist.runs.checkpoints import CheckpointError, Checkpoints
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.storage.store import DataError, Store
@@ -93,8 +93,8 @@ def given(checkpoint: str, mlflow: str = "") -> Path:
 
         return resolve(checkpoint, mlflow)
     if "://" in checkpoint:
-        return copy_checkpoint(checkpoint, cache_folder() / "checkpoints")
-    return Path(place(checkpoint)).resolve()
+        return fetch_checkpoint(checkpoint, cache_folder() / "checkpoints")
+    return Path(absolute_path(checkpoint)).resolve()
 
 
 def best(run_dir: str) -> Path:
@@ -103,17 +103,17 @@ def best(run_dir: str) -> Path:
     Raises:
         CheckpointError: the run has no good checkpoint.
     """
-    found = Checkpoints(place(run_dir), 1).best()
+    found = Checkpoints(absolute_path(run_dir), 1).best()
     if found is None:
-        there = Path(place(run_dir)).is_dir()
+        there = Path(absolute_path(run_dir)).is_dir()
         said = "has no good checkpoint" if there else "no such folder; jobs/train.py makes one"
-        raise CheckpointError(f"{place(run_dir)}: {said}")
+        raise CheckpointError(f"{absolute_path(run_dir)}: {said}")
     return found
 
 
 def data_store(options: CheckpointOptions, predictor: Predictor) -> Store:
     """Return where the shards are: as the options say, or else the checkpoint."""
-    return Store(place(options.data_url) if options.data_url else predictor.config.data.url)
+    return Store(absolute_path(options.data_url) if options.data_url else predictor.config.data.url)
 
 
 def open_data(
@@ -174,7 +174,7 @@ def encoder_of(
         )
     options = EncoderOptions(
         encoder="clip-vit-l-14",
-        weights=weights_place(weights),
+        weights=weights_path(weights),
         final=name.endswith("-final"),
         antialias=antialias,
         device=device,
@@ -236,7 +236,7 @@ def codec_of(options: RunOptions, predictor: Predictor) -> LatentCodec:
     trained = predictor.shapes.targets["latents"]
     codec = open_codec(
         trained.encoder,
-        weights_place(options.codec),
+        weights_path(options.codec),
         trained.shape,
         options.device,
         subfolder=options.codec_subfolder,

@@ -15,7 +15,7 @@ import tyro
 from jaxtyping import Float, Float16
 from torch import Tensor
 
-from jobs.command import place, watched
+from jobs.command import absolute_path, watched
 from jobs.options.encoders import (
     EncoderOptions,
     target_encoder,
@@ -125,7 +125,7 @@ def open_source(options: SourceOptions) -> Source:
 
     targets = TargetShape(encoder.shape, encoder.name, encoder.digest)
     if options.images:
-        files = PictureFiles(Path(place(options.images)))
+        files = PictureFiles(Path(absolute_path(options.images)))
 
         def read(numbers: range) -> list[bytes]:
             names = [files.names[n] for n in numbers]
@@ -161,7 +161,7 @@ def shards_source(options: SourceOptions) -> Source:
     Raises:
         DataError: nothing is left, or the subjects' tokens are by different encoders.
     """
-    store = Store(place(options.data_url))
+    store = Store(absolute_path(options.data_url))
     manifest = read_manifest(store)
     subjects = options.subjects or tuple(manifest.subjects)
     held_out: set[str] = set()

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from jobs.command import place, weights_place
+from jobs.command import absolute_path, weights_path
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.frozen.open_codec import open_codec
 from mindeye_dist.frozen.small_autoencoder import SmallAutoencoder
@@ -79,12 +79,12 @@ def open_generator(options: GeneratorOptions) -> Generator:
         steps=options.steps or default.steps,
         guidance=options.guidance or default.guidance,
     )
-    weights = weights_place(options.weights)
+    weights = weights_path(options.weights)
     return kind(weights, sampling, device=options.device, dtype=options.dtype)
 
 
 def _small(options: GeneratorOptions) -> SmallGenerator:
-    path = Path(place(options.weights)) if options.weights else SCENES_GENERATOR
+    path = Path(absolute_path(options.weights)) if options.weights else SCENES_GENERATOR
     if path.is_dir():
         path = path / GENERATOR_FILE
     return SmallGenerator.load(
@@ -98,7 +98,7 @@ def _small(options: GeneratorOptions) -> SmallGenerator:
 
 def _codec(path: Path, options: GeneratorOptions) -> LatentCodec:
     name, shape = codec_of(path)
-    source, beside = weights_place(options.codec), path.with_name(AUTOENCODER_FILE)
+    source, beside = weights_path(options.codec), path.with_name(AUTOENCODER_FILE)
     if not source and name == SmallAutoencoder.name and beside.exists():
         source = str(beside)
     return open_codec(name, source, shape, options.device, subfolder=options.codec_subfolder)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float
 
-from jobs.command import place
+from jobs.command import absolute_path
 from jobs.options.workers import Workers
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
@@ -109,7 +109,7 @@ def out_folder(out: str, name: str, checkpoint: Path, run_dir: Path | None) -> s
     """
     if not out:
         return str(run_dir / name if run_dir else checkpoint.with_name(f"{checkpoint.name}-{name}"))
-    out = place(out)
+    out = absolute_path(out)
     if "://" not in out and Path(out).resolve().is_relative_to(checkpoint.resolve()):
         raise ValueError(f"--out: got {out}, expected a folder outside the checkpoint")
     return out

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tyro
 
-from jobs.command import settle
+from jobs.command import with_absolute_paths
 from jobs.on_ray.launch import room_for_workers
 from jobs.options.demo_data import check_subject_data, simulate_demo
 from jobs.options.encoders import data_shapes
@@ -21,7 +21,7 @@ from jobs.sweeps.options import SWEEP, Tune
 from jobs.sweeps.spaces import Space, check_space, parse_space, read_space, space_values
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.manifest import read_manifest
-from mindeye_dist.runs.journal import write_whole
+from mindeye_dist.runs.journal import write_atomically
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import from_dict, override, paths, to_dict
 
@@ -83,7 +83,7 @@ def plan(options: Tune) -> Sweep:
     Raises:
         ValueError: a setting does not go with a sweep; the message names it.
     """
-    config = settle(options.config)
+    config = with_absolute_paths(options.config)
     check_options(options, config)
     space = read_space(options.space, config)
     if options.config.data.url == DataConfig.url:
@@ -158,7 +158,7 @@ def write_sweep(sweep: Sweep, sessions: list[dict[str, float]]) -> None:
         "parent_run": sweep.parent_run,
         "sessions": sessions,
     }
-    write_whole(sweep.folder / SWEEP, json.dumps(stored, indent=1))
+    write_atomically(sweep.folder / SWEEP, json.dumps(stored, indent=1))
 
 
 def read_sweep(folder: Path) -> Sweep:
@@ -183,7 +183,7 @@ def resume(arguments: list[str], options: Tune) -> Sweep:
     Raises:
         ValueError: there is no sweep, or a flag differs from its start and is not changeable.
     """
-    folder = Path(settle(options.config).run_dir)
+    folder = Path(with_absolute_paths(options.config).run_dir)
     if not (folder / SWEEP).exists():
         raise ValueError(f"--resume: no sweep in {folder}")
     stored = read_sweep(folder)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from mindeye_dist.runs.journal import read_journal, read_lines, write_whole
+from mindeye_dist.runs.journal import read_journal, read_lines, write_atomically
 
 TRIAL, EVENTS = "trial.json", "events.jsonl"
 State = Literal["finished", "stopped", "failed", "interrupted"]
@@ -93,7 +93,9 @@ class Rung:
 def describe_trial(folder: Path, params: Mapping[str, Any], epochs: int) -> None:
     """Write a trial's settings and number of epochs into its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / TRIAL, json.dumps({"params": dict(params), "epochs": epochs}, indent=1))
+    write_atomically(
+        folder / TRIAL, json.dumps({"params": dict(params), "epochs": epochs}, indent=1)
+    )
 
 
 def note_event(folder: Path, event: str, error: str = "") -> None:

@@ -19,9 +19,9 @@ from jobs.sweeps.spaces import trial_config
 from jobs.sweeps.table import format_settings
 from jobs.sweeps.trial import TRIALS
 from mindeye_dist.data.manifest import MANIFEST
-from mindeye_dist.runs.checkpoints import Checkpoints, digest
+from mindeye_dist.runs.checkpoints import Checkpoints, file_digest
 from mindeye_dist.runs.folder import TRACKED_RUN
-from mindeye_dist.runs.journal import read_journal, write_whole
+from mindeye_dist.runs.journal import read_journal, write_atomically
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 
@@ -41,7 +41,7 @@ def open_session(sweep: Sweep) -> None:
         session["ended"] = session["ended"] or max([session["begun"], *written])
     session = {"begun": time.time(), "ended": None, "slots": slots_of(sweep)}
     stored["sessions"].append(session)
-    write_whole(file, json.dumps(stored, indent=1))
+    write_atomically(file, json.dumps(stored, indent=1))
 
 
 def conclude(sweep: Sweep) -> None:
@@ -53,7 +53,7 @@ def conclude(sweep: Sweep) -> None:
     file = sweep.folder / SWEEP
     stored = json.loads(file.read_text())
     stored["sessions"][-1]["ended"] = time.time()
-    write_whole(file, json.dumps(stored, indent=1))
+    write_atomically(file, json.dumps(stored, indent=1))
     trials = read_trials(sweep.folder / TRIALS)
     order = rank_trials(trials)
     options = sweep.options
@@ -122,7 +122,7 @@ def publish(sweep: Sweep, champion: TrialRecord) -> None:
     tags = {
         **{k.replace("/", "."): v for k, v in top.items() if k.startswith("val/")},
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
-        "checkpoint_manifest_sha256": digest(checkpoint / "manifest.json"),
+        "checkpoint_manifest_sha256": file_digest(checkpoint / "manifest.json"),
         "trial": champion.name,
     }
     try:

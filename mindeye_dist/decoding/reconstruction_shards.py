@@ -29,7 +29,7 @@ from mindeye_dist.data.shards import (
 from mindeye_dist.data.writer import pack
 from mindeye_dist.decoding.reconstructor import Reconstructions, Reconstructor
 from mindeye_dist.pictures import decode, encode_png
-from mindeye_dist.runs.checkpoints import MANIFEST, digest
+from mindeye_dist.runs.checkpoints import MANIFEST, file_digest
 from mindeye_dist.storage import npy
 from mindeye_dist.storage.store import DataError, Store
 from mindeye_dist.strict import from_dict
@@ -93,12 +93,12 @@ def made_with(
         subject=predictor.config.data.subject,
         split=split,
         repeats=repeats,
-        checkpoint=digest(predictor.path / MANIFEST),
+        checkpoint=file_digest(predictor.path / MANIFEST),
         generator=reconstructor.generator.name,
         generator_digest=reconstructor.generator.digest,
         encoder=reconstructor.encoder.name,
         encoder_digest=reconstructor.encoder.digest,
-        lowlevel=digest(lowlevel.predictor.path / MANIFEST) if lowlevel else "",
+        lowlevel=file_digest(lowlevel.predictor.path / MANIFEST) if lowlevel else "",
         codec=lowlevel.codec.digest if lowlevel else "",
         device=device,
         candidates=config.candidates,

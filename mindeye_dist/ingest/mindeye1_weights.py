@@ -43,10 +43,10 @@ from mindeye_dist.runs.checkpoints import (
     MODEL,
     STATE,
     CheckpointError,
-    Place,
+    Progress,
     check_shapes,
-    rename,
-    seal,
+    complete_folder,
+    rename_durably,
 )
 from mindeye_dist.simulation.nsd import NSD_VOXELS
 
@@ -151,8 +151,8 @@ def write_checkpoint(folder: Path, imported: Imported, about: dict[str, Any]) ->
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         save_tensors(partial / MODEL, imported.weights)
-        seal(partial, {STATE: dataclasses.asdict(Place()), **about})
-        rename(partial, folder)
+        complete_folder(partial, {STATE: dataclasses.asdict(Progress()), **about})
+        rename_durably(partial, folder)
     except OSError as error:
         raise CheckpointError(f"{folder}: cannot be written: {error}") from error
     finally:

@@ -12,9 +12,9 @@ from mindeye_dist.runs.checkpoints import (
     MANIFEST,
     CheckpointError,
     Checkpoints,
-    folder_of,
-    read_place,
-    rename,
+    checkpoint_name,
+    read_progress,
+    rename_durably,
     verify,
 )
 from mindeye_dist.storage.store import DataError, Store
@@ -24,7 +24,7 @@ DIGITS = 12
 PROBE = "can-be-written"
 
 
-def copy_checkpoint(url: str, cache: Path) -> Path:
+def fetch_checkpoint(url: str, cache: Path) -> Path:
     """Return a local copy of a checkpoint's folder, fetched at most once.
 
     Args:
@@ -52,7 +52,7 @@ def copy_checkpoint(url: str, cache: Path) -> Path:
     return found
 
 
-class Copies:
+class CheckpointCopies:
     """Copies of a run's checkpoints: `step-*` folders, each whole once its manifest is there.
 
     Args:
@@ -75,7 +75,7 @@ class Copies:
         """Return the names of all copies that ought to be whole, in the order of their steps."""
         return [name for name in self._folders() if MANIFEST in self._store.names(name)]
 
-    def add(self, checkpoint: Path, kept: Collection[str]) -> None:
+    def copy(self, checkpoint: Path, kept: Collection[str]) -> None:
         """Copy a checkpoint, then delete the copies of those that are not kept.
 
         A failure is only logged: the checkpoint itself is there, and the next one is tried again.
@@ -116,7 +116,7 @@ class Copies:
             if newest is not None and name <= newest.name:
                 return
             if self._bring(name, checkpoints.folder):
-                best = folder_of(read_place(checkpoints.folder / name).best_step)
+                best = checkpoint_name(read_progress(checkpoints.folder / name).best_step)
                 if best in names and not (checkpoints.folder / best).exists():
                     self._bring(best, checkpoints.folder)
                 return
@@ -142,7 +142,7 @@ class Copies:
                 log.warning("passed over: %s: %s", store.url, error)
                 return False
             shutil.rmtree(folder / name, ignore_errors=True)
-            rename(partial, folder / name)
+            rename_durably(partial, folder / name)
         log.warning("fetched %s", store.url)
         return True
 

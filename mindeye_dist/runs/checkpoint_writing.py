@@ -19,7 +19,7 @@ MODEL = "model.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
 Parameters = Iterator[tuple[str, dict[str, Tensor]]]
 """Name, and `weight`, `exp_avg` and `exp_avg_sq`, of every parameter."""
-Share = tuple[dict[str, Tensor], dict[str, Tensor]]
+RankShard = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Weights and moments by name, in host memory."""
 
 
@@ -27,7 +27,7 @@ class CheckpointError(Exception):
     """A checkpoint that cannot be written, is not whole, or does not fit; lists the differences."""
 
 
-class Held:
+class HostCopies:
     """Copies of tensors that stay as they are while training goes on.
 
     They take the memory of the copies before: new memory would take longer than the copying.
@@ -50,9 +50,9 @@ def in_host_memory(_: str, tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
 
 
-def share_of(
+def rank_shard(
     parameters: Parameters, take: Callable[[str, Tensor], Tensor] = in_host_memory
-) -> Share:
+) -> RankShard:
     """Return this rank's share of the training state; called on all ranks."""
     weights, moments = {}, {}
     for i, (name, state) in enumerate(parameters):
@@ -64,7 +64,7 @@ def share_of(
     return weights, moments
 
 
-def write_share(folder: Path, share: Share) -> None:
+def write_rank_shard(folder: Path, share: RankShard) -> None:
     """Write this rank's files.
 
     Raises:
@@ -94,7 +94,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def together(what: str, group: ProcessGroup | None) -> Iterator[None]:
+def raise_on_all_ranks(what: str, group: ProcessGroup | None) -> Iterator[None]:
     """Raise on all ranks, those of a group where one is given, what went wrong on any.
 
     Raises:

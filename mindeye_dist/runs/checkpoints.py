@@ -30,12 +30,12 @@ from mindeye_dist.runs.checkpoint_writing import (
     MODEL,
     MOMENTS,
     CheckpointError,
-    Held,
+    HostCopies,
     Parameters,
-    Share,
-    share_of,
-    together,
-    write_share,
+    RankShard,
+    raise_on_all_ranks,
+    rank_shard,
+    write_rank_shard,
 )
 from mindeye_dist.runs.folder import CHECKPOINTS
 from mindeye_dist.shapes import Shapes
@@ -46,7 +46,7 @@ CONFIG, STATE, MANIFEST = "config.json", "state.json", "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Progress:
     """Where a run stands; the loader's position follows from the step.
 
     Attributes:
@@ -62,8 +62,8 @@ class Place:
     skipped: int = 0
 
 
-Record = TypeVar("Record", ExperimentConfig, Shapes, Place)
-Copy = Callable[[Path, Collection[str]], None]
+Record = TypeVar("Record", ExperimentConfig, Shapes, Progress)
+CopyCheckpoint = Callable[[Path, Collection[str]], None]
 
 
 class Checkpoints:
@@ -81,45 +81,47 @@ class Checkpoints:
         sealed: step of the last one written from here, -1 before the first.
     """
 
-    def __init__(self, run_dir: str, keep: int, copy: Copy | None = None) -> None:
+    def __init__(self, run_dir: str, keep: int, copy: CopyCheckpoint | None = None) -> None:
         self.folder = Path(run_dir) / CHECKPOINTS
-        self.sealed = -1
+        self.last_written_step = -1
         self._keep = keep
         self._copy = copy
         self._copier = ThreadPoolExecutor(1, "copy")
         self._kept: set[str] = set()
         self._saving: Future[None] | None = None
         self._group: ProcessGroup | None = None
-        self._held = Held()
+        self._held = HostCopies()
 
-    def save(self, place: Place, parameters: Parameters, about: dict[str, Any]) -> Path:
-        """Write a checkpoint; called on all ranks with the same place.
+    def save(self, progress: Progress, parameters: Parameters, about: dict[str, Any]) -> Path:
+        """Write a checkpoint; called on all ranks with the same progress.
 
         Args:
-            place: where the run stands.
+            progress: where the run stands.
             parameters: name and training state of each, yielded alike on every rank.
             about: what else goes into the folder, by file name, as JSON.
 
         Raises:
             CheckpointError: a rank could not write; on all ranks, and nothing earlier is lost.
         """
-        self.wait()
-        self._write(place, share_of(parameters), about, None)
-        return self.folder / folder_of(place.step)
+        self.wait_for_save()
+        self._write(progress, rank_shard(parameters), about, None)
+        return self.folder / checkpoint_name(progress.step)
 
-    def start(self, place: Place, parameters: Parameters, about: dict[str, Any]) -> None:
+    def save_in_background(
+        self, progress: Progress, parameters: Parameters, about: dict[str, Any]
+    ) -> None:
         """Copy what `save` would write; a thread writes it while the caller goes on.
 
         What becomes of it `wait` tells.
         """
-        self.wait()
+        self.wait_for_save()
         self._group = self._group or group_of_its_own()
-        share = share_of(parameters, self._held)
+        share = rank_shard(parameters, self._held)
         thread = ThreadPoolExecutor(1, "checkpoint")
-        self._saving = thread.submit(self._write, place, share, about, self._group)
+        self._saving = thread.submit(self._write, progress, share, about, self._group)
         thread.shutdown(wait=False)
 
-    def wait(self) -> bool:
+    def wait_for_save(self) -> bool:
         """Wait until what was started is there; return whether it is, alike on all ranks.
 
         Why it is not is in the log.
@@ -133,7 +135,7 @@ class Checkpoints:
             return False
         return True
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Wait for what was started and for its copies, after an error that matters more."""
         saving, self._saving = self._saving, None
         if saving is not None and (problem := saving.exception()) is not None:
@@ -156,38 +158,42 @@ class Checkpoints:
         newest = self.newest()
         if newest is None:
             return None
-        place = read_place(newest)
-        path = self.folder / folder_of(place.best_step)
+        progress = read_progress(newest)
+        path = self.folder / checkpoint_name(progress.best_step)
         return path if path.exists() else newest
 
     def _write(
-        self, place: Place, share: Share, about: dict[str, Any], group: ProcessGroup | None
+        self,
+        progress: Progress,
+        share: RankShard,
+        about: dict[str, Any],
+        group: ProcessGroup | None,
     ) -> None:
-        final = self.folder / folder_of(place.step)
-        partial = self.folder / f".writing-{place.step:08d}"
-        with together(f"{partial}: cannot be made", group):
+        final = self.folder / checkpoint_name(progress.step)
+        partial = self.folder / f".writing-{progress.step:08d}"
+        with raise_on_all_ranks(f"{partial}: cannot be made", group):
             if rank() == 0:
                 for left in self.folder.glob(".writing-*"):  # by saves that failed or were killed
                     shutil.rmtree(left)
                 partial.mkdir(parents=True)
-        with together(f"{partial}: cannot be written", group):
-            write_share(partial, share)
-        with together(f"{partial}: cannot be completed", group):
+        with raise_on_all_ranks(f"{partial}: cannot be written", group):
+            write_rank_shard(partial, share)
+        with raise_on_all_ranks(f"{partial}: cannot be completed", group):
             if rank() == 0:
-                seal(partial, {STATE: dataclasses.asdict(place), **about})
+                complete_folder(partial, {STATE: dataclasses.asdict(progress), **about})
                 shutil.rmtree(final, ignore_errors=True)
-                rename(partial, final)
-        self.sealed = place.step
+                rename_durably(partial, final)
+        self.last_written_step = progress.step
         if rank() == 0:
-            self._forget(place)
+            self._forget(progress)
             if self._copy is not None:
                 self._copier.submit(self._copy_kept, final)
 
-    def _forget(self, place: Place) -> None:
+    def _forget(self, progress: Progress) -> None:
         # Later steps are of a course that this run has left, damaged ones among them.
         paths = sorted(self.folder.glob("step-*"))
-        past = [path.name for path in paths if path.name <= folder_of(place.step)]
-        self._kept = {*past[-self._keep :], folder_of(place.best_step)}
+        past = [path.name for path in paths if path.name <= checkpoint_name(progress.step)]
+        self._kept = {*past[-self._keep :], checkpoint_name(progress.best_step)}
         for path in paths:
             if path.name not in self._kept:
                 # One that cannot be deleted, as somebody reads it, is no reason to stop.
@@ -198,17 +204,17 @@ class Checkpoints:
             self._copy(path, self._kept)
 
 
-def seal(folder: Path, about: Mapping[str, Any]) -> None:
+def complete_folder(folder: Path, about: Mapping[str, Any]) -> None:
     """Add JSON files by name to a folder of tensors, then its manifest, and flush all to disk."""
     for name, values in about.items():
         (folder / name).write_text(json.dumps(values, indent=1))
-    digests = {path.name: digest(path) for path in sorted(folder.iterdir())}
+    digests = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
     (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
     for path in (*folder.iterdir(), folder):
         _flush(path)
 
 
-def rename(sealed: Path, final: Path) -> None:
+def rename_durably(sealed: Path, final: Path) -> None:
     """Give a sealed folder its name, for good."""
     sealed.rename(final)
     _flush(final.parent)
@@ -222,7 +228,7 @@ def verify(path: Path) -> None:
     """
     try:
         digests = json.loads((path / MANIFEST).read_text())
-        there = {file.name: digest(file) for file in path.iterdir() if file.name != MANIFEST}
+        there = {file.name: file_digest(file) for file in path.iterdir() if file.name != MANIFEST}
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole checkpoint: {error}") from error
     if not isinstance(digests, dict) or not {MODEL, CONFIG, STATE} <= digests.keys():
@@ -234,7 +240,7 @@ def verify(path: Path) -> None:
             raise CheckpointError(f"{path}: {name} is damaged: its digest is not the manifest's")
 
 
-def digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
     """Return a file's sha256 in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -250,9 +256,9 @@ def read_shapes(path: Path) -> Shapes:
     return _read(Shapes, path / "shapes.json")
 
 
-def read_place(path: Path) -> Place:
+def read_progress(path: Path) -> Progress:
     """Return where the run stood."""
-    return _read(Place, path / STATE)
+    return _read(Progress, path / STATE)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -306,12 +312,12 @@ def check_shapes(
         raise CheckpointError(f"{path}: does not fit the model: " + "; ".join(problems))
 
 
-def describe(config: ExperimentConfig, shapes: Shapes) -> dict[str, Any]:
+def checkpoint_files(config: ExperimentConfig, shapes: Shapes) -> dict[str, Any]:
     """Return the JSON files that make a checkpoint self-contained."""
     return {CONFIG: to_dict(config), "shapes.json": dataclasses.asdict(shapes)}
 
 
-def folder_of(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     """Return the name of the checkpoint of a step."""
     return f"step-{step:08d}"
 

@@ -15,7 +15,7 @@ class Journal:
     def __init__(self, run_dir: str, from_step: int) -> None:
         self._path = Path(run_dir) / JOURNAL
         kept = [row for row in read_journal(run_dir) if row["step"] <= from_step]
-        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        write_atomically(self._path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def __call__(self, metrics: dict[str, Any]) -> None:
         """Append one row; it must have a `step`.
@@ -35,7 +35,7 @@ def read_journal(run_dir: str) -> list[dict[str, Any]]:
     return read_lines(Path(run_dir) / JOURNAL)
 
 
-def read_on(run_dir: str, offset: int, most: int) -> tuple[list[dict[str, Any]], int]:
+def read_journal_from(run_dir: str, offset: int, most: int) -> tuple[list[dict[str, Any]], int]:
     """Return at most so many rows from a byte of a run's journal on, and the byte after them.
 
     A last line that is not whole yet is left for the next time; those cut short are left out.
@@ -69,7 +69,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_summary(run_dir: str, summary: dict[str, Any]) -> None:
     """Write a finished run's training facts."""
-    write_whole(Path(run_dir) / SUMMARY, json.dumps(summary, indent=1))
+    write_atomically(Path(run_dir) / SUMMARY, json.dumps(summary, indent=1))
 
 
 def read_summary(run_dir: str) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def read_summary(run_dir: str) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_atomically(path: Path, text: str) -> None:
     """Write a file that is whole or as it was, whatever is killed.
 
     Raises:

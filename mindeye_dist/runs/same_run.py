@@ -58,12 +58,12 @@ def check_same_settings(path: Path, config: ExperimentConfig) -> None:
 
 
 def _check_same(path: Path, then: Mapping[str, object], now: Mapping[str, object]) -> None:
-    if found := differences(then, now):
+    if found := changed_settings(then, now):
         listed = "; ".join(found)
         raise CheckpointError(f"{path}: is of another run, or wants its flags: {listed}")
 
 
-def differences(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+def changed_settings(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Return what makes two runs different ones, by dotted path."""
     return [
         f"{name} was {then.get(name)!r}, is {value!r}"

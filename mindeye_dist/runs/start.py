@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.distributed import barrier, rank
-from mindeye_dist.runs.checkpoint_copies import Copies
+from mindeye_dist.runs.checkpoint_copies import CheckpointCopies
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.runs.folder import (
     CHECKPOINTS,
@@ -33,8 +33,8 @@ def check_run_dir(config: ExperimentConfig, *, resume: bool, overwrite: bool) ->
         )
     checkpoints, copy_to = Checkpoints(config.run_dir, 1), config.checkpoint.copy_to
     if copy_to and os.environ.get("RANK", "0") == "0":  # others would delete each other's trial
-        Copies(copy_to).check_writable()
-    copied = bool(copy_to and Copies(copy_to).names())
+        CheckpointCopies(copy_to).check_writable()
+    copied = bool(copy_to and CheckpointCopies(copy_to).names())
     if resume:
         newest = checkpoints.newest()
         if newest is None and not copied:
@@ -74,7 +74,7 @@ def empty(config: ExperimentConfig) -> None:
     for name in (CHECKPOINTS, RAY):
         shutil.rmtree(run_dir / name, ignore_errors=True)
     if config.checkpoint.copy_to:
-        copies = Copies(config.checkpoint.copy_to)
+        copies = CheckpointCopies(config.checkpoint.copy_to)
         copies.delete(copies.names())
     for name in (JOURNAL, SUMMARY, TRACKED_RUN, TRACKING, REPORT, PAGE):
         (run_dir / name).unlink(missing_ok=True)

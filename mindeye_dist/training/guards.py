@@ -33,7 +33,7 @@ class MiscountError(Exception):
     """An epoch did not deliver every sample of the manifest once; names the first of the others."""
 
 
-def contagious(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def poison_if_non_finite(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Return the loss, such that all gradients are NaN if it is not finite.
 
     The gradient's norm then tells of both, and of any rank on all ranks, since NaN survives the
@@ -42,7 +42,7 @@ def contagious(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
-def non_finite(batch: Batch, loss: Tensor) -> str:
+def describe_non_finite(batch: Batch, loss: Tensor) -> str:
     """Return what is not finite in a step whose gradient is not, and the keys of its batch.
 
     Args:
@@ -89,15 +89,15 @@ def check_ranks(parameters: Iterable[tuple[str, Tensor]], step: int) -> None:
     Raises:
         DivergedError: some rank's are not the others'.
     """
-    sums = {name: checksum(weight) for name, weight in parameters}
+    sums = {name: weight_checksum(weight) for name, weight in parameters}
     if world_size() == 1 or not sums:
         return
     table = gather(torch.stack(list(sums.values()))[None], world_size())
-    if problem := differences(table.cpu(), list(sums)):
+    if problem := describe_divergence(table.cpu(), list(sums)):
         raise DivergedError(f"step {step}: {problem}")
 
 
-def checksum(weight: Tensor) -> Int[Tensor, ""]:
+def weight_checksum(weight: Tensor) -> Int[Tensor, ""]:
     """Return the sum of a tensor's elements, their bits read as integers: no flipped bit keeps it.
 
     Integers add up exactly, in whatever order.
@@ -105,7 +105,7 @@ def checksum(weight: Tensor) -> Int[Tensor, ""]:
     return weight.detach().view(INTEGERS[weight.element_size()]).sum(dtype=torch.int64)
 
 
-def differences(table: Int[Tensor, "ranks parameters"], names: Sequence[str]) -> str:
+def describe_divergence(table: Int[Tensor, "ranks parameters"], names: Sequence[str]) -> str:
     """Return which ranks differ in which parameters, given their checksums; "" where none do."""
     rows = [tuple(row) for row in table.tolist()]
     common, number = Counter(rows).most_common(1)[0]

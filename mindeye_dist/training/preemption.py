@@ -12,7 +12,7 @@ class PreemptedError(Exception):
 
 
 @contextmanager
-def heeding_sigterm() -> Iterator[threading.Event]:
+def sigterm_notice() -> Iterator[threading.Event]:
     """Yield an event that the first SIGTERM sets; the second one does what it did before.
 
     Signals can only be caught in a process's main thread; elsewhere nothing sets it.

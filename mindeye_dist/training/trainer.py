@@ -25,7 +25,7 @@ from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.loader import TrainLoader, eval_batches
 from mindeye_dist.distributed import agree, any_rank, gather, local_slice, rank, world_size
 from mindeye_dist.randomness import seed_for
-from mindeye_dist.runs.checkpoints import Checkpoints, Place
+from mindeye_dist.runs.checkpoints import Checkpoints, Progress
 from mindeye_dist.runs.journal import Report
 from mindeye_dist.training.backends.protocol import Backend
 from mindeye_dist.training.draws import Mixing, draw_mixing, no_mixing
@@ -34,8 +34,8 @@ from mindeye_dist.training.guards import (
     NonFiniteError,
     bad_samples,
     check_ranks,
-    contagious,
-    non_finite,
+    describe_non_finite,
+    poison_if_non_finite,
 )
 from mindeye_dist.training.objective import Losses, Objective
 from mindeye_dist.training.preemption import PreemptedError
@@ -110,53 +110,53 @@ class Trainer:
         self.untold: list[tuple[int, dict[str, Any]]] = []
         self.clock = Clock(time.monotonic())
 
-    def fit(self, place: Place) -> Place:
-        """Train from a place to the end and return where it ended.
+    def fit(self, progress: Progress) -> Progress:
+        """Train from a progress to the end and return where it ended.
 
         Raises:
             PreemptedError: there was notice; a checkpoint of the last step is there.
         """
         try:
-            return self._fit(place)
+            return self._fit(progress)
         finally:
-            self.checkpoints.end()
+            self.checkpoints.close()
 
-    def _fit(self, place: Place) -> Place:
+    def _fit(self, progress: Progress) -> Progress:
         every = self.config.checkpoint.every_steps
-        self.first_step, self.skipped = place.step, place.skipped
-        self.ledger = Ledger(self.loader, place.step, self.backend.device)
-        batches = self.loader.batches(place.step, self.total_steps, rank(), world_size())
+        self.first_step, self.skipped = progress.step, progress.skipped
+        self.ledger = Ledger(self.loader, progress.step, self.backend.device)
+        batches = self.loader.batches(progress.step, self.total_steps, rank(), world_size())
         for batch in self._timed(batches):
             begun = time.monotonic()
             epoch = self.loader.epoch(batch.step)
             losses = self.train_step(batch, epoch)
             self.clock.training += time.monotonic() - begun
             self.clock.samples += batch.global_size
-            place = replace(place, step=batch.step + 1, skipped=self.skipped)
-            done = place.step == self.total_steps
+            progress = replace(progress, step=batch.step + 1, skipped=self.skipped)
+            done = progress.step == self.total_steps
             self.ledger.add(batch)
-            if place.step % self.config.training.check_ranks_every == 0:
-                check_ranks(self.backend.replicas(), place.step)
-            if place.step % self.config.tracking.every_steps == 0 or done:
-                self._report(self._progress(place.step, epoch, losses))
+            if progress.step % self.config.training.check_ranks_every == 0:
+                check_ranks(self.backend.replicas(), progress.step)
+            if progress.step % self.config.tracking.every_steps == 0 or done:
+                self._report(self._progress(progress.step, epoch, losses))
             score = None
             improved = False
             if done or self._ends_validation_epoch(batch.step):
-                score = self.validate(place.step, epoch)
-                improved = score > place.best_score
+                score = self.validate(progress.step, epoch)
+                improved = score > progress.best_score
                 if improved:
-                    place = replace(place, best_step=place.step, best_score=score)
+                    progress = replace(progress, best_step=progress.step, best_score=score)
             preempted = any_rank(self.notice.is_set(), self.backend.device) and not done
-            if improved or done or preempted or place.step % every == 0:
-                self._save(place, at_once=done or preempted)
+            if improved or done or preempted or progress.step % every == 0:
+                self._save(progress, at_once=done or preempted)
             if score is not None:
                 self.untold.append((self.saved_step, {"epoch": epoch + 1, "score": score}))
             self._tell()
             if preempted:
                 raise PreemptedError(
-                    f"preempted at step {place.step} of {self.total_steps}; --resume goes on there"
+                    f"preempted at step {progress.step} of {self.total_steps}; --resume goes on there"
                 )
-        return place
+        return progress
 
     def summary(self) -> dict[str, Any]:
         """Return the facts of the training since the run was last started, for the report."""
@@ -202,7 +202,7 @@ class Trainer:
         parts = self._parts(batch)
         if len(parts) == 1:
             losses = self.objective(self._forward(batch, "train"), batch, epoch, mixing)
-            self.backend.backward(contagious(losses["total"]))
+            self.backend.backward(poison_if_non_finite(losses["total"]))
         else:
             losses = self._accumulate(parts, batch, epoch, mixing)
         if self.backend.step(*self._schedule(batch.step)):
@@ -258,7 +258,7 @@ class Trainer:
             for name in names
         }
         losses = self.objective(type(outputs[0])(**joined), batch, epoch, mixing)
-        contagious(losses["total"]).backward()
+        poison_if_non_finite(losses["total"]).backward()
         for part in parts:
             own = slice(part.start - batch.start, part.start - batch.start + len(part.keys))
             again = self._forward(part, "train")
@@ -284,7 +284,7 @@ class Trainer:
 
     def _leave_out(self, batch: Batch, loss: Tensor) -> None:
         """Count a batch whose step was not taken, or stop."""
-        problem, training = non_finite(batch, loss), self.config.training
+        problem, training = describe_non_finite(batch, loss), self.config.training
         if training.on_non_finite == "stop":
             raise NonFiniteError(problem)
         if self.skipped >= training.max_non_finite:
@@ -296,22 +296,24 @@ class Trainer:
         if rank() == 0:
             log.warning("left out: %s", problem)
 
-    def _save(self, place: Place, at_once: bool) -> None:
+    def _save(self, progress: Progress, at_once: bool) -> None:
         begun = time.monotonic()
-        check_ranks(self.backend.replicas(), place.step)  # or the wrong weights might be the truth
+        check_ranks(
+            self.backend.replicas(), progress.step
+        )  # or the wrong weights might be the truth
         # After one that could not be written training waits for the next, which may raise.
-        written = self.checkpoints.wait()
+        written = self.checkpoints.wait_for_save()
         self._tell()
         at_once = at_once or not written or not self.config.checkpoint.in_background
-        save = self.checkpoints.save if at_once else self.checkpoints.start
-        save(place, self.backend.state(), self.about)
-        self.saved_step = place.step
+        save = self.checkpoints.save if at_once else self.checkpoints.save_in_background
+        save(progress, self.backend.state(), self.about)
+        self.saved_step = progress.step
         self.clock.paused = time.monotonic() - begun
         self.clock.all_paused += self.clock.paused
 
     def _tell(self) -> None:
         """Tell the scores whose checkpoint is there by now."""
-        while self.untold and self.untold[0][0] <= self.checkpoints.sealed:
+        while self.untold and self.untold[0][0] <= self.checkpoints.last_written_step:
             _, row = self.untold.pop(0)
             for tell in self.validated:
                 tell(row)

@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import nn
 
 from mindeye_dist.config import ComputeConfig, OptimizerConfig
-from mindeye_dist.runs.checkpoints import Checkpoints, Place
+from mindeye_dist.runs.checkpoints import Checkpoints, Progress
 from mindeye_dist.training.backends.torch_backend import TorchBackend
 
 WIDTH, LAYERS, BATCH = 2048, 5, 32
@@ -64,10 +64,10 @@ def take_steps(
         backend.step(1e-4, 0.9)
         if step == 1 and way:
             called = time.perf_counter()
-            place = Place(step=checkpoints.sealed + 1)
+            place = Progress(step=checkpoints.last_written_step + 1)
             getattr(checkpoints, way)(place, backend.state(), {"config.json": {}, "a.json": {}})
             pause = time.perf_counter() - called
-    checkpoints.wait()  # nearly always there by now; what is left of it is lost time, too
+    checkpoints.wait_for_save()  # nearly always there by now; what is left of it is lost time, too
     return pause, time.perf_counter() - begun
 
 

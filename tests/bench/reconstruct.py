@@ -30,7 +30,7 @@ from mindeye_dist.frozen.codecs import PixelCodec
 from mindeye_dist.generators.protocol import Generator
 from mindeye_dist.models.build import build_model
 from mindeye_dist.runs.checkpoint_writing import save_tensors
-from mindeye_dist.runs.checkpoints import MODEL, STATE, Place, describe, seal
+from mindeye_dist.runs.checkpoints import MODEL, STATE, Progress, checkpoint_files, complete_folder
 from mindeye_dist.shapes import Shapes, TargetShape
 
 PAIRS = 3
@@ -95,7 +95,7 @@ def untrained(folder: Path, config: ExperimentConfig, targets: dict[str, TargetS
     path = folder / config.pipeline
     path.mkdir(parents=True)
     save_tensors(path / MODEL, build_model(config, shapes).state_dict())
-    seal(path, {STATE: asdict(Place()), **describe(config, shapes)})
+    complete_folder(path, {STATE: asdict(Progress()), **checkpoint_files(config, shapes)})
     return path
 
 

@@ -23,9 +23,9 @@ from mindeye_dist.runs.checkpoints import (
     STATE,
     CheckpointError,
     Checkpoints,
-    Place,
+    Progress,
     TrainingState,
-    folder_of,
+    checkpoint_name,
     verify,
 )
 from tests.chaos.record import NEVER, record
@@ -47,7 +47,7 @@ def parameters(step):
 def save(checkpoints, step, begin="save"):
     """Save the tiny model's state of a step."""
     about = {"config.json": {"a": 1}, "shapes.json": {"b": 2}}
-    getattr(checkpoints, begin)(Place(step=step), parameters(step), about)
+    getattr(checkpoints, begin)(Progress(step=step), parameters(step), about)
 
 
 def files(folder, least=1):
@@ -57,7 +57,7 @@ def files(folder, least=1):
 
 def other(folder, random):
     """Return a checkpoint of another step, one that stays whole."""
-    return folder.with_name(folder_of(int(random.choice(STEPS[:2]))))
+    return folder.with_name(checkpoint_name(int(random.choice(STEPS[:2]))))
 
 
 def cut(folder, random):
@@ -138,7 +138,9 @@ def unfinished(folder, random):
 
 def crash_before_rename(folder, _):
     """Leave a whole checkpoint of a later step under the name that it was written by."""
-    shutil.copytree(folder.with_name(folder_of(STEPS[-1])), folder.with_name(f".writing-{NEXT:08}"))
+    shutil.copytree(
+        folder.with_name(checkpoint_name(STEPS[-1])), folder.with_name(f".writing-{NEXT:08}")
+    )
 
 
 def full_disk(folder, random):
@@ -150,7 +152,7 @@ def full_disk(folder, random):
     refused = False
     try:
         save(checkpoints, NEXT, str(random.choice(["save", "start"])))
-        refused = not checkpoints.wait()
+        refused = not checkpoints.wait_for_save()
     except CheckpointError:
         refused = True
     finally:
@@ -185,7 +187,7 @@ class Alarms(logging.Handler):
 def inject(folder, number, random):
     """Inject the fault whose turn it is; return its name and the names of what it damaged."""
     kind = (*DAMAGES, *FAILED_SAVES)[number % (len(DAMAGES) + len(FAILED_SAVES))]
-    newest = [folder / folder_of(step) for step in reversed(STEPS)]
+    newest = [folder / checkpoint_name(step) for step in reversed(STEPS)]
     if kind in FAILED_SAVES:
         kind(newest[0], random)
         return kind.__name__, set()
@@ -244,7 +246,7 @@ def run(trials: int, seed: int) -> dict[str, object]:
 def load_clean(folder, alarms):
     """Load what nothing was done to."""
     newest = Checkpoints(str(folder.parent), 1).newest()
-    right = newest == folder / folder_of(STEPS[-1]) and is_state_of(newest, STEPS[-1])
+    right = newest == folder / checkpoint_name(STEPS[-1]) and is_state_of(newest, STEPS[-1])
     alarmed = alarms.about([path.name for path in folder.iterdir()])
     return Counter(clean_loads=1, false_alarms=int(alarmed > 0 or not right))
 
@@ -252,10 +254,10 @@ def load_clean(folder, alarms):
 def load_damaged(folder, damaged, alarms):
     """Load after a fault, and look at all that was damaged."""
     newest = Checkpoints(str(folder.parent), 1).newest()
-    expected = max(step for step in STEPS if folder_of(step) not in damaged)
+    expected = max(step for step in STEPS if checkpoint_name(step) not in damaged)
     accepted = sum(not is_refused(folder / name) for name in damaged)
-    right = newest == folder / folder_of(expected) and is_state_of(newest, expected)
-    sound = {folder_of(step) for step in STEPS} - damaged
+    right = newest == folder / checkpoint_name(expected) and is_state_of(newest, expected)
+    sound = {checkpoint_name(step) for step in STEPS} - damaged
     return Counter(
         injections=1,
         accepted=accepted + int(newest is not None and newest.name in damaged),

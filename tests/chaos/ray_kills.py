@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from jobs.worker import worker
-from mindeye_dist.runs.checkpoints import Checkpoints, read_place
+from mindeye_dist.runs.checkpoints import Checkpoints, read_progress
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
 from tests.chaos.kills import differs, weights_of
@@ -37,16 +37,16 @@ def run(victims: tuple[str, ...] = tuple(VICTIMS)) -> dict[str, object]:
         write_tiny_subject(f"{folder}/shards")
         whole = override(tiny_run(f"{folder}/shards", f"{folder}/whole"), LONG)
         worker(whole)
-        expected, last = weights_of(whole), read_place(newest(whole)).step
+        expected, last = weights_of(whole), read_progress(newest(whole)).step
         for victim in victims:
             config = override(whole, {"run_dir": f"{folder}/{victim}"})
             figures["kills"] += kill(config, VICTIMS[victim])
-            figures[f"{victim}: killed after a checkpoint of step"] = read_place(
+            figures[f"{victim}: killed after a checkpoint of step"] = read_progress(
                 newest(config)
             ).step
             resumed = start(config, "--resume")
             resumed.wait(timeout=300)
-            if resumed.returncode or read_place(newest(config)).step != last:
+            if resumed.returncode or read_progress(newest(config)).step != last:
                 figures["runs that did not end"] += 1
             else:
                 figures["other weights"] += differs(expected, config)

@@ -14,8 +14,8 @@ from jobs import train, tune
 from jobs.recipes import recipe, recipe_flag
 from jobs.reconstruct import Reconstruct
 from jobs.sweeps.options import SWEEP
-from mindeye_dist.runs.checkpoint_writing import write_share
-from mindeye_dist.runs.checkpoints import Checkpoints, Place
+from mindeye_dist.runs.checkpoint_writing import write_rank_shard
+from mindeye_dist.runs.checkpoints import Checkpoints, Progress
 from tests.cluster.manifests import ROOT, cluster_spec, documents, named
 
 JOBS = ("train", "tune", "reconstruct")
@@ -101,11 +101,11 @@ def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path, monkeyp
     def save(step, killed_here):
         def write(folder, share):
             assert asked() == killed_here
-            write_share(folder, share)
+            write_rank_shard(folder, share)
 
         monkeypatch.setattr(mindeye_dist.runs.checkpoints, "write_share", write)
         state = {key: torch.ones(2) for key in ("weight", "exp_avg", "exp_avg_sq")}
-        checkpoints.save(Place(step=step), iter([("weight", state)]), {"config.json": {}})
+        checkpoints.save(Progress(step=step), iter([("weight", state)]), {"config.json": {}})
 
     assert asked() == (False, False)  # the first time, or where the volume is not there
     save(1, killed_here=(False, True))

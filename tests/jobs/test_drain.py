@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from jobs.worker import worker
-from mindeye_dist.runs.checkpoints import Checkpoints, read_place, read_weights
+from mindeye_dist.runs.checkpoints import Checkpoints, read_progress, read_weights
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
 from mindeye_dist.training.preemption import PreemptedError
@@ -71,7 +71,7 @@ def read_run(run_dir):
     rows = [row for row in read_journal(run_dir) if "train/total" in row]
     newest = Checkpoints(run_dir, 1).newest()
     losses = [(row["step"], row["train/total"]) for row in rows]
-    return losses, read_place(newest).step, read_weights(newest)
+    return losses, read_progress(newest).step, read_weights(newest)
 
 
 def test_workers_of_a_drained_node_go_on_elsewhere_and_end_on_sigterm(tiny_config, tmp_path):
@@ -92,7 +92,7 @@ def test_workers_of_a_drained_node_go_on_elsewhere_and_end_on_sigterm(tiny_confi
                     while "starting the workers elsewhere" not in said.read_text():
                         assert process.poll() is None, said.read_text()
                         time.sleep(0.1)
-                    drained_at = read_place(Checkpoints(config.run_dir, 1).newest()).step
+                    drained_at = read_progress(Checkpoints(config.run_dir, 1).newest()).step
                     await_step(config, process, drained_at + 20)
                     process.send_signal(signal.SIGTERM)
                     process.wait(120)

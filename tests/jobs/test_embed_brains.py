@@ -19,7 +19,7 @@ from mindeye_dist.data.manifest import Shard, read_manifest
 from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import decode_npy, read_index
 from mindeye_dist.decoding.predictor import Predictor
-from mindeye_dist.runs.checkpoint_copies import copy_checkpoint
+from mindeye_dist.runs.checkpoint_copies import fetch_checkpoint
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
@@ -105,7 +105,7 @@ def test_from_s3_to_s3_on_ray(trained, s3, write_subject, tmp_path, fresh_client
     )
     assert result.returncode == 0, result.stderr[-3000:]
     equal(read_all("s3://lab/embeddings"), by_hand(config, path))
-    fetched = copy_checkpoint("s3://lab/checkpoint", tmp_path / "mindeye-dist" / "checkpoints")
+    fetched = fetch_checkpoint("s3://lab/checkpoint", tmp_path / "mindeye-dist" / "checkpoints")
     assert {f.name: f.read_bytes() for f in fetched.iterdir()} == {
         f.name: f.read_bytes() for f in path.iterdir()
     }

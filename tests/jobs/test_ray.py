@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from jobs import evaluate
-from jobs.command import place
+from jobs.command import absolute_path
 from jobs.worker import worker
-from mindeye_dist.runs.checkpoints import Checkpoints, read_place, read_weights
+from mindeye_dist.runs.checkpoints import Checkpoints, read_progress, read_weights
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
 from tests.conftest import flags
@@ -82,7 +82,7 @@ def test_killed_worker_then_resume(cluster, tiny_config, workers, tmp_path):
         process.kill()
         process.wait()
     assert "died; --resume goes on" in said.read_text()
-    step = read_place(Checkpoints(killed.run_dir, 1).newest()).step
+    step = read_progress(Checkpoints(killed.run_dir, 1).newest()).step
     assert 0 < step < read_journal(killed.run_dir)[-1]["total_steps"]
     workers([killed, whole], 2, tmp_path)
     expected = weights(whole.run_dir)
@@ -151,7 +151,7 @@ def test_submitted_job_reads_s3_trains_tracks_and_evaluates(
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     assert "samples/s" in result.stdout + result.stderr
     np.testing.assert_allclose(curve(config.run_dir), curve(oracle.run_dir), rtol=1e-4)
-    assert place(config.run_dir) == config.run_dir
+    assert absolute_path(config.run_dir) == config.run_dir
     summary = json.loads((Path(config.run_dir) / "summary.json").read_text())
     assert (summary["world_size"], summary["zero_stage"]) == (2, 2)
 

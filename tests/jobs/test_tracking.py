@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from jobs import mlflow_run, track
-from jobs.command import line, seconds_left
+from jobs.command import metrics_line, seconds_left
 from jobs.mlflow_run import Delivery
 from jobs.tracking import RUNNING, TRACKING, begin, read_tracking, tracked, tracking_uri
 from jobs.worker import worker
@@ -416,7 +416,7 @@ def test_the_live_line_says_what_is_happening():
         "train/data_wait_fraction": 0.04,
         "train/wall_s": 10.0,
     }
-    assert line(values).split("  ") == [
+    assert metrics_line(values).split("  ") == [
         "epoch 3",
         "step 30/110",
         "loss 1.500",

@@ -13,12 +13,12 @@ import tyro
 from safetensors.torch import load, save
 
 from jobs import train
-from jobs.command import place
+from jobs.command import absolute_path
 from jobs.options.demo_data import same_tensors
 from jobs.recipes import RECIPES, recipe
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.frozen.projection import SCENES_ENCODER
-from mindeye_dist.runs.checkpoints import Checkpoints, read_place
+from mindeye_dist.runs.checkpoints import Checkpoints, read_progress
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override, paths
 from tests.conftest import flags
@@ -105,7 +105,7 @@ def test_sigterm_is_one_line_and_an_exit_code(capsys, arguments, tiny_config):
     thread.start()
     text, code = fails(capsys, [*arguments, "--training.epochs", "500"])
     thread.join()
-    step = read_place(Checkpoints(tiny_config.run_dir, 1).newest()).step
+    step = read_progress(Checkpoints(tiny_config.run_dir, 1).newest()).step
     assert code == f"error: preempted at step {step} of 1916; --resume goes on there"
     assert "Traceback" not in text
     assert signal.getsignal(signal.SIGTERM) == before
@@ -131,12 +131,12 @@ def test_flags_and_override_give_the_same_config(name):
 
 def test_relative_places(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert place("runs/a") == str(tmp_path / "runs/a")
-    assert place("s3://lab/a") == "s3://lab/a"
+    assert absolute_path("runs/a") == str(tmp_path / "runs/a")
+    assert absolute_path("s3://lab/a") == "s3://lab/a"
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    assert place("runs/a") == str(Path.home() / "mindeye-dist/runs/a")
+    assert absolute_path("runs/a") == str(Path.home() / "mindeye-dist/runs/a")
     monkeypatch.setenv("MINDEYE_HOME", "/shared/home")
-    assert place("runs/a") == "/shared/home/runs/a"
+    assert absolute_path("runs/a") == "/shared/home/runs/a"
 
 
 def test_the_low_level_run_goes_beside(tiny_config):

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from jobs.worker import worker
-from mindeye_dist.runs.checkpoint_copies import Copies, copy_checkpoint
+from mindeye_dist.runs.checkpoint_copies import CheckpointCopies, fetch_checkpoint
 from mindeye_dist.runs.checkpoints import (
     MANIFEST,
     CheckpointError,
     Checkpoints,
-    Place,
+    Progress,
     read_weights,
 )
 from mindeye_dist.storage.store import DataError, Store
@@ -33,12 +33,12 @@ def checkpoint(tiny_config, tmp_path):
 
 def test_a_copy_is_equal_and_made_once(checkpoint, tmp_path):
     cache = tmp_path / "cache"
-    found = copy_checkpoint(f"file://{checkpoint}", cache)
+    found = fetch_checkpoint(f"file://{checkpoint}", cache)
     assert {f.name: f.read_bytes() for f in found.iterdir()} == {
         f.name: f.read_bytes() for f in checkpoint.iterdir()
     }
     (checkpoint / "model.safetensors").unlink()
-    assert copy_checkpoint(f"file://{checkpoint}", cache) == found
+    assert fetch_checkpoint(f"file://{checkpoint}", cache) == found
     assert [path.name for path in cache.iterdir()] == [found.name]
 
 
@@ -58,7 +58,7 @@ def test_what_is_not_whole_is_refused_and_leaves_nothing(checkpoint, tmp_path, f
     else:
         manifest.write_text("{")
     with pytest.raises(CheckpointError):
-        copy_checkpoint(f"file://{checkpoint}", tmp_path / "cache")
+        fetch_checkpoint(f"file://{checkpoint}", tmp_path / "cache")
     assert not (tmp_path / "cache").exists() or list((tmp_path / "cache").iterdir()) == []
 
 
@@ -82,7 +82,7 @@ def contents(run_dir):
 
 
 def copies_of(store):
-    names = Copies(store.url).names()
+    names = CheckpointCopies(store.url).names()
     paths = [f"{name}/{file}" for name in names for file in store.names(name)]
     return {path: store.read(path) for path in paths}
 
@@ -90,7 +90,7 @@ def copies_of(store):
 def test_every_checkpoint_is_copied_and_kept_as_long(copied):
     config, store = copied
     assert copies_of(store) == contents(config.run_dir)
-    assert len(Copies(store.url).names()) >= 3
+    assert len(CheckpointCopies(store.url).names()) >= 3
 
 
 @pytest.mark.parametrize("fault", ["gone", "no manifest", "cut", "another step's"])
@@ -98,7 +98,7 @@ def test_a_run_whose_folder_is_lost_goes_on_from_the_newest_good_copy(copied, fa
     """The undisturbed run's weights, to the bit, though the newest copy is not whole."""
     config, store = copied
     expected = read_weights(Checkpoints(config.run_dir, 1).newest())
-    before, newest = Copies(store.url).names()[-2:]
+    before, newest = CheckpointCopies(store.url).names()[-2:]
     if fault == "gone":
         store.delete_folder(newest)
     elif fault == "no manifest":
@@ -124,10 +124,10 @@ def test_a_run_whose_folder_is_lost_goes_on_from_the_newest_good_copy(copied, fa
 def test_nothing_is_fetched_where_the_folder_has_as_new_a_one(copied, caplog):
     config, store = copied
     newest = Checkpoints(config.run_dir, 1).newest()
-    Copies(store.url).fetch(Checkpoints(config.run_dir, 1))
+    CheckpointCopies(store.url).fetch(Checkpoints(config.run_dir, 1))
     assert "fetched" not in caplog.text
     (newest / "model.safetensors").write_bytes(b"damaged")
-    Copies(store.url).fetch(Checkpoints(config.run_dir, 1))
+    CheckpointCopies(store.url).fetch(Checkpoints(config.run_dir, 1))
     assert f"fetched {store.locate(newest.name)}" in caplog.text
     assert Checkpoints(config.run_dir, 1).newest() == newest
 
@@ -138,7 +138,7 @@ def test_the_best_comes_with_the_newest(tmp_path, tiny_config):
     best = Checkpoints(config.run_dir, 1).best()
     shutil.rmtree(config.run_dir)
     checkpoints = Checkpoints(config.run_dir, 1)
-    Copies(config.checkpoint.copy_to).fetch(checkpoints)
+    CheckpointCopies(config.checkpoint.copy_to).fetch(checkpoints)
     assert checkpoints.best() == best
 
 
@@ -203,10 +203,10 @@ def test_what_is_copied_slowly_does_not_keep_training(tmp_path):
 
     checkpoints = Checkpoints(str(tmp_path), 1, slowly)
     for step in (1, 2, 3):
-        checkpoints.save(Place(step=step, best_step=1), weights(), {"config.json": {}})
+        checkpoints.save(Progress(step=step, best_step=1), weights(), {"config.json": {}})
         assert begun.wait(60)
     turn.set()
-    checkpoints.end()
+    checkpoints.close()
     kept = {"step-00000001", "step-00000003"}
     assert took == [("step-00000001", took[0][1]), ("step-00000003", kept)]
 
@@ -218,7 +218,7 @@ def weights():
 
 def test_whether_copies_can_be_written_is_seen_before_training(tmp_path, monkeypatch):
     """A bucket that is not there lists as one without copies. What was tried leaves nothing."""
-    copies = Copies(str(tmp_path / "copies"))
+    copies = CheckpointCopies(str(tmp_path / "copies"))
     copies.check_writable()
     assert copies.names() == list((tmp_path / "copies").iterdir()) == []
 

@@ -17,10 +17,10 @@ from mindeye_dist.models.build import build_model
 from mindeye_dist.runs.checkpoints import (
     CheckpointError,
     Checkpoints,
-    Place,
+    Progress,
     TrainingState,
     read_config,
-    read_place,
+    read_progress,
     read_shapes,
     verify,
 )
@@ -53,7 +53,9 @@ def test_folder_explains_itself(run):
     assert read_config(newest) == run
     weights = load_file(newest / "model.safetensors")
     assert all(weight.dtype == torch.float32 for weight in weights.values())
-    assert json.loads((newest / "state.json").read_text())["step"] == read_place(newest).step == 7
+    assert (
+        json.loads((newest / "state.json").read_text())["step"] == read_progress(newest).step == 7
+    )
     assert not [
         path for path in newest.rglob("*") if path.suffix in (".pt", ".pth", ".pkl", ".bin")
     ]
@@ -92,13 +94,13 @@ def test_damaged_checkpoint_is_passed_over(run, damage, caplog):
 def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
     """The operating system itself refuses the bytes: a file size limit is the full disk."""
     checkpoints = Checkpoints(str(tmp_path), 3)
-    checkpoints.save(Place(step=1), parameters(1.0), FILES)
+    checkpoints.save(Progress(step=1), parameters(1.0), FILES)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
     try:
         with pytest.raises(CheckpointError, match=r"\.writing-00000002: cannot be written: rank 0"):
-            checkpoints.save(Place(step=2), parameters(2.0), FILES)
+            checkpoints.save(Progress(step=2), parameters(2.0), FILES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
@@ -107,7 +109,7 @@ def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
     assert newest.name == "step-00000001"
     state = TrainingState(newest, {"weight": (64, 64)})("weight")
     assert torch.equal(state["weight"], torch.full((64, 64), 1.0))
-    checkpoints.save(Place(step=2), parameters(2.0), FILES)
+    checkpoints.save(Progress(step=2), parameters(2.0), FILES)
     assert checkpoints.newest().name == "step-00000002"
 
 
@@ -115,13 +117,13 @@ def test_full_disk_while_saving_keeps_what_was_there(tmp_path):
 def disk(monkeypatch):
     """Return an event without which nothing gets written."""
     turns = threading.Event()
-    write = mindeye_dist.runs.checkpoints.write_share
+    write = mindeye_dist.runs.checkpoints.write_rank_shard
 
     def slow(folder, share):
         assert turns.wait(60)
         write(folder, share)
 
-    monkeypatch.setattr(mindeye_dist.runs.checkpoints, "write_share", slow)
+    monkeypatch.setattr(mindeye_dist.runs.checkpoints, "write_rank_shard", slow)
     return turns
 
 
@@ -129,14 +131,14 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, disk):
     """Oracle: the weights at the moment of the save, whatever training has done to them since."""
     checkpoints = Checkpoints(str(tmp_path), 3)
     live = dict(parameters(1.0))
-    checkpoints.start(Place(step=1), iter(live.items()), FILES)
+    checkpoints.save_in_background(Progress(step=1), iter(live.items()), FILES)
     for tensor in live["weight"].values():
         tensor.add_(1.0)
-    assert (checkpoints.newest(), checkpoints.sealed) == (None, -1)
+    assert (checkpoints.newest(), checkpoints.last_written_step) == (None, -1)
     disk.set()
-    checkpoints.start(Place(step=2), iter(live.items()), FILES)
-    assert checkpoints.sealed >= 1, "the one before is there when the next one starts"
-    checkpoints.wait()
+    checkpoints.save_in_background(Progress(step=2), iter(live.items()), FILES)
+    assert checkpoints.last_written_step >= 1, "the one before is there when the next one starts"
+    checkpoints.wait_for_save()
     for step, value in ((1, 1.0), (2, 2.0)):
         path = checkpoints.folder / f"step-{step:08d}"
         verify(path)
@@ -144,18 +146,18 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path, disk):
             assert torch.equal(tensor, torch.full((64, 64), value))
 
 
-@pytest.mark.parametrize("then", ["start", "save"])
+@pytest.mark.parametrize("then", ["save_in_background", "save"])
 def test_a_save_that_fails_in_the_background_is_said_and_not_in_the_way(tmp_path, then, caplog):
     checkpoints = Checkpoints(str(tmp_path), 3)
-    good = checkpoints.save(Place(step=1), parameters(1.0), FILES)
-    checkpoints.start(Place(step=2), parameters(float("inf")), FILES)
-    assert not checkpoints.wait()
+    good = checkpoints.save(Progress(step=1), parameters(1.0), FILES)
+    checkpoints.save_in_background(Progress(step=2), parameters(float("inf")), FILES)
+    assert not checkpoints.wait_for_save()
     assert "weights are not finite: weight" in caplog.text
-    assert (checkpoints.newest(), checkpoints.sealed) == (good, 1)
-    checkpoints.start(Place(step=2), parameters(float("inf")), FILES)
-    getattr(checkpoints, then)(Place(step=3), parameters(3.0), FILES)
+    assert (checkpoints.newest(), checkpoints.last_written_step) == (good, 1)
+    checkpoints.save_in_background(Progress(step=2), parameters(float("inf")), FILES)
+    getattr(checkpoints, then)(Progress(step=3), parameters(3.0), FILES)
     assert caplog.text.count("weights are not finite: weight") == 2
-    assert checkpoints.wait()
+    assert checkpoints.wait_for_save()
     assert [path.name for path in sorted(checkpoints.folder.iterdir())] == [
         "step-00000001",
         "step-00000003",
@@ -164,10 +166,10 @@ def test_a_save_that_fails_in_the_background_is_said_and_not_in_the_way(tmp_path
 
 def test_what_fails_beside_a_greater_error_is_in_the_log(tmp_path, caplog):
     checkpoints = Checkpoints(str(tmp_path), 3)
-    checkpoints.start(Place(step=1), parameters(float("nan")), FILES)
-    checkpoints.end()
+    checkpoints.save_in_background(Progress(step=1), parameters(float("nan")), FILES)
+    checkpoints.close()
     assert "not saved: " in caplog.text
-    checkpoints.end()
+    checkpoints.close()
 
 
 @pytest.mark.processes
@@ -189,7 +191,7 @@ def test_all_ranks_hear_of_one_full_disk(tmp_path):
 
 def test_save_killed_half_way_is_no_checkpoint(tmp_path):
     checkpoints = Checkpoints(str(tmp_path), 3)
-    path = checkpoints.save(Place(step=1), parameters(1.0), FILES)
+    path = checkpoints.save(Progress(step=1), parameters(1.0), FILES)
     shutil.copytree(path, path.parent / ".writing-00000002")
     (path.parent / ".writing-00000002" / "manifest.json").unlink()
     assert checkpoints.newest() == path
@@ -199,7 +201,7 @@ def test_best_and_newest_stay(tmp_path):
     checkpoints = Checkpoints(str(tmp_path), 2)
     for step in range(1, 7):
         checkpoints.save(
-            Place(step=step, best_step=2, best_score=0.5), parameters(float(step)), FILES
+            Progress(step=step, best_step=2, best_score=0.5), parameters(float(step)), FILES
         )
     assert [p.name for p in sorted(checkpoints.folder.iterdir())] == [
         "step-00000002",
@@ -226,19 +228,19 @@ def test_checkpoint_of_another_shape_is_refused_with_a_list(run):
 def test_a_save_forgets_the_course_that_was_left(tmp_path):
     """A damaged later checkpoint must not push out the good ones, or the one just written."""
     checkpoints = Checkpoints(str(tmp_path), 1)
-    checkpoints.save(Place(step=100), parameters(1.0), FILES)
-    later = checkpoints.save(Place(step=150), parameters(2.0), FILES)
+    checkpoints.save(Progress(step=100), parameters(1.0), FILES)
+    later = checkpoints.save(Progress(step=150), parameters(2.0), FILES)
     (later / "model.safetensors").write_bytes(b"")
-    written = checkpoints.save(Place(step=110), parameters(3.0), FILES)
+    written = checkpoints.save(Progress(step=110), parameters(3.0), FILES)
     assert checkpoints.newest() == written
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-00000110"]
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     checkpoints = Checkpoints(str(tmp_path), 3)
-    good = checkpoints.save(Place(step=1), parameters(1.0), FILES)
+    good = checkpoints.save(Progress(step=1), parameters(1.0), FILES)
     with pytest.raises(CheckpointError, match="weights are not finite: weight"):
-        checkpoints.save(Place(step=2), parameters(float("nan")), FILES)
+        checkpoints.save(Progress(step=2), parameters(float("nan")), FILES)
     assert checkpoints.newest() == good
 
 

@@ -19,7 +19,7 @@ from jobs.worker import worker
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.runs.checkpoints import (
     Checkpoints,
-    read_place,
+    read_progress,
 )
 from mindeye_dist.runs.journal import read_journal, read_summary
 from mindeye_dist.strict import override
@@ -29,9 +29,9 @@ from mindeye_dist.training.guards import (
     MiscountError,
     NonFiniteError,
     check_ranks,
-    checksum,
-    contagious,
-    differences,
+    describe_divergence,
+    poison_if_non_finite,
+    weight_checksum,
 )
 from tests.broken_shards import flip, member_offset, open_loader
 from tests.chaos.numeric import FAULTS, Fault, strike_all
@@ -49,7 +49,7 @@ SKIP = {"training.on_non_finite": "skip"}
 @pytest.mark.parametrize("value", [0.3, -7e30, 1e-40])
 def test_a_finite_loss_is_as_it_was(value):
     weight = torch.tensor(value, requires_grad=True)
-    plain, guarded = weight * 3, contagious(weight * 3)
+    plain, guarded = weight * 3, poison_if_non_finite(weight * 3)
     assert torch.equal(plain, guarded)
     (expected,), (gradient,) = (
         torch.autograd.grad(plain, weight),
@@ -64,7 +64,7 @@ def test_a_loss_that_is_not_finite_infects_every_gradient(value):
     weights = torch.ones(4, requires_grad=True)
     (plain,) = torch.autograd.grad(weights.sum() + value, weights)
     assert torch.isfinite(plain).all()
-    (gradient,) = torch.autograd.grad(contagious(weights.sum() + value), weights)
+    (gradient,) = torch.autograd.grad(poison_if_non_finite(weights.sum() + value), weights)
     assert torch.isnan(gradient).all()
 
 
@@ -76,13 +76,13 @@ def test_every_bit_counts_in_a_checksum(dtype):
     expected = sum(
         np.frombuffer(weight.contiguous().view(torch.uint8).numpy().tobytes(), f"<i{size}").tolist()
     )
-    own = int(checksum(weight))
+    own = int(weight_checksum(weight))
     assert (own - expected) % 2**64 == 0
     for bit in range(8 * size):
         mask = torch.from_numpy(np.array(1 << bit, f"<u{size}").view(f"<i{size}"))
         other = weight.clone()
         other.view(mask.dtype)[1, 2] ^= mask
-        assert int(checksum(other)) != own
+        assert int(weight_checksum(other)) != own
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_every_bit_counts_in_a_checksum(dtype):
     ],
 )
 def test_ranks_that_differ(rows, expected):
-    assert differences(torch.tensor(rows), ["a", "b"]) == expected
+    assert describe_divergence(torch.tensor(rows), ["a", "b"]) == expected
 
 
 def test_one_rank_agrees_with_itself():
@@ -138,7 +138,7 @@ def test_stop_names_step_what_and_samples(
 def state(config):
     newest = Checkpoints(config.run_dir, 1).newest()
     files = sorted(newest.glob("*.safetensors"))
-    return {file.name: file.read_bytes() for file in files}, read_place(newest)
+    return {file.name: file.read_bytes() for file in files}, read_progress(newest)
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
@@ -181,7 +181,7 @@ def test_a_run_that_skipped_is_resumed_to_the_bit(tiny_config, spoiled):
 
     with spoiled(BAD), pytest.raises(KeyboardInterrupt):
         worker(stopped, [stop])
-    assert read_place(Checkpoints(stopped.run_dir, 1).newest()).skipped == 1
+    assert read_progress(Checkpoints(stopped.run_dir, 1).newest()).skipped == 1
     worker(stopped)
     assert state(stopped) == state(config)
 
@@ -229,7 +229,7 @@ def test_weights_that_differ_are_never_saved(tiny_config, tmp_path):
     (found,) = strike_all([(config, Fault("flipped bit", step=5, rank=1))], 2, tmp_path)
     assert {each["error"] for each in found} == {"DivergedError"}
     newest = Checkpoints(f"{config.run_dir}-0", 1).newest()
-    assert read_place(newest).step == 4
+    assert read_progress(newest).step == 4
 
 
 @pytest.mark.processes

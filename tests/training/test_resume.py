@@ -16,7 +16,7 @@ from jobs.worker import worker
 from mindeye_dist.runs.checkpoints import (
     Checkpoints,
     TrainingState,
-    read_place,
+    read_progress,
     read_weights,
 )
 from mindeye_dist.runs.journal import read_journal
@@ -52,7 +52,7 @@ def test_killed_run_ends_with_the_same_bits(tiny_config, tmp_path):
 
     killed = override(config, {"run_dir": f"{config.run_dir}-killed"})
     kill_in_mid_run(killed, tmp_path, after_step=30)
-    place = read_place(Checkpoints(killed.run_dir, 1).newest())
+    place = read_progress(Checkpoints(killed.run_dir, 1).newest())
     total = read_journal(config.run_dir)[-1]["step"]
     assert 0 < place.step < total  # 7 steps of 6 samples: in the middle of an epoch of 23
     worker(killed)
@@ -89,7 +89,7 @@ def test_a_run_ends_on_sigterm_with_the_step_it_has_reached(tiny_config, workers
     finally:
         for rank in ranks:
             rank.kill()
-    place = read_place(Checkpoints(ended.run_dir, 1).newest())
+    place = read_progress(Checkpoints(ended.run_dir, 1).newest())
     total = read_journal(ended.run_dir)[-1]["total_steps"]
     assert place.step == read_journal(ended.run_dir)[-1]["step"] < total
     for number, rank in enumerate(ranks):

@@ -8,9 +8,9 @@ import pytest
 from jobs.worker import worker
 from mindeye_dist.runs.checkpoints import (
     Checkpoints,
-    read_place,
+    read_progress,
 )
-from mindeye_dist.runs.journal import Journal, read_journal, read_on, read_summary
+from mindeye_dist.runs.journal import Journal, read_journal, read_journal_from, read_summary
 from mindeye_dist.strict import override
 from mindeye_dist.training.guards import NonFiniteError
 
@@ -84,20 +84,20 @@ def test_journal_forgets_what_the_checkpoint_does_not_know(tmp_path):
 
 
 def test_journal_is_read_on_from_where_it_was(tmp_path):
-    assert read_on(str(tmp_path), 0, 9) == ([], 0)
+    assert read_journal_from(str(tmp_path), 0, 9) == ([], 0)
     journal = Journal(str(tmp_path), 0)
     for step in range(5):
         journal({"step": step})
-    read, offset = read_on(str(tmp_path), 0, 3)
+    read, offset = read_journal_from(str(tmp_path), 0, 3)
     assert [row["step"] for row in read] == [0, 1, 2]
-    read, offset = read_on(str(tmp_path), offset, 3)
+    read, offset = read_journal_from(str(tmp_path), offset, 3)
     assert [row["step"] for row in read] == [3, 4]
     with (tmp_path / "journal.jsonl").open("a") as file:
         file.write('{"step": 5, "lo')
         file.flush()
-        assert read_on(str(tmp_path), offset, 3) == ([], offset)
+        assert read_journal_from(str(tmp_path), offset, 3) == ([], offset)
         file.write('ss": 1}\nnot whole\n{"step": 6}')
-    read, offset = read_on(str(tmp_path), offset, 9)
+    read, offset = read_journal_from(str(tmp_path), offset, 9)
     assert read == [{"step": 5, "loss": 1}, {"step": 6}]
     assert offset == (tmp_path / "journal.jsonl").stat().st_size
 
@@ -107,7 +107,7 @@ def test_a_validation_is_told_when_its_checkpoint_is_there(tiny_config):
     told = []
 
     def validated(row):
-        newest = read_place(Checkpoints(tiny_config.run_dir, 1).newest())
+        newest = read_progress(Checkpoints(tiny_config.run_dir, 1).newest())
         told.append((row["epoch"], row["score"], newest.best_score))
 
     worker(tiny_config, validated=[validated])

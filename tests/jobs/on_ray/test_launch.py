@@ -5,7 +5,7 @@ import ray
 from ray.exceptions import ActorDiedError
 from ray.train import TrainingFailedError
 
-from jobs.on_ray.launch import connect, fits, room_for_workers, root_cause
+from jobs.on_ray.launch import connect, count_fitting, room_for_workers, root_cause
 from mindeye_dist.config import ComputeConfig, ExperimentConfig
 from mindeye_dist.storage.store import DataError
 
@@ -22,7 +22,7 @@ from mindeye_dist.storage.store import DataError
     ],
 )
 def test_parts_of_a_gpu_are_of_one_gpu(there, count, kind, times):
-    assert fits(there, count, kind) == times
+    assert count_fitting(there, count, kind) == times
 
 
 @pytest.fixture
