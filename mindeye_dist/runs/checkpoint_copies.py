@@ -1,4 +1,4 @@
-"""Checkpoints elsewhere: a verified copy of one of them here, and copies of a run's own there."""
+"""Copies of checkpoints: fetch one from a store, verified; copy a run's checkpoints to a store."""
 
 import hashlib
 import json
@@ -28,11 +28,11 @@ def fetch_checkpoint(url: str, cache: Path) -> Path:
     """Return a local copy of a checkpoint's folder, fetched at most once.
 
     Args:
-        url: of the folder, which has a manifest.json.
-        cache: folder of copies, each called by the digest of its manifest.
+        url: URL of the checkpoint's folder.
+        cache: local folder of copies, each named by the digest of its manifest.
 
     Raises:
-        CheckpointError: it cannot be fetched, or is not whole.
+        CheckpointError: the checkpoint cannot be fetched, or is not whole.
     """
     try:
         store = Store(url)
@@ -41,7 +41,7 @@ def fetch_checkpoint(url: str, cache: Path) -> Path:
         if found.exists():
             return found
         cache.mkdir(parents=True, exist_ok=True)
-        # What was cut off in mid-download must not pass for the whole the next time.
+        # An interrupted download must not pass for a whole checkpoint the next time.
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             partial = Path(folder, found.name)
             _fetch(store, manifest, partial)
@@ -56,10 +56,10 @@ class CheckpointCopies:
     """Copies of a run's checkpoints: `step-*` folders, each whole once its manifest is there.
 
     Args:
-        url: folder or s3:// prefix that holds those of one run and nothing else.
+        url: folder or s3:// prefix that holds the copies of one run and nothing else.
 
     Raises:
-        DataError: from every method but `add`, when it cannot be reached.
+        DataError: from every method but `copy`, if the store cannot be reached.
     """
 
     def __init__(self, url: str) -> None:
@@ -67,18 +67,18 @@ class CheckpointCopies:
         self._deleted: set[str] = set()
 
     def check_writable(self) -> None:
-        """See that something can be written there: a bucket that is not there lists as empty."""
+        """Check that the store can be written to: a bucket that does not exist lists as empty."""
         self._store.write(PROBE, b"")
         self._store.delete(PROBE)
 
     def names(self) -> list[str]:
-        """Return the names of all copies that ought to be whole, in the order of their steps."""
+        """Return the names of all copies with a manifest, in the order of their steps."""
         return [name for name in self._folders() if MANIFEST in self._store.names(name)]
 
     def copy(self, checkpoint: Path, kept: Collection[str]) -> None:
-        """Copy a checkpoint, then delete the copies of those that are not kept.
+        """Copy a checkpoint, then delete the copies of checkpoints that are not kept.
 
-        A failure is only logged: the checkpoint itself is there, and the next one is tried again.
+        A failure is only logged: the checkpoint is on disk, and the next copy is tried.
         """
         name = checkpoint.name
         try:
@@ -88,27 +88,28 @@ class CheckpointCopies:
                     self._store.upload(file, f"{name}/{file.name}")
             self._store.write(f"{name}/{MANIFEST}", (checkpoint / MANIFEST).read_bytes())
             self._deleted.discard(name)
-            # Some servers still list a folder with nothing in it.
+            # Some servers still list an empty folder.
             self.delete(set(self._folders()) - set(kept) - self._deleted)
         except (DataError, OSError) as error:
             log.warning("%s: is not copied: %s", checkpoint, error)
 
     def delete(self, names: Collection[str]) -> None:
-        """Delete copies; what is left when that is cut short does not pass for one."""
+        """Delete copies, manifests first: an interrupted deletion leaves none that looks whole."""
         for name in sorted(names):
             self._store.delete(f"{name}/{MANIFEST}")
             self._store.delete_folder(name)
             self._deleted.add(name)
 
     def fetch(self, checkpoints: Checkpoints) -> None:
-        """Bring the newest good copy here where it is newer than what is good here.
+        """Fetch the newest good copy, and the best one, if it is newer than any local checkpoint.
 
-        With it comes that of the best validation, by its word. Copies that are not whole are passed
-        over; not those that cannot be had, as a run that began anew would then delete them.
+        Copies that are not whole are passed over. A copy that cannot be reached raises: a run that
+        began anew would delete the copies.
 
         Raises:
-            CheckpointError: none is good, nor any here.
-            OSError: there is no room for it here.
+            CheckpointError: there are copies, but neither a copy nor a local checkpoint is good.
+            DataError: a copy cannot be reached.
+            OSError: the local disk is full.
         """
         names = self.names()
         newest = checkpoints.newest()

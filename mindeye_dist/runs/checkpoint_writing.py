@@ -1,6 +1,7 @@
-"""What each rank writes of a checkpoint, and that all know whether all could.
+"""Writing a checkpoint: each rank writes its shard; a failure on one rank is raised on all.
 
-Rank 0 has the weights, each rank the moments of every so many-th parameter.
+Rank 0 writes the weights. The optimizer's moments are dealt out: rank r writes those of parameters
+r, r + world_size, r + 2 world_size and so on.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,16 +29,16 @@ class CheckpointError(Exception):
 
 
 class HostCopies:
-    """Copies of tensors that stay as they are while training goes on.
+    """Copies of tensors in host memory, which training does not change.
 
-    They take the memory of the copies before: new memory would take longer than the copying.
+    The memory of a name's previous copy is used again: allocation would take longer than copying.
     """
 
     def __init__(self) -> None:
         self._tensors: dict[str, Tensor] = {}
 
     def __call__(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a copy in host memory, good until the next one of that name."""
+        """Return a copy in host memory, valid until the next call with the same name."""
         held = self._tensors.get(name)
         if held is None or (held.shape, held.dtype) != (tensor.shape, tensor.dtype):
             held = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
@@ -46,14 +47,14 @@ class HostCopies:
 
 
 def in_host_memory(_: str, tensor: Tensor) -> Tensor:
-    """Return the tensor itself where it is in host memory, or a copy there."""
+    """Return the tensor itself if it is in host memory, else a copy in host memory."""
     return tensor.detach().cpu().contiguous()
 
 
 def rank_shard(
     parameters: Parameters, take: Callable[[str, Tensor], Tensor] = in_host_memory
 ) -> RankShard:
-    """Return this rank's share of the training state; called on all ranks."""
+    """Return the part of the training state that this rank writes; called on all ranks."""
     weights, moments = {}, {}
     for i, (name, state) in enumerate(parameters):
         if rank() == 0:
@@ -65,7 +66,7 @@ def rank_shard(
 
 
 def write_rank_shard(folder: Path, share: RankShard) -> None:
-    """Write this rank's files.
+    """Write this rank's files into a checkpoint's folder.
 
     Raises:
         CheckpointError: weights are not finite.
@@ -95,10 +96,10 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 @contextmanager
 def raise_on_all_ranks(what: str, group: ProcessGroup | None) -> Iterator[None]:
-    """Raise on all ranks, those of a group where one is given, what went wrong on any.
+    """Run the body, then raise on every rank of the group if it failed on any of them.
 
     Raises:
-        CheckpointError: a rank could not do what is in the body.
+        CheckpointError: the body failed on a rank; the message names rank and error.
     """
     problem = ""
     try:

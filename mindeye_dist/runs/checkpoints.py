@@ -1,10 +1,10 @@
 """Checkpoints: a folder that is whole or not there.
 
-`model.safetensors` (loadable by anything), `optimizer-*.safetensors` (each rank a share of
-the parameters), `config.json`, `state.json`, and last `manifest.json` with the digests of all of
-them. A checkpoint is written under another name, flushed to disk and renamed, by a thread while
-training goes on; a killed or failed save leaves the earlier ones untouched, and loading checks
-every digest first. Nothing is unpickled.
+`model.safetensors` holds the weights, `optimizer-*.safetensors` the moments (one file a rank),
+`config.json` the settings, `shapes.json` the shapes of the data, `state.json` the progress, and
+`manifest.json`, written last, the digest of every other file. A checkpoint is written under a
+temporary name, flushed to disk and renamed, by a thread while training goes on. A killed or failed
+save leaves earlier checkpoints untouched; loading checks every digest first. Nothing is unpickled.
 """
 
 import dataclasses
@@ -47,13 +47,13 @@ CONFIG, STATE, MANIFEST = "config.json", "state.json", "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands; the loader's position follows from the step.
+    """Progress of a run; the loader's position follows from the step.
 
     Attributes:
-        step: optimizer steps done.
-        best_step: the step of the best validation, -1 before the first.
-        best_score: its score.
-        skipped: how many of the steps left the weights alone, as their gradient was not finite.
+        step: number of optimizer steps taken.
+        best_step: step of the best validation, -1 before the first validation.
+        best_score: score of the best validation.
+        skipped: number of steps that left the weights unchanged, as the gradient was not finite.
     """
 
     step: int = 0
@@ -71,14 +71,13 @@ class Checkpoints:
 
     Args:
         run_dir: the run's folder.
-        keep: newest ones that stay besides the best one.
-        copy: takes those that were written, and the names of those that stay; in a thread of rank 0
-            that nobody waits for but `end`. One that no longer stays when its turn comes is left
-            out.
+        keep: number of newest checkpoints to keep besides the best one.
+        copy: called on rank 0, in a background thread, with each new checkpoint and the names of
+            the checkpoints to keep. Skips checkpoints deleted meanwhile. Only `close` waits for it.
 
     Attributes:
-        folder: that they are in.
-        sealed: step of the last one written from here, -1 before the first.
+        folder: the folder that holds the checkpoints.
+        last_written_step: step of the last checkpoint that this object wrote, -1 before the first.
     """
 
     def __init__(self, run_dir: str, keep: int, copy: CopyCheckpoint | None = None) -> None:
@@ -96,12 +95,12 @@ class Checkpoints:
         """Write a checkpoint; called on all ranks with the same progress.
 
         Args:
-            progress: where the run stands.
-            parameters: name and training state of each, yielded alike on every rank.
-            about: what else goes into the folder, by file name, as JSON.
+            progress: progress of the run.
+            parameters: name and training state of each parameter, in the same order on every rank.
+            about: further JSON files of the folder, by name.
 
         Raises:
-            CheckpointError: a rank could not write; on all ranks, and nothing earlier is lost.
+            CheckpointError: a rank could not write. Raised on all ranks; earlier checkpoints stay.
         """
         self.wait_for_save()
         self._write(progress, rank_shard(parameters), about, None)
@@ -110,9 +109,9 @@ class Checkpoints:
     def save_in_background(
         self, progress: Progress, parameters: Parameters, about: dict[str, Any]
     ) -> None:
-        """Copy what `save` would write; a thread writes it while the caller goes on.
+        """Copy the training state; a thread writes the checkpoint while the caller goes on.
 
-        What becomes of it `wait` tells.
+        `wait_for_save` reports success or failure.
         """
         self.wait_for_save()
         self._group = self._group or group_of_its_own()
@@ -122,9 +121,9 @@ class Checkpoints:
         thread.shutdown(wait=False)
 
     def wait_for_save(self) -> bool:
-        """Wait until what was started is there; return whether it is, alike on all ranks.
+        """Wait for the background save; return whether it succeeded, the same on all ranks.
 
-        Why it is not is in the log.
+        The error of a failed save is logged.
         """
         saving, self._saving = self._saving, None
         try:
@@ -136,14 +135,14 @@ class Checkpoints:
         return True
 
     def close(self) -> None:
-        """Wait for what was started and for its copies, after an error that matters more."""
+        """Wait for the background save and its copies; log errors instead of raising them."""
         saving, self._saving = self._saving, None
         if saving is not None and (problem := saving.exception()) is not None:
             log.warning("not saved: %s", problem)
         self._copier.shutdown()
 
     def newest(self) -> Path | None:
-        """Return the newest whole checkpoint; later ones that are not are named in the log."""
+        """Return the newest checkpoint that passes `verify`; log newer ones that do not."""
         for path in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 verify(path)
@@ -154,7 +153,7 @@ class Checkpoints:
         return None
 
     def best(self) -> Path | None:
-        """Return the checkpoint of the best validation so far, by the newest one's word."""
+        """Return the checkpoint of the best validation so far, named by the newest checkpoint."""
         newest = self.newest()
         if newest is None:
             return None
@@ -173,7 +172,7 @@ class Checkpoints:
         partial = self.folder / f".writing-{progress.step:08d}"
         with raise_on_all_ranks(f"{partial}: cannot be made", group):
             if rank() == 0:
-                for left in self.folder.glob(".writing-*"):  # by saves that failed or were killed
+                for left in self.folder.glob(".writing-*"):  # remains of failed or killed saves
                     shutil.rmtree(left)
                 partial.mkdir(parents=True)
         with raise_on_all_ranks(f"{partial}: cannot be written", group):
@@ -190,13 +189,13 @@ class Checkpoints:
                 self._copier.submit(self._copy_kept, final)
 
     def _forget(self, progress: Progress) -> None:
-        # Later steps are of a course that this run has left, damaged ones among them.
+        # Later steps belong to a course that this run has left, or are damaged.
         paths = sorted(self.folder.glob("step-*"))
         past = [path.name for path in paths if path.name <= checkpoint_name(progress.step)]
         self._kept = {*past[-self._keep :], checkpoint_name(progress.best_step)}
         for path in paths:
             if path.name not in self._kept:
-                # One that cannot be deleted, as somebody reads it, is no reason to stop.
+                # A folder that another process reads may not be deletable: no reason to stop.
                 shutil.rmtree(path, onerror=lambda _, path, error: log.warning("%s", error[1]))
 
     def _copy_kept(self, path: Path) -> None:
@@ -214,17 +213,17 @@ def complete_folder(folder: Path, about: Mapping[str, Any]) -> None:
         _flush(path)
 
 
-def rename_durably(sealed: Path, final: Path) -> None:
-    """Give a sealed folder its name, for good."""
-    sealed.rename(final)
+def rename_durably(complete: Path, final: Path) -> None:
+    """Rename a complete folder and flush the change to disk."""
+    complete.rename(final)
     _flush(final.parent)
 
 
 def verify(path: Path) -> None:
-    """Check every file of a checkpoint against the manifest.
+    """Check every file of a checkpoint against the digests of its manifest.
 
     Raises:
-        CheckpointError: a file is missing or not the one that was written.
+        CheckpointError: a file is missing or differs from the file that was written.
     """
     try:
         digests = json.loads((path / MANIFEST).read_text())
@@ -257,7 +256,7 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def read_progress(path: Path) -> Progress:
-    """Return where the run stood."""
+    """Return the progress of the run at a checkpoint."""
     return _read(Progress, path / STATE)
 
 
@@ -268,7 +267,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 class TrainingState:
-    """Random access to the training state in a checkpoint, one parameter at a time."""
+    """Training state in a checkpoint, read one parameter at a time."""
 
     def __init__(self, path: Path, expected: dict[str, tuple[int, ...]]) -> None:
         self._files: dict[str, Path] = {}
@@ -282,7 +281,7 @@ class TrainingState:
         check_shapes(path, found, expected)
 
     def __call__(self, name: str) -> dict[str, Tensor]:
-        """Return weight and moments of a parameter."""
+        """Return a parameter's weight and moments."""
         keys = {"weight": name, **{key: f"{key}:{name}" for key in MOMENTS}}
         state = {}
         for key, stored in keys.items():
@@ -299,7 +298,7 @@ def check_shapes(
     """Compare the tensors of a file with those of a model.
 
     Raises:
-        CheckpointError: lists what is missing, unexpected or of another shape.
+        CheckpointError: lists the tensors that are missing, unexpected or of another shape.
     """
     problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
     problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
@@ -323,7 +322,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def _flush(path: Path) -> None:
-    # A rename is only as good as what has reached the disk before it.
+    # A rename is durable only once the file's bytes are on disk.
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,4 +1,4 @@
-"""The run's journal: every metric as a JSON line in the run folder, whatever befalls a server."""
+"""The run's journal: every metric as a JSON line in the run folder, tracked elsewhere or not."""
 
 import json
 from collections.abc import Callable
@@ -8,9 +8,15 @@ from typing import Any
 from mindeye_dist.runs.folder import JOURNAL, SUMMARY
 from mindeye_dist.storage.store import DataError
 
+Report = Callable[[dict[str, Any]], None]
+"""Takes one row of metrics."""
+
 
 class Journal:
-    """Appends metrics to a run's journal; opened by rank 0 only."""
+    """Journal of a run, open for appending on rank 0.
+
+    Rows after `from_step`, which an interrupted run wrote after its last checkpoint, are dropped.
+    """
 
     def __init__(self, run_dir: str, from_step: int) -> None:
         self._path = Path(run_dir) / JOURNAL
@@ -21,7 +27,7 @@ class Journal:
         """Append one row; it must have a `step`.
 
         Raises:
-            DataError: it cannot be written, as on a full disk.
+            DataError: the journal cannot be written, as on a full disk.
         """
         try:
             with self._path.open("a") as file:
@@ -31,14 +37,14 @@ class Journal:
 
 
 def read_journal(run_dir: str) -> list[dict[str, Any]]:
-    """Return the rows of a run's journal; a last line cut short by a kill is left out."""
+    """Return the rows of a run's journal; lines cut short by a kill are left out."""
     return read_lines(Path(run_dir) / JOURNAL)
 
 
 def read_journal_from(run_dir: str, offset: int, most: int) -> tuple[list[dict[str, Any]], int]:
-    """Return at most so many rows from a byte of a run's journal on, and the byte after them.
+    """Return up to `most` rows of a run's journal from a byte offset on, and the offset after them.
 
-    A last line that is not whole yet is left for the next time; those cut short are left out.
+    A last line that is still being written is left for the next call; lines cut short are left out.
     """
     rows: list[dict[str, Any]] = []
     path = Path(run_dir) / JOURNAL
@@ -57,7 +63,7 @@ def read_journal_from(run_dir: str, offset: int, most: int) -> tuple[list[dict[s
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return a file's JSON lines, none where there is no file; those cut short are left out."""
+    """Return a file's JSON lines, none without the file; lines cut short are left out."""
     rows: list[dict[str, Any]] = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -68,21 +74,21 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_summary(run_dir: str, summary: dict[str, Any]) -> None:
-    """Write a finished run's training facts."""
+    """Write the facts of a finished training."""
     write_atomically(Path(run_dir) / SUMMARY, json.dumps(summary, indent=1))
 
 
 def read_summary(run_dir: str) -> dict[str, Any]:
-    """Return a run's training facts, empty where it did not end."""
+    """Return the facts of a run's training, empty if it has not ended."""
     path = Path(run_dir) / SUMMARY
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is whole or as it was, whatever is killed.
+    """Write a file so that a kill leaves either the old or the new content.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the file cannot be written.
     """
     partial = path.with_name(path.name + ".part")
     try:
@@ -91,6 +97,3 @@ def write_atomically(path: Path, text: str) -> None:
         partial.replace(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error}") from error
-
-
-Report = Callable[[dict[str, Any]], None]

@@ -1,4 +1,4 @@
-"""Whether a checkpoint is of the run that is to go on from it: what may change and what not."""
+"""Same run: the settings that may change between a checkpoint and the run that resumes from it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ MAY_CHANGE = (
     "data.cache_gib",
     "data.prefetch_batches",
     "data.disk_cache",
-    # These only stop a run or let it go on: what was trained so far is the same with any of them.
+    # These only stop a run or let it go on; they do not change the weights trained so far.
     "data.on_bad_sample",
     "data.max_bad_samples",
     "training.on_non_finite",
@@ -37,22 +37,22 @@ MAY_CHANGE = (
 
 
 def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None:
-    """Compare what a checkpoint was trained with and what is to go on from it.
+    """Check that a checkpoint was trained with these settings and shapes of data.
 
-    Where the shards lie, how they are cached, and how many workers compute may change.
+    The settings of MAY_CHANGE are ignored: where shards lie, caches, workers and the like.
 
     Raises:
-        CheckpointError: lists every other setting or fact of the data that differs.
+        CheckpointError: lists every other setting or shape that differs.
     """
     then = paths(read_config(path)) | paths(read_shapes(path))
     _check_same(path, then, paths(config) | paths(shapes))
 
 
 def check_same_settings(path: Path, config: ExperimentConfig) -> None:
-    """Compare the settings alone, which needs no data.
+    """Check that a checkpoint was trained with these settings; needs no data.
 
     Raises:
-        CheckpointError: lists those that differ and may not.
+        CheckpointError: lists the settings that differ and may not.
     """
     _check_same(path, paths(read_config(path)), paths(config))
 
@@ -64,7 +64,7 @@ def _check_same(path: Path, then: Mapping[str, object], now: Mapping[str, object
 
 
 def changed_settings(then: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Return what makes two runs different ones, by dotted path."""
+    """Return a line for each setting that differs between two runs and may not."""
     return [
         f"{name} was {then.get(name)!r}, is {value!r}"
         for name, value in now.items()

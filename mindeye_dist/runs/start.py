@@ -32,7 +32,7 @@ def check_run_dir(config: ExperimentConfig, *, resume: bool, overwrite: bool) ->
             f"run_dir: got {config.run_dir!r}, expected a folder that all workers share"
         )
     checkpoints, copy_to = Checkpoints(config.run_dir, 1), config.checkpoint.copy_to
-    if copy_to and os.environ.get("RANK", "0") == "0":  # others would delete each other's trial
+    if copy_to and os.environ.get("RANK", "0") == "0":  # ranks would delete each other's probe
         CheckpointCopies(copy_to).check_writable()
     copied = bool(copy_to and CheckpointCopies(copy_to).names())
     if resume:

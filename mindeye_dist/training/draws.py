@@ -1,6 +1,6 @@
-"""The random draws of a step, each a function of (seed, step, position in the global batch).
+"""Random draws of a step: pure functions of (seed, step, position in the global batch).
 
-Only dropout is not here: its masks are a function of (seed, step, rank).
+Dropout is drawn in the trainer: its masks are a function of (seed, step, rank).
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from mindeye_dist.randomness import numpy_generator, torch_generator
 
 @dataclass(frozen=True)
 class Mixing:
-    """MixCo's draw for a whole global batch.
+    """Partners and coefficients of MixCo for a whole global batch.
 
     Attributes:
-        mix_partner: position of the sample that is mixed in.
-        mix_coef: share of the sample itself, 1 where it is not mixed.
+        mix_partner: position of each sample's partner.
+        mix_coef: weight of the sample itself, 1 if it is not mixed.
         drawn: whether there was a draw; without one every sample is its own partner.
     """
 
@@ -32,7 +32,7 @@ class Mixing:
 
 
 def draw_mixing(config: LossConfig, seed: int, batch: Batch) -> Mixing:
-    """Return partners, coefficients from Beta(alpha, alpha), 1 for the unmixed (section 3.3)."""
+    """Draw partners and coefficients: Beta(alpha, alpha), 1 for unmixed samples (section 3.3)."""
     count = batch.global_size
     generator = numpy_generator(seed, "mixing", batch.step)
     partner = generator.permutation(count)
@@ -46,7 +46,7 @@ def draw_mixing(config: LossConfig, seed: int, batch: Batch) -> Mixing:
 
 
 def no_mixing(batch: Batch) -> Mixing:
-    """Return the draw in which every sample stays itself."""
+    """Return the mixing that leaves every sample as it is."""
     device = batch.voxels.device
     count = batch.global_size
     own = torch.arange(count, device=device)
@@ -54,13 +54,13 @@ def no_mixing(batch: Batch) -> Mixing:
 
 
 def draw_prior(config: PriorConfig, seed: int, batch: Batch, purpose: str) -> PriorDraw:
-    """Return this rank's timesteps, noise and condition dropout for the prior's loss.
+    """Draw timesteps, noise and condition dropout of the prior's loss for this rank's samples.
 
     Args:
-        config: timesteps and the chance of dropout.
+        config: number of timesteps, and probability of condition dropout.
         seed: the run's seed.
-        batch: the rank's part of the global batch.
-        purpose: "train", or "validate", which drops nothing.
+        batch: this rank's part of the global batch.
+        purpose: "train", or "validate" without condition dropout.
     """
     device = batch.voxels.device
     own = slice(batch.start, batch.start + len(batch.keys))

@@ -1,6 +1,8 @@
-"""Guards: what would spoil a run in silence is found within the step, or soon, and named.
+"""Guards: find and name errors that would silently spoil a run.
 
-All are called alike on every rank and come to the same answer there, so that ranks stop together.
+Non-finite losses and gradients, weights that differ between ranks, samples that an epoch delivers
+twice or not at all. Every rank calls every guard and gets the same answer, so that all ranks stop
+together.
 """
 
 import json
@@ -17,7 +19,7 @@ from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.distributed import agree, gather, world_size
 
 NAMED = 5
-"""Parameters and samples of a kind that a message names, at most."""
+"""Maximum number of parameters, or of samples of a kind, that a message names."""
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -34,20 +36,20 @@ class MiscountError(Exception):
 
 
 def poison_if_non_finite(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """Return the loss, such that all gradients are NaN if it is not finite.
+    """Return the loss; if it is not finite, all gradients become NaN, on every rank once averaged.
 
-    The gradient's norm then tells of both, and of any rank on all ranks, since NaN survives the
-    mean over them: the host waits for the device once a step, and ranks need not ask each other.
+    The norm of the gradient then shows a bad loss and a bad gradient of any rank on all ranks: the
+    host waits for the device once a step, and ranks exchange nothing.
     """
     return loss * torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan)
 
 
 def describe_non_finite(batch: Batch, loss: Tensor) -> str:
-    """Return what is not finite in a step whose gradient is not, and the keys of its batch.
+    """Describe a step whose gradient is not finite: the inputs at fault, and the batch's keys.
 
     Args:
-        batch: this rank's part, as it was read.
-        loss: what came of it on this rank.
+        batch: this rank's part of the batch, unmixed.
+        loss: this rank's loss.
     """
     arrays = {"voxels": batch.voxels, **batch.targets}
     rows = {name: ~torch.isfinite(array).flatten(1).all(1) for name, array in arrays.items()}
@@ -64,16 +66,20 @@ def describe_non_finite(batch: Batch, loss: Tensor) -> str:
     keys = [key for part in ranks for key in part["keys"]]
     problems = [problem for part in ranks for problem in part["bad"]]
     losses = [part["loss"] for part in ranks if not np.isfinite(part["loss"])]
-    what = f"the loss is {losses[0]}" if losses else "the gradient is not finite"
+    symptom = f"the loss is {losses[0]}" if losses else "the gradient is not finite"
     causes = f" (not finite: {', '.join(problems)})" if problems else ""
-    return f"step {batch.step}: {what}{causes}; the batch was {', '.join(keys)}"
+    return f"step {batch.step}: {symptom}{causes}; the batch was {', '.join(keys)}"
 
 
 def bad_samples(loader: TrainLoader, step: int) -> dict[int, str]:
-    """Return the samples found bad by all ranks up to a step since the start, and why, by number.
+    """Return the message of each sample that any rank has found bad, by sample number.
+
+    Args:
+        loader: the training batches.
+        step: last step to consider; batches read ahead are left out.
 
     Raises:
-        DataError: there are more of them than may be passed over.
+        DataError: there are more bad samples than `data.max_bad_samples`.
     """
     found: dict[int, str] = {}
     if loader.config.on_bad_sample == "skip":
@@ -84,10 +90,10 @@ def bad_samples(loader: TrainLoader, step: int) -> dict[int, str]:
 
 
 def check_ranks(parameters: Iterable[tuple[str, Tensor]], step: int) -> None:
-    """Compare, to the bit, weights that every rank holds whole.
+    """Compare weights that every rank holds whole between ranks, to the bit.
 
     Raises:
-        DivergedError: some rank's are not the others'.
+        DivergedError: the weights of some ranks differ.
     """
     sums = {name: weight_checksum(weight) for name, weight in parameters}
     if world_size() == 1 or not sums:
@@ -98,15 +104,15 @@ def check_ranks(parameters: Iterable[tuple[str, Tensor]], step: int) -> None:
 
 
 def weight_checksum(weight: Tensor) -> Int[Tensor, ""]:
-    """Return the sum of a tensor's elements, their bits read as integers: no flipped bit keeps it.
+    """Return the sum of a tensor's elements, their bits read as integers.
 
-    Integers add up exactly, in whatever order.
+    A single flipped bit changes the sum, and integers add up exactly in any order.
     """
     return weight.detach().view(INTEGERS[weight.element_size()]).sum(dtype=torch.int64)
 
 
 def describe_divergence(table: Int[Tensor, "ranks parameters"], names: Sequence[str]) -> str:
-    """Return which ranks differ in which parameters, given their checksums; "" where none do."""
+    """Describe which ranks differ in which parameters, given checksums; "" if none differ."""
     rows = [tuple(row) for row in table.tolist()]
     common, number = Counter(rows).most_common(1)[0]
     if number == len(rows):
@@ -121,41 +127,43 @@ def describe_divergence(table: Int[Tensor, "ranks parameters"], names: Sequence[
 
 
 class Ledger:
-    """Sees that every epoch delivers each sample of the manifest once, over all ranks.
+    """Counts samples and checks that every epoch delivers each one once, over all ranks.
 
-    It would not if a rank read another's rows or none, if what reads ahead left out a step or took
-    it twice, or if a run went on from the wrong place. A bad sample that was passed over counts as
-    delivered by the one in its place. Drawn with replacement, only the number is compared.
+    The check fails if a rank reads the rows of another rank, if the prefetch skips or repeats a
+    step, or if a run resumes at the wrong step. The replacement of a bad sample counts as the bad
+    sample.
 
     Args:
-        loader: whose batches are counted.
-        first_step: where this process begins; the rest of that epoch is all it delivers of it.
-        device: where ranks can exchange numbers.
+        loader: the training batches.
+        first_step: first step of this process, which delivers only the rest of that epoch.
+        device: device on which ranks exchange tensors.
 
     Attributes:
-        epochs: epochs that were found right so far.
+        epochs: number of epochs that passed the check.
     """
 
     def __init__(self, loader: TrainLoader, first_step: int, device: torch.device) -> None:
         self.epochs = 0
         self._device = device
         self._loader, self._first_step = loader, first_step
-        self._count = len(loader.dataset)  # the manifest's: reading its indexes compared them
+        self._count = len(
+            loader.dataset
+        )  # equals the manifest's: reading the indexes compared them
         self._keys = [sample.key for sample in loader.dataset.samples]
         self._numbers = {key: number for number, key in enumerate(self._keys)}
         self._seen: dict[int, np.ndarray] = defaultdict(lambda: np.zeros(self._count, np.int64))
 
     def add(self, batch: Batch) -> None:
-        """Count a batch of this rank; where an epoch ends in it, compare all ranks' counts.
+        """Count this rank's part of a batch; at the end of an epoch, check the counts of all ranks.
 
         Raises:
-            MiscountError: a sample was not delivered once in the epoch.
+            MiscountError: a sample was delivered more or less than once in the epoch.
         """
         first = batch.step * batch.global_size
         for position, key in enumerate(batch.keys, batch.start):
-            ought, stands = self._loader.bad.replaced.get((batch.step, position), (-1, -1))
-            if ought >= 0 and key == self._keys[stands]:
-                key = self._keys[ought]
+            expected, replacement = self._loader.bad.replaced.get((batch.step, position), (-1, -1))
+            if expected >= 0 and key == self._keys[replacement]:
+                key = self._keys[expected]
             self._seen[(first + position) // self._count][self._numbers[key]] += 1
         epoch = first // self._count
         if (first + batch.global_size) // self._count > epoch:
@@ -164,19 +172,19 @@ class Ledger:
             self._compare(epoch, gather(own[None], world_size()).sum(0))
 
     def _compare(self, epoch: int, seen: Int[Tensor, " samples"]) -> None:
-        delivered, ought = seen.cpu().numpy(), self._ought(epoch)
-        same = delivered.sum() == ought.sum()
+        delivered, expected = seen.cpu().numpy(), self._expected(epoch)
+        same = delivered.sum() == expected.sum()
         if self._loader.config.sampling == "permutation":
-            same = bool((delivered == ought).all())
+            same = bool((delivered == expected).all())
         if not same:
-            few, many = (np.flatnonzero(s * (delivered - ought) > 0) for s in (-1, 1))
+            few, many = (np.flatnonzero(s * (delivered - expected) > 0) for s in (-1, 1))
             raise MiscountError(
                 f"epoch {epoch + 1}: {delivered.sum()} samples were delivered, expected "
-                f"{ought.sum()}; too seldom: {self._some(few)}; too often: {self._some(many)}"
+                f"{expected.sum()}; too seldom: {self._some(few)}; too often: {self._some(many)}"
             )
         self.epochs += 1
 
-    def _ought(self, epoch: int) -> Int[np.ndarray, " samples"]:
+    def _expected(self, epoch: int) -> Int[np.ndarray, " samples"]:
         size = self._loader.global_batch_size
         begun = self._first_step * size - epoch * self._count
         if begun <= 0:

@@ -72,10 +72,10 @@ def soft_contrastive(
     teacher_augmented: Float[Tensor, "rows features"],
     temperature: float,
 ) -> Float[Tensor, ""]:
-    """Return the loss of a student whose similarities are to be those of two teacher views.
+    """Return the contrastive loss of a student's map against two views of a teacher's map.
 
-    Rows are the map tokens of the whole batch; the labels are the similarities of the teacher's
-    view of the picture with its augmented view (Scotti et al. 2023, section 3.4).
+    Rows are the map tokens of the whole batch. The labels are the similarities between the
+    teacher's map of the picture and of its augmented view (Scotti et al. 2023, section 3.4).
     """
     similarity = cosine_similarity(student, teacher_augmented) / temperature
     labels = cosine_similarity(teacher, teacher_augmented) / temperature

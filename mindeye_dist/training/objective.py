@@ -1,7 +1,7 @@
-"""Objectives: outputs and targets -> named losses and their weighted sum, in train and validation.
+"""Objectives: outputs and targets -> named losses and their weighted sum, for train and validation.
 
-One a pipeline, of one form. Every rank sees the whole global batch, so losses and negatives do not
-depend on the number of workers.
+Each pipeline has one objective with the same interface. Every rank sees the whole global batch, so
+losses and negatives do not depend on the number of workers.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ from mindeye_dist.training.losses import (
 )
 
 Losses = dict[str, Float[Tensor, ""]]
-"""Scalars of one global batch by name; `total` is what is minimised."""
+"""Losses of one global batch by name; `total` is minimised."""
 
 
 @runtime_checkable
 class Objective(Protocol):
-    """What the trainer asks of a pipeline's objective."""
+    """Interface between the trainer and a pipeline's losses and scores."""
 
     def mixes(self, epoch: int) -> bool:
         """Return whether voxels are mixed in this epoch of training."""
@@ -45,16 +45,16 @@ class Objective(Protocol):
         """Return the contrastive temperature of an epoch."""
 
     def mix(self, batch: Batch, mixing: Mixing) -> Batch:
-        """Return the batch with its samples mixed; partners may be on other ranks."""
+        """Return the batch with samples mixed with their partners, which may be on other ranks."""
 
     def inputs(self, batch: Batch, purpose: str) -> tuple[Any, ...]:
-        """Return what the model's forward takes; `purpose` is "train" or "validate"."""
+        """Return the arguments of the model's forward; `purpose` is "train" or "validate"."""
 
     def __call__(self, outputs: Any, batch: Batch, epoch: int, mixing: Mixing) -> Losses:
         """Return the losses of the global batch from this rank's part of it."""
 
     def judged(self, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return prediction and truth, flattened, of this rank's part, for `scores`."""
+        """Return flattened predictions and targets of this rank's part, for `scores`."""
 
     def scores(
         self, preds: Float[Tensor, "samples features"], truths: Float[Tensor, "samples features"]
@@ -63,13 +63,13 @@ class Objective(Protocol):
 
 
 class HighLevelObjective:
-    """BiMixCo for the first part of the epochs, SoftCLIP after it, the prior's error throughout.
+    """BiMixCo for the first epochs (`mixco_fraction`), then SoftCLIP; the prior's error always.
 
     Scotti et al. (2023), section 3.3.
 
     Args:
         config: the run.
-        prior_scale: factor between clip_tokens and the space that the prior predicts in.
+        prior_scale: factor from clip_tokens to the space in which the prior predicts.
     """
 
     def __init__(self, config: ExperimentConfig, prior_scale: float) -> None:
@@ -81,11 +81,11 @@ class HighLevelObjective:
         self.mixco_epochs = int(config.loss.mixco_fraction * self.epochs)
 
     def mixes(self, epoch: int) -> bool:
-        """Return whether this is an epoch of BiMixCo."""
+        """Return whether this epoch uses BiMixCo, on mixed voxels."""
         return epoch < self.mixco_epochs
 
     def temperature(self, epoch: int) -> float:
-        """Return BiMixCo's temperature or, on its half cosine, SoftCLIP's."""
+        """Return the temperature: constant for BiMixCo, half a cosine over epochs for SoftCLIP."""
         config = self.config
         if self.mixes(epoch):
             return config.mixco_temperature
@@ -100,8 +100,8 @@ class HighLevelObjective:
     def mix(self, batch: Batch, mixing: Mixing) -> Batch:
         """Return the batch with mixed voxels and, as `prior_tokens`, mixed clip_tokens.
 
-        Token 0 keeps the norm that it would have if norms mixed linearly (1 for tokens of unit
-        norm), as mixing shortens it.
+        Mixing shortens tokens: all tokens of a sample are scaled so that token 0 has the mixed
+        norm of the two samples' token 0 (1 for tokens of unit norm).
         """
         own = slice(batch.start, batch.start + len(batch.keys))
         draw = (mixing.mix_partner, mixing.mix_coef)
@@ -205,12 +205,12 @@ class LowLevelObjective:
 
 
 def prior_tokens(batch: Batch) -> Float[Tensor, "batch tokens dim"]:
-    """Return what the prior is to predict: the mixed clip_tokens where they were mixed."""
+    """Return the prior's target: the mixed clip_tokens if the batch was mixed, else clip_tokens."""
     return batch.targets.get("prior_tokens", batch.targets["clip_tokens"])
 
 
 def teacher_views(targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the teacher's map of the picture and of its augmented view, by loss argument."""
+    """Return the teacher's map of picture and augmented view, by argument of `soft_contrastive`."""
     return {
         "teacher": targets["feature_map"],
         "teacher_augmented": targets["feature_map_augmented"],

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW, what it decays, what a step sets, and the norm of what it takes in."""
+"""Optimizer: AdamW with its parameter groups, the schedule of a step, and the gradient's norm."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mindeye_dist.config import OptimizerConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW on `parameter_groups`."""
+    """Return AdamW on the model's `parameter_groups`."""
     return torch.optim.AdamW(
         parameter_groups(model, config),
         lr=0.0,
@@ -39,17 +39,17 @@ def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str
 
 
 def moment_decays(config: OptimizerConfig) -> tuple[float, float]:
-    """Return the decays of the first and the second moment."""
+    """Return the decay rates of AdamW's first and second moment."""
     return (config.momentum_high, config.second_moment_decay)
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, lr: float, momentum: float) -> None:
-    """Set this step's learning rate and first decay."""
+    """Set this step's learning rate and momentum (decay rate of the first moment)."""
     for group in optimizer.param_groups:
         group["lr"] = lr
         group["betas"] = (momentum, group["betas"][1])
 
 
 def gradient_norm(model: nn.Module) -> Float[Tensor, ""]:
-    """Return the norm of the whole gradient of a model whose gradients are whole on this rank."""
+    """Return the norm of the gradient of a model that is whole on this rank."""
     return nn.utils.get_total_norm(p.grad for p in model.parameters() if p.grad is not None)

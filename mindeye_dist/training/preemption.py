@@ -1,4 +1,4 @@
-"""Notice that a run's machine is about to be taken away: an event, set by SIGTERM or by others."""
+"""Preemption: an event that is set when the machine of a run is about to be taken away."""
 
 import signal
 import threading
@@ -13,9 +13,9 @@ class PreemptedError(Exception):
 
 @contextmanager
 def sigterm_notice() -> Iterator[threading.Event]:
-    """Yield an event that the first SIGTERM sets; the second one does what it did before.
+    """Yield an event that the first SIGTERM sets; a second SIGTERM has its previous effect.
 
-    Signals can only be caught in a process's main thread; elsewhere nothing sets it.
+    Signals can only be caught in the main thread; in other threads nothing sets the event.
     """
     notice = threading.Event()
     if threading.current_thread() is not threading.main_thread():

@@ -1,7 +1,7 @@
 """OneCycle: learning rate and momentum as functions of the step (Smith and Topin 2018).
 
-The published trainer's schedule, cosine in both phases, equal to torch's OneCycleLR; a function, so
-that there is no scheduler whose state a checkpoint would have to carry.
+The published trainer's schedule, cosine in both phases, equal to torch's OneCycleLR. It is a pure
+function, so that no scheduler's state has to be kept in checkpoints.
 """
 
 import math

@@ -1,8 +1,8 @@
 """Trainer: batches -> mixing -> model -> objective -> backend, with validation and checkpoints.
 
-It receives its parts and builds none. Where a run stands is one number, the step: order, draws,
-dropout, learning rate and temperature are functions of it, so a resumed run repeats the undisturbed
-one.
+The trainer receives its parts and builds none. Besides weights and moments, the state of a run is
+one number, the step: order, random draws, dropout, learning rate and temperature are functions of
+it, so a resumed run repeats the uninterrupted one.
 """
 
 import logging
@@ -46,9 +46,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Clock:
-    """Where the time goes, in seconds since the start of this process.
+    """Times of this process, in seconds.
 
-    `paused` is what training waited for the last checkpoint, `all_paused` for all of them.
+    Attributes:
+        started: start of the process, on the monotonic clock.
+        waited: total wait for batches.
+        training: total time of training steps.
+        paused: wait for the last checkpoint.
+        all_paused: total wait for checkpoints.
+        samples: number of samples trained on, over all ranks.
     """
 
     started: float
@@ -60,20 +66,20 @@ class Clock:
 
 
 class Trainer:
-    """Trains one model; called alike on every rank.
+    """Trains one model; every rank calls the same methods.
 
     Args:
         config: the run.
         loader: the training batches.
         validation: the val split.
-        objective: the loss.
+        objective: losses and scores.
         backend: model and optimizer.
-        checkpoints: where they are saved.
-        about: JSON files that go into every checkpoint.
-        reports: take each row of metrics; none but on rank 0.
-        validated: take each validation's finished epochs and score, once they are in a checkpoint;
-            none but on rank 0.
-        notice: set, on any rank, when the run is to end after the step that it is in.
+        checkpoints: the run's checkpoints.
+        about: JSON files of every checkpoint, by name.
+        reports: called on rank 0 with each row of metrics; empty on other ranks.
+        validated: called on rank 0 with the number of finished epochs and the score of each
+            validation, once its checkpoint is written; empty on other ranks.
+        notice: set on any rank to end the run after the current step.
     """
 
     def __init__(  # noqa: PLR0913 - these are the parts, and it builds none of them
@@ -105,16 +111,16 @@ class Trainer:
         self.first_step = 0
         self.skipped = 0
         self.ledger = Ledger(loader, 0, backend.device)
-        self.named: set[int] = set()
+        self.logged_bad_samples: set[int] = set()
         self.saved_step = -1
-        self.untold: list[tuple[int, dict[str, Any]]] = []
+        self.unreported: list[tuple[int, dict[str, Any]]] = []
         self.clock = Clock(time.monotonic())
 
     def fit(self, progress: Progress) -> Progress:
-        """Train from a progress to the end and return where it ended.
+        """Train to the last step and return the progress reached.
 
         Raises:
-            PreemptedError: there was notice; a checkpoint of the last step is there.
+            PreemptedError: `notice` was set; the checkpoint of the step reached is written.
         """
         try:
             return self._fit(progress)
@@ -122,7 +128,6 @@ class Trainer:
             self.checkpoints.close()
 
     def _fit(self, progress: Progress) -> Progress:
-        every = self.config.checkpoint.every_steps
         self.first_step, self.skipped = progress.step, progress.skipped
         self.ledger = Ledger(self.loader, progress.step, self.backend.device)
         batches = self.loader.batches(progress.step, self.total_steps, rank(), world_size())
@@ -133,33 +138,35 @@ class Trainer:
             self.clock.training += time.monotonic() - begun
             self.clock.samples += batch.global_size
             progress = replace(progress, step=batch.step + 1, skipped=self.skipped)
-            done = progress.step == self.total_steps
+            last = progress.step == self.total_steps
             self.ledger.add(batch)
             if progress.step % self.config.training.check_ranks_every == 0:
                 check_ranks(self.backend.replicas(), progress.step)
-            if progress.step % self.config.tracking.every_steps == 0 or done:
-                self._report(self._progress(progress.step, epoch, losses))
+            if last or progress.step % self.config.tracking.every_steps == 0:
+                self._report(self._metrics(progress.step, epoch, losses))
             score = None
-            improved = False
-            if done or self._ends_validation_epoch(batch.step):
+            if last or self._ends_validation_epoch(batch.step):
                 score = self.validate(progress.step, epoch)
-                improved = score > progress.best_score
-                if improved:
-                    progress = replace(progress, best_step=progress.step, best_score=score)
-            preempted = any_rank(self.notice.is_set(), self.backend.device) and not done
-            if improved or done or preempted or progress.step % every == 0:
-                self._save(progress, at_once=done or preempted)
+            improved = score is not None and score > progress.best_score
+            if improved:
+                progress = replace(progress, best_step=progress.step, best_score=score)
+            # Any rank may have notice, so all ranks ask together and save the same step.
+            preempted = any_rank(self.notice.is_set(), self.backend.device) and not last
+            due = progress.step % self.config.checkpoint.every_steps == 0
+            if due or improved or last or preempted:
+                self._save(progress, wait=last or preempted)
             if score is not None:
-                self.untold.append((self.saved_step, {"epoch": epoch + 1, "score": score}))
-            self._tell()
+                self.unreported.append((self.saved_step, {"epoch": epoch + 1, "score": score}))
+            self._report_saved_scores()
             if preempted:
                 raise PreemptedError(
-                    f"preempted at step {progress.step} of {self.total_steps}; --resume goes on there"
+                    f"preempted at step {progress.step} of {self.total_steps}; "
+                    "--resume goes on from there"
                 )
         return progress
 
     def summary(self) -> dict[str, Any]:
-        """Return the facts of the training since the run was last started, for the report."""
+        """Return the facts of the training since this process started, for the report."""
         clock, compute = self.clock, self.config.compute
         busy = max(clock.training + clock.waited, 1e-9)
         wall = time.monotonic() - clock.started
@@ -188,12 +195,12 @@ class Trainer:
         """Take one optimizer step on this rank's part of a global batch.
 
         Returns:
-            The losses; none where the step was left out, for want of a finite gradient.
+            The losses by name; empty if the step was skipped, as the gradient was not finite.
 
         Raises:
-            NonFiniteError: the loss or the gradient is not finite, and no more may be left out.
+            NonFiniteError: the loss or the gradient is not finite and may not be skipped.
         """
-        batch = given = batch.to(self.backend.device)
+        batch = unmixed = batch.to(self.backend.device)
         mixing = no_mixing(batch)
         if self.objective.mixes(epoch):
             mixing = draw_mixing(self.config.loss, self.config.training.seed, batch)
@@ -207,12 +214,12 @@ class Trainer:
             losses = self._accumulate(parts, batch, epoch, mixing)
         if self.backend.step(*self._schedule(batch.step)):
             return losses
-        self._leave_out(given, losses["total"])
+        self._skip(unmixed, losses["total"])
         return {}
 
     @torch.no_grad()
     def validate(self, step: int, epoch: int) -> float:
-        """Report objective and scores over the val split; return what selects the best step."""
+        """Report losses and scores of the val split; return the score that picks the best step."""
         self.backend.train(False)
         preds, truths, count = [], [], 0
         sums: dict[str, float] = defaultdict(float)
@@ -232,23 +239,23 @@ class Trainer:
         named = {f"val/{name}": value for name, value in scores.items()}
         score = float(np.mean(list(scores.values())))
         if self.config.data.train_on == "train+val":
-            score = float(step)  # val was trained on: the last checkpoint is the one
+            score = float(step)  # val was trained on, so the last checkpoint counts as the best
         self._report({"step": step, "epoch": epoch, **means, **named, "val/score": score})
         return score
 
     def _forward(self, batch: Batch, purpose: str) -> Any:
         inputs = self.objective.inputs(batch, purpose)
-        # Dropout draws from torch's global generator; seeded here, its masks need no state of their
-        # own.
+        # Dropout draws from torch's global generator. Seeded here, masks are a function of step and
+        # rank, and a checkpoint needs no generator state.
         seed = self.config.training.seed
         torch.manual_seed(seed_for(seed, "dropout", batch.step, rank(), batch.start))
         return self.backend.forward(*inputs)
 
     def _accumulate(self, parts: list[Batch], batch: Batch, epoch: int, mixing: Mixing) -> Losses:
-        """Take a step in parts that see all negatives of the batch (GradCache, Gao et al. 2021).
+        """Accumulate gradients over parts that see all negatives (GradCache, Gao et al. 2021).
 
-        All outputs are computed without a graph, the loss gives their gradients, and each part runs
-        again, with the same dropout, to pass its share on to the weights.
+        All outputs are computed without a graph; the loss gives the gradients of the outputs; each
+        part then runs again, with the same dropout, and passes these gradients on to the weights.
         """
         with torch.no_grad():
             outputs = [self._forward(part, "train") for part in parts]
@@ -282,41 +289,41 @@ class Trainer:
         every = self.config.training.validate_every_epochs
         return self.loader.epoch(step + 1) // every > self.loader.epoch(step) // every
 
-    def _leave_out(self, batch: Batch, loss: Tensor) -> None:
-        """Count a batch whose step was not taken, or stop."""
+    def _skip(self, batch: Batch, loss: Tensor) -> None:
+        """Count a batch whose step was skipped, or stop the run."""
         problem, training = describe_non_finite(batch, loss), self.config.training
         if training.on_non_finite == "stop":
             raise NonFiniteError(problem)
         if self.skipped >= training.max_non_finite:
             raise NonFiniteError(
-                f"{problem}; {self.skipped} batches were left out before, "
+                f"{problem}; {self.skipped} batches were skipped before, "
                 f"training.max_non_finite is {training.max_non_finite}"
             )
         self.skipped += 1
         if rank() == 0:
-            log.warning("left out: %s", problem)
+            log.warning("skipped: %s", problem)
 
-    def _save(self, progress: Progress, at_once: bool) -> None:
+    def _save(self, progress: Progress, wait: bool) -> None:
         begun = time.monotonic()
         check_ranks(
             self.backend.replicas(), progress.step
-        )  # or the wrong weights might be the truth
-        # After one that could not be written training waits for the next, which may raise.
+        )  # or a diverged rank's weights might be saved
+        # After a failed background save, the next save is waited for and raises if it fails too.
         written = self.checkpoints.wait_for_save()
-        self._tell()
-        at_once = at_once or not written or not self.config.checkpoint.in_background
-        save = self.checkpoints.save if at_once else self.checkpoints.save_in_background
+        self._report_saved_scores()
+        wait = wait or not written or not self.config.checkpoint.in_background
+        save = self.checkpoints.save if wait else self.checkpoints.save_in_background
         save(progress, self.backend.state(), self.about)
         self.saved_step = progress.step
         self.clock.paused = time.monotonic() - begun
         self.clock.all_paused += self.clock.paused
 
-    def _tell(self) -> None:
-        """Tell the scores whose checkpoint is there by now."""
-        while self.untold and self.untold[0][0] <= self.checkpoints.last_written_step:
-            _, row = self.untold.pop(0)
-            for tell in self.validated:
-                tell(row)
+    def _report_saved_scores(self) -> None:
+        """Report the scores whose checkpoint has been written by now."""
+        while self.unreported and self.unreported[0][0] <= self.checkpoints.last_written_step:
+            _, row = self.unreported.pop(0)
+            for report in self.validated:
+                report(row)
 
     def _report(self, row: dict[str, Any]) -> None:
         row = {"time": round(time.time(), 3), **row}
@@ -333,23 +340,23 @@ class Trainer:
             yield batch
 
     def _bad(self, step: int) -> dict[int, str]:
-        """Return the samples found bad so far, and name those in the log that are new."""
+        """Return the bad samples found so far, and log the new ones."""
         bad = bad_samples(self.loader, step)
         if rank() == 0:
-            for number in sorted(bad.keys() - self.named):
+            for number in sorted(bad.keys() - self.logged_bad_samples):
                 subject = self.config.data.subject
                 log.warning("bad sample %d of %s: %s", number, subject, bad[number])
-        self.named |= bad.keys()
+        self.logged_bad_samples |= bad.keys()
         return bad
 
     def _reading(self) -> dict[str, int]:
-        """Return what reading took on all ranks."""
+        """Return the counts of the store's reads, summed over all ranks."""
         counts = asdict(self.loader.dataset.store.counts)
         own = torch.tensor([list(counts.values())], device=self.backend.device)
         totals = gather(own, world_size()).sum(0).tolist()
         return {f"train/read_{name}": total for name, total in zip(counts, totals, strict=True)}
 
-    def _progress(self, step: int, epoch: int, losses: Losses) -> dict[str, Any]:
+    def _metrics(self, step: int, epoch: int, losses: Losses) -> dict[str, Any]:
         clock = self.clock
         lr, _ = self._schedule(step - 1)
         busy = clock.training + clock.waited

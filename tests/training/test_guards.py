@@ -199,9 +199,7 @@ def test_one_more_than_the_limit_stops(tiny_config):
     """Weights that have blown up make every batch's loss NaN."""
     changes = {"optimizer.max_lr": 1e30, "optimizer.start_factor": 1.0}
     config = override(tiny_config, {**SKIP, **changes, "training.max_non_finite": 3})
-    with pytest.raises(
-        NonFiniteError, match="3 batches were left out before, training.max_non_fin"
-    ):
+    with pytest.raises(NonFiniteError, match="3 batches were skipped before, training.max_non_fin"):
         worker(config)
 
 

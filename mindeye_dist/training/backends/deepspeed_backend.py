@@ -1,4 +1,8 @@
-"""DeepSpeed backend: ZeRO 0 to 3. The only file that names DeepSpeed."""
+"""DeepSpeed backend: ZeRO shards optimizer (stage 1), gradients (2) and weights (3).
+
+The only file that names DeepSpeed. Weights are float32 and bf16 is computed by autocast, as in the
+torch backend, unless `compute.states` keeps weights and moments in bf16 to save memory.
+"""
 
 import os
 import sys
@@ -22,7 +26,7 @@ from mindeye_dist.training.optimizer import build_optimizer, gradient_norm, set_
 
 
 class DeepSpeedBackend:
-    """DeepSpeed's engine, its settings derived from our config."""
+    """Model and optimizer in DeepSpeed's engine, with settings derived from the run's config."""
 
     def __init__(
         self,
@@ -49,7 +53,7 @@ class DeepSpeedBackend:
         )
 
     def forward(self, *inputs: Any) -> Any:
-        """Run the model through the engine, which sees to autocast unless its weights are bf16."""
+        """Run the model; the engine applies autocast unless its weights are bf16."""
         if not self._low_states:
             return self._engine(*inputs)
         with torch.autocast(self.device.type, torch.bfloat16):
@@ -63,7 +67,7 @@ class DeepSpeedBackend:
     def step(self, lr: float, momentum: float) -> bool:
         """Step and clear; the engine clips."""
         set_schedule(self._engine.basic_optimizer, lr, momentum)
-        # From ZeRO 1 on the engine knows the norm of what is spread over ranks before it steps.
+        # From ZeRO 1 on the engine computes the norm over all ranks before it steps.
         if self._stage == 0 and not bool(torch.isfinite(gradient_norm(self._engine.module))):
             self._engine.zero_grad()
             return False
@@ -75,7 +79,7 @@ class DeepSpeedBackend:
         self._engine.train(mode)
 
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield all weights, or none where ZeRO 3 spreads them over the ranks."""
+        """Yield name and value of all weights; none under ZeRO 3, which shards them."""
         if self._stage < 3:
             yield from self._engine.module.named_parameters()
 
@@ -91,7 +95,7 @@ class DeepSpeedBackend:
                 yield name, _gather_zero12(parameter, self._partitions(), optimizer)
 
     def load_state(self, read: Callable[[str], ParameterState], steps: int) -> None:
-        """Take over every parameter's training state, each rank its part."""
+        """Set every parameter's training state; each rank keeps its part."""
         optimizer = self._engine.basic_optimizer
         for flat in self._partitions():
             optimizer.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
@@ -107,7 +111,7 @@ class DeepSpeedBackend:
             moments["step"] = torch.tensor(float(steps), device=parameter.device)
 
     def _partitions(self) -> list[Tensor]:
-        # This rank's share of the flattened weights, which is what the optimizer steps on.
+        # This rank's share of the flattened weights, on which the optimizer steps.
         partitions: list[Tensor] = []
         if self._stage == 3:
             partitions = self._engine.optimizer.fp32_partitioned_groups_flat
@@ -119,7 +123,7 @@ class DeepSpeedBackend:
 def deepspeed_settings(
     compute: ComputeConfig, optimizer: OptimizerConfig, training: TrainingConfig
 ) -> dict[str, Any]:
-    """Return DeepSpeed's own config, every number derived from ours."""
+    """Return DeepSpeed's config, every number derived from the run's."""
     zero: dict[str, Any] = {"stage": compute.zero_stage}
     if compute.zero_stage == 3:
         # Small tensors are not worth a gather of their own.
@@ -145,7 +149,7 @@ def deepspeed_settings(
 
 
 def _import_deepspeed() -> ModuleType:
-    # Its autotuner, which we never call, would import MLflow where there is one, for seconds.
+    # Its autotuner, never called here, would import MLflow if it is installed, for seconds.
     hidden = "mlflow" not in sys.modules
     if hidden:
         sys.modules["mlflow"] = None  # type: ignore[assignment]
@@ -158,7 +162,7 @@ def _import_deepspeed() -> ModuleType:
 
 
 def _skip_shared_memory_kernel() -> None:
-    # On a CPU DeepSpeed would compile a communication kernel for a minute that training never
+    # On a CPU DeepSpeed would spend a minute compiling a communication kernel that training never
     # calls.
     from deepspeed.ops import __compatible_ops__
 
@@ -169,7 +173,7 @@ def _skip_shared_memory_kernel() -> None:
 def _fragments(
     parameter: Any, partitions: list[Tensor], optimizer: torch.optim.Optimizer
 ) -> tuple[slice, ParameterState]:
-    """Return which range of a parameter lies in this rank's partition, and views of its state."""
+    """Return the range of a parameter in this rank's partition, and views of its state there."""
     mapping = parameter._hp_mapping
     if mapping is None:
         return slice(0, 0), {}

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from mindeye_dist.runs.checkpoints import MOMENTS
 
 ParameterState = dict[str, Tensor]
-"""`weight`, `exp_avg` and `exp_avg_sq` of one parameter, whole, in the precision they are kept."""
+"""`weight`, `exp_avg` and `exp_avg_sq` of one parameter, whole, in their own precision."""
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """What the trainer asks of a backend; every method is called on all ranks."""
+    """Interface between the trainer and model and optimizer; all ranks call every method."""
 
     device: torch.device
     shapes: dict[str, tuple[int, ...]]
@@ -29,21 +29,21 @@ class Backend(Protocol):
     def step(self, lr: float, momentum: float) -> bool:
         """Apply the mean gradient over ranks and clear it.
 
-        Where it is not finite it is only cleared, weights and moments stay, and all ranks return
-        False. Nor is one whose norm overflows: Adam squares it.
+        A gradient whose norm is not finite, overflow included, is only cleared: weights and moments
+        stay, and all ranks return False.
         """
 
     def train(self, mode: bool) -> None:
         """Switch dropout on or off."""
 
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield the weights that every rank holds whole, by name."""
+        """Yield name and value of the weights that every rank holds whole."""
 
     def state(self) -> Iterator[tuple[str, ParameterState]]:
         """Yield every parameter's training state, in the model's order."""
 
     def load_state(self, read: Callable[[str], ParameterState], steps: int) -> None:
-        """Take over every parameter's training state, as after `steps` steps."""
+        """Set every parameter's training state, as after `steps` steps."""
 
 
 def whole_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

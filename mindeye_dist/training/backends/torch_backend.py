@@ -1,11 +1,4 @@
-"""Backends: who holds the model and its optimizer, and how both are spread over workers.
-
-`TorchBackend` is one process or DDP, `DeepSpeedBackend` shards optimizer (ZeRO 1), gradients (2)
-and weights (3). Both keep float32 weights, compute in bf16 by autocast where asked, and give the
-same numbers within rounding; DeepSpeed can keep weights and moments in bf16 to save memory.
-Training state goes in and out by parameter name and whole, so a checkpoint does not know which
-backend, ZeRO stage or number of workers wrote it. The only file that names DeepSpeed.
-"""
+"""Torch backend: the model in one process, or replicated over workers by DDP."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +19,10 @@ from mindeye_dist.training.optimizer import build_optimizer, gradient_norm, set_
 
 
 class TorchBackend:
-    """Plain torch: one process, or DDP where there is a process group."""
+    """Plain torch: one process, or DDP if there is a process group.
+
+    Weights are float32; `compute.precision` bf16 computes by autocast.
+    """
 
     def __init__(
         self, model: nn.Module, compute: ComputeConfig, optimizer: OptimizerConfig
@@ -42,12 +38,12 @@ class TorchBackend:
         self._optimizer = build_optimizer(self._model, optimizer)
 
     def forward(self, *inputs: Any) -> Any:
-        """Run the model, in bf16 where the config says so."""
+        """Run the model, in bf16 if `compute.precision` is bf16."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             return self._replica(*inputs)
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
-        """Add the gradient; DDP averages it over ranks each time, which adds up to the same."""
+        """Add the gradient; DDP averages it over ranks at every call, and averages add up."""
         loss.backward()
 
     def step(self, lr: float, momentum: float) -> bool:
@@ -68,7 +64,7 @@ class TorchBackend:
         self._replica.train(mode)
 
     def replicas(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield all weights."""
+        """Yield name and value of all weights."""
         yield from self._model.named_parameters()
 
     def state(self) -> Iterator[tuple[str, ParameterState]]:
@@ -77,7 +73,7 @@ class TorchBackend:
             yield name, parameter_state(parameter, self._optimizer)
 
     def load_state(self, read: Callable[[str], ParameterState], steps: int) -> None:
-        """Take over every parameter's training state."""
+        """Set every parameter's training state."""
         for name, parameter in self._model.named_parameters():
             load_parameter(parameter, self._optimizer, read(name), steps)
 
