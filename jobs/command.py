@@ -1,4 +1,4 @@
-"""What entry points share: clear errors, and places that outlive a Ray job's copy."""
+"""Parts of every entry point: one-line errors, absolute paths, and progress on the terminal."""
 
 import logging
 import math
@@ -23,7 +23,7 @@ from mindeye_dist.training.preemption import PreemptedError
 Item = TypeVar("Item")
 PLAIN_SECONDS = 10.0
 SCHEME = "models:/"
-"""Of what is in MLflow's registry."""
+"""URL scheme of models in MLflow's registry."""
 SCORES = ("top1_brain_to_image", "top1_image_to_brain", "latent_correlation")
 KNOWN_ERRORS = (
     DataError,
@@ -53,7 +53,7 @@ def clear_errors() -> Iterator[None]:
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
-    """Return the config with absolute folders, so that every worker means the same place."""
+    """Return the config with absolute paths, so that all workers use the same folders."""
     copy_to, cache = config.checkpoint.copy_to, config.data.disk_cache
     changes = {
         "run_dir": absolute_path(config.run_dir),
@@ -78,10 +78,7 @@ def absolute_path(path: str) -> str:
 
 
 def weights_path(name: str) -> str:
-    """Return the folder or file of weights, where there is one of that name, or else the name.
-
-    What is no place of ours may be a name on the hub.
-    """
+    """Return the absolute path of weights if it exists, else the name, which a hub may know."""
     return (
         absolute_path(name)
         if name and "://" not in name and Path(absolute_path(name)).exists()
@@ -90,7 +87,7 @@ def weights_path(name: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Return where copies of what lies elsewhere are kept."""
+    """Return the local folder for copies of remote files."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mindeye-dist")
 
 
@@ -98,31 +95,31 @@ def local_path(path: str, name: str) -> str:
     """Return an absolute folder.
 
     Raises:
-        ValueError: it is a URL, which as a folder would be a local one of that name.
+        ValueError: the path is a URL, which would become a local folder of that name.
     """
     check("://" not in path, name, path, "a folder, no URL")
     return absolute_path(path)
 
 
 def watched(items: Iterable[Item], what: str, count: int | None = None) -> Iterator[Item]:
-    """Yield `count` items with a progress bar on a terminal, else with a line every ten seconds.
+    """Yield items and show progress: a bar on a terminal, else a line every ten seconds.
 
-    The count may be left out where the items have a length.
+    `count` is the number of items, needed if they have no length.
     """
     total = len(items) if count is None and isinstance(items, Sized) else count
     if sys.stderr.isatty():
         yield from track(items, what, total, console=Console(stderr=True))
         return
-    said = 0.0
+    printed_at = 0.0
     for number, item in enumerate(items):
-        if time.monotonic() - said > PLAIN_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - printed_at > PLAIN_SECONDS:
+            printed_at = time.monotonic()
             print(f"{what}: {number} of {total}", file=sys.stderr, flush=True)
         yield item
 
 
 def metrics_line(values: dict[str, Any]) -> str:
-    """Return the newest metrics as one readable line."""
+    """Return the newest metrics of a run as one line."""
     losses = ("contrastive", "prior", "latents")
     named = [f"{n} {values[f'train/{n}']:.4f}" for n in losses if f"train/{n}" in values]
     parts = [
@@ -140,25 +137,25 @@ def metrics_line(values: dict[str, Any]) -> str:
 
 
 def seconds_left(values: dict[str, Any]) -> float:
-    """Return the time that the remaining steps take at the rate so far."""
+    """Return the time left at the rate so far, in seconds."""
     done = max(values["step"] - values["first_step"], 1)
     return (values["total_steps"] - values["step"]) * values["train/wall_s"] / done
 
 
 class Printer:
-    """Prints a run's newest metrics as a line every ten seconds, for runs without Ray's board."""
+    """Report that prints a run's newest metrics every ten seconds, for runs without Ray."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
-        self._said = 0.0
+        self._printed_at = 0.0
 
     def __call__(self, row: dict[str, Any]) -> None:
-        """Take over a row of metrics."""
+        """Update the metrics and print a line if it is time."""
         self._values |= row
         ended = self._values["step"] == self._values.get("total_steps")
         if "total_steps" in self._values and (
-            ended or time.monotonic() - self._said > PLAIN_SECONDS
+            ended or time.monotonic() - self._printed_at > PLAIN_SECONDS
         ):
-            self._said = time.monotonic()
+            self._printed_at = time.monotonic()
             left = seconds_left(self._values)
             print(f"{metrics_line(self._values)}  {left:.0f} s left", file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""The worker: the page to read first, one line a station, from shards to checkpoints.
+"""The worker, the page to read first: one line for each station from shards to checkpoints.
 
-Train and tune both run it, on Ray, under torchrun or alone; it knows none of them.
+Called by `train` and `tune`, under Ray, torchrun or in one process; it depends on none of these.
 """
 
 import logging
@@ -47,17 +47,18 @@ def worker(
     validated: Sequence[Report] = (),
     notice: Event | None = None,
 ) -> None:
-    """Train one model, as one of the run's workers, from the run's newest good checkpoint on.
+    """Train one model as one of the run's workers, from the newest good checkpoint on.
 
     Args:
         config: the run.
-        reports: take every row of metrics on rank 0, after the journal.
-        validated: take epochs and score of every validation on rank 0, after its checkpoint.
-        notice: when set, the run saves a checkpoint and ends.
+        reports: called on rank 0 with every row of metrics, after the journal.
+        validated: called on rank 0 with the number of finished epochs and the score of every
+            validation, after its checkpoint is written.
+        notice: set to have the run save a checkpoint and end.
 
     Raises:
-        ValueError: there are more or fewer workers than the config says.
-        PreemptedError: there was notice.
+        ValueError: the number of running workers is not the config's.
+        PreemptedError: `notice` was set.
     """
     check_workers(config)
     store = Store(config.data.url, open_disk_cache(config.data))
@@ -89,19 +90,19 @@ def worker(
 
 
 def check_workers(config: ExperimentConfig) -> None:
-    """See that as many workers are running as the config says.
+    """Check that the number of running workers is the config's.
 
     Raises:
-        ValueError: they are not.
+        ValueError: it is not.
     """
     fewest, most = config.compute.fewest_workers, config.compute.num_workers
     if not fewest <= world_size() <= most:
-        asked = most if fewest == most else f"{fewest} to {most}"
-        raise ValueError(f"compute.num_workers: got {asked}, but {world_size()} are running")
+        expected = most if fewest == most else f"{fewest} to {most}"
+        raise ValueError(f"compute.num_workers: got {expected}, but {world_size()} are running")
 
 
 def open_disk_cache(data: DataConfig) -> DiskCache | None:
-    """Return what keeps members of remote shards on this machine, if it is asked for."""
+    """Return the disk cache of remote shards' members; None if `data.disk_cache` is empty."""
     if not data.disk_cache:
         return None
     return DiskCache(data.disk_cache, int(data.disk_cache_gib * 2**30))
@@ -122,43 +123,43 @@ def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
 
 
 def write_run_summary(config: ExperimentConfig, trainer: Trainer) -> None:
-    """Write the facts of a training that has ended, unless it had ended before."""
+    """Write the facts of the finished training; without a step taken, the earlier facts stay."""
     summary = trainer.summary()
     if rank() == 0 and trainer.clock.samples:
         write_summary(config.run_dir, summary)
 
 
 def open_checkpoints(config: ExperimentConfig) -> Checkpoints:
-    """Return the run's checkpoints, each of which is copied to where the config says."""
+    """Return the run's checkpoints, with copies to `checkpoint.copy_to` if that is set."""
     copy_to = config.checkpoint.copy_to
     copy = CheckpointCopies(copy_to).copy if copy_to else None
     return Checkpoints(config.run_dir, config.checkpoint.keep, copy)
 
 
 def newest_on_all_ranks(checkpoints: Checkpoints) -> Path | None:
-    """Return the newest good checkpoint, as rank 0 sees it, on every rank.
+    """Return rank 0's newest good checkpoint on every rank, None if there is none.
 
     Raises:
-        CheckpointError: a rank does not see that folder.
+        CheckpointError: a rank does not see the checkpoint's folder.
     """
     newest = agree(str(checkpoints.newest() or "") if rank() == 0 else "")[0]
     if not newest:
         return None
-    blind = [
+    missing = [
         number for number, seen in enumerate(agree(str(Path(newest).exists()))) if seen != "True"
     ]
-    if blind:
-        raise CheckpointError(f"{newest}: is not there for ranks {blind}; run_dir must be shared")
+    if missing:
+        raise CheckpointError(f"{newest}: is not there for ranks {missing}; run_dir must be shared")
     return Path(newest)
 
 
 def restore(
     config: ExperimentConfig, checkpoints: Checkpoints, shapes: Shapes, backend: Backend
 ) -> Progress:
-    """Load the newest good checkpoint, copies included, into the backend; return where it stood.
+    """Load the newest good checkpoint or copy, if any, into the backend; return its progress.
 
     Raises:
-        CheckpointError: it is of another run, or does not fit the model.
+        CheckpointError: the checkpoint is of another run, or does not fit the model.
     """
     if config.checkpoint.copy_to and rank() == 0:
         CheckpointCopies(config.checkpoint.copy_to).fetch(checkpoints)
@@ -168,5 +169,5 @@ def restore(
     check_same_run(newest, config, shapes)
     progress = read_progress(newest)
     backend.load_state(TrainingState(newest, backend.shapes), progress.step - progress.skipped)
-    log.warning("goes on from %s", newest)
+    log.warning("resuming from %s", newest)
     return progress

@@ -1,4 +1,7 @@
-"""One live line of what a run is doing: workers post rows to a board, the driver draws them."""
+"""Board: an actor to which workers post metrics and messages, and which the driver shows live.
+
+It also carries the notice to end from the driver to the workers, and preemption back.
+"""
 
 import logging
 import sys
@@ -20,7 +23,7 @@ POLL_SECONDS = 0.5
 
 @ray.remote(num_cpus=0)
 class Board:
-    """Holds the newest values of a run's metrics."""
+    """Newest metrics of a run, messages, scores, and the notice to end."""
 
     def __init__(self) -> None:
         self._values: dict[str, Any] = {}
@@ -30,7 +33,7 @@ class Board:
         self._preempted = ""
 
     def stop(self) -> None:
-        """Take over that the run is to end."""
+        """Note that the run is to end."""
         self._stopping = True
 
     def stopping(self) -> bool:
@@ -38,28 +41,28 @@ class Board:
         return self._stopping
 
     def preempt(self, message: str) -> None:
-        """Take over that the workers have ended on notice."""
+        """Note that the workers have ended on notice."""
         self._preempted = message
 
     def read_preempted(self) -> str:
-        """Return that they have since the last call, or nothing."""
+        """Return the message of workers that ended on notice since the last call, if any."""
         message, self._preempted = self._preempted, ""
         return message
 
     def post(self, row: dict[str, Any]) -> None:
-        """Take over a row."""
+        """Add a row of metrics."""
         self._values |= row
 
     def say(self, message: str) -> None:
-        """Take over a message for whoever is watching."""
+        """Add a message to show."""
         self._messages.append(message)
 
     def score(self, row: dict[str, Any]) -> None:
-        """Take over a validation's epochs and score."""
+        """Add a validation's number of finished epochs and score."""
         self._scores.append(row)
 
     def read_scores(self) -> list[dict[str, Any]]:
-        """Return the validations since the last call."""
+        """Return the scores added since the last call."""
         scores, self._scores = self._scores, []
         return scores
 
@@ -70,21 +73,21 @@ class Board:
 
 
 class BoardHandler(logging.Handler):
-    """Passes a worker's warnings on to the board."""
+    """Logging handler that posts a worker's warnings to the board."""
 
     def __init__(self, board: ActorHandle) -> None:
         super().__init__(logging.WARNING)
         self._board = board
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Post one warning, if it is this project's."""
+        """Post a warning if it comes from this project."""
         if record.name.startswith(("jobs.", "mindeye_dist.")):
             self._board.say.remote(self.format(record))
 
 
 @contextmanager
 def shown_progress(board: ActorHandle) -> Iterator[None]:
-    """Draw the board while the body runs: live on a terminal, else a line every ten seconds."""
+    """Show the board while the body runs: live on a terminal, else a line every ten seconds."""
     stop = threading.Event()
     draw = _draw_live if sys.stderr.isatty() else _draw_lines
     thread = threading.Thread(target=draw, args=(board, stop), daemon=True)

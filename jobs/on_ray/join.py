@@ -1,4 +1,4 @@
-"""The Ray cluster that a program works on: the one that is named, or one of its own."""
+"""Joining Ray: the cluster that RAY_ADDRESS names, or a new one on this machine."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ def join() -> bool:
     """Join the Ray cluster that RAY_ADDRESS names, or start one on this machine.
 
     Returns:
-        Whether one was named.
+        Whether RAY_ADDRESS names a cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     named = bool(os.environ.get("RAY_ADDRESS"))

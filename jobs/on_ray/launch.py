@@ -1,4 +1,4 @@
-"""The one way to start workers on a Ray cluster; train and tune both use it."""
+"""Launch: start a run's workers on a Ray cluster. Train and tune both use it."""
 
 import logging
 import time
@@ -40,24 +40,24 @@ from mindeye_dist.training.preemption import PreemptedError, sigterm_notice
 log = logging.getLogger(__name__)
 ASK_SECONDS = 1.0
 LOST_WORKER_ERRORS = (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)
-"""What a worker that is gone is said to have failed with; its own errors come as they were."""
+"""Exceptions that Ray raises for a dead worker. A worker's own exceptions pass unchanged."""
 
 
 def launch(
     config: ExperimentConfig, board: ActorHandle | None = None, parent_run: str = ""
 ) -> None:
-    """Run `worker` on as many Ray workers as the config says and show its progress.
+    """Run `worker` on the Ray workers that the config asks for, and show the progress.
 
-    Workers whose node Ray drains are started again on others, from the step that they had reached.
+    If Ray drains a worker's node, all workers start again on other nodes, from the step reached.
 
     Args:
         config: the run.
-        board: takes its rows and scores; one is made where none is given.
-        parent_run: the MLflow run of the sweep that it is a trial of.
+        board: receives rows and scores; a new board by default.
+        parent_run: id of the sweep's MLflow run, for a trial.
 
     Raises:
-        PreemptedError: this program had notice to end.
-        Exception: what made the first worker fail, where a user can act on it.
+        PreemptedError: this program was told to end.
+        UserError: the first worker's error, if a user can act on it.
         ray.train.TrainingFailedError: any other failure of a worker.
     """
     board = board or new_board()
@@ -80,7 +80,7 @@ def launch(
 
 
 def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrainer:
-    """Return Ray's trainer of as many workers as the config says."""
+    """Return Ray's trainer for the config's workers."""
     compute = config.compute
     cuda = compute.device == "cuda"
     return TorchTrainer(
@@ -95,8 +95,8 @@ def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrai
         run_config=RunConfig(
             name=Path(config.run_dir).name,
             storage_path=str(Path(config.run_dir).resolve() / "ray"),
-            # Without a limit Ray restarts a controller that can never succeed for ever. It fails,
-            # too, where it counts on a node that is lost and not yet known to be.
+            # Without a limit, Ray restarts a controller that can never succeed for ever. It also
+            # fails if it counts on a lost node before Ray has noticed the loss.
             failure_config=FailureConfig(  # type: ignore[call-arg]
                 max_failures=compute.max_restarts, controller_failure_limit=compute.max_restarts
             ),
@@ -106,16 +106,16 @@ def new_trainer(config: ExperimentConfig, settings: dict[str, Any]) -> TorchTrai
 
 @contextmanager
 def forwarded_notice(board: ActorHandle, notice: Event) -> Iterator[None]:
-    """Tell the board, and by it the workers, when this program has notice to end."""
+    """While the body runs, forward this program's notice to end to the board and so to workers."""
     over = Event()
 
-    def tell() -> None:
+    def forward() -> None:
         while not over.wait(ASK_SECONDS):
             if notice.is_set():
                 board.stop.remote()
                 return
 
-    thread = Thread(target=tell, daemon=True)
+    thread = Thread(target=forward, daemon=True)
     thread.start()
     try:
         yield
@@ -127,7 +127,7 @@ def forwarded_notice(board: ActorHandle, notice: Event) -> Iterator[None]:
 def ray_worker(settings: dict[str, Any]) -> None:
     """Run `worker` inside Ray Train; rank 0 posts to the board and tracks in MLflow.
 
-    A run that ends on notice is no failure: Ray would count it, and start the workers anew.
+    The error of a preempted run stops here: Ray would count a failure and restart the workers.
     """
     config = from_dict(ExperimentConfig, settings["config"])
     board: ActorHandle = settings["board"]
@@ -142,7 +142,7 @@ def ray_worker(settings: dict[str, Any]) -> None:
 def rank_zero_worker(
     config: ExperimentConfig, board: ActorHandle, parent_run: str, notice: Event
 ) -> None:
-    """Be rank 0."""
+    """Run `worker` on rank 0: log to the board, track in MLflow, report to Prometheus."""
     logging.getLogger().addHandler(BoardHandler(board))
     try:
         with tracked(config, parent_run) as trackers:
@@ -154,13 +154,13 @@ def rank_zero_worker(
 
 
 def notice_of_ray(board: ActorHandle) -> Event:
-    """Return an event that is set when a worker's node is drained or the program is to end."""
+    """Return an event that is set when a worker's node is drained or the program is told to end."""
     notice = Event()
 
     def ask() -> None:
-        # Whether a node is drained all workers ask together, each as often as the others.
+        # `get_preemption_info` is collective: all workers call it equally often.
         while get_preemption_info() is None:
-            with suppress(ActorUnavailableError):  # for a moment; it is asked again
+            with suppress(ActorUnavailableError):  # passing; the next round asks again
                 if ray.get(board.stopping.remote()):
                     notice.set()
             time.sleep(ASK_SECONDS)
@@ -171,21 +171,21 @@ def notice_of_ray(board: ActorHandle) -> Event:
 
 
 def new_board() -> ActorHandle:
-    """Start a board for one run, on this node: it is to outlive the workers' ones."""
+    """Start a board for one run, on this node, which outlives the workers' nodes."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     board: ActorHandle = Board.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     return board
 
 
 def worker_count(compute: ComputeConfig) -> int | tuple[int, int]:
-    """Return how many workers Ray may start: so many, or from fewest to most."""
+    """Return the number of workers, or the smallest and largest number of an elastic run."""
     if compute.fewest_workers == compute.num_workers:
         return compute.num_workers
     return (compute.fewest_workers, compute.num_workers)
 
 
 def worker_resources(compute: ComputeConfig) -> dict[str, float]:
-    """Return what Ray sets aside for one worker."""
+    """Return the CPUs and GPUs that Ray reserves for one worker."""
     cuda = compute.device == "cuda"
     return {"CPU": compute.cpus_per_worker, **({"GPU": compute.gpus_per_worker} if cuda else {})}
 
@@ -194,8 +194,8 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
     """Join the Ray cluster that RAY_ADDRESS names, or start one on this machine.
 
     Args:
-        config: of the run that is to fit.
-        wait: a named cluster may still grow to what the workers ask for.
+        config: the run whose workers have to fit.
+        wait: allow a named cluster that is too small, as it may still grow.
 
     Raises:
         ValueError: there are fewer CPUs or GPUs than the workers ask for.
@@ -220,12 +220,12 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
 
 
 def node_resources() -> list[dict[str, float]]:
-    """Return what each living node of the cluster has."""
+    """Return the resources of each living node of the cluster."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def room_for_workers(compute: ComputeConfig) -> int:
-    """Return how many workers fit into the cluster's nodes, each whole into one."""
+    """Return the number of workers that fit into the cluster, each within one node."""
     each = {kind: count for kind, count in worker_resources(compute).items() if count > 0}
     if not each:
         return compute.num_workers
@@ -236,15 +236,15 @@ def room_for_workers(compute: ComputeConfig) -> int:
 
 
 def count_fitting(there: float, count: float, kind: str) -> int:
-    """Return how many times `count` fits into what a node has; parts of a GPU into one GPU."""
-    slack = 1e-6  # of Ray's own sums
+    """Return how many times `count` of a resource fits into a node; a GPU share into one GPU."""
+    slack = 1e-6  # rounding of Ray's own sums
     if kind == "GPU" and count < 1:
         return int(there + slack) * int(1 / count + slack)
     return int(there / count + slack)
 
 
 def root_cause(error: TrainingFailedError) -> Exception:
-    """Return the first error that a user can act on; the other ranks only lost a peer."""
+    """Return the first error that a user can act on, as other ranks only report a lost peer."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     for _, cause in sorted(failures.items()):
         if isinstance(cause, KNOWN_ERRORS):

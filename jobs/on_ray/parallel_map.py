@@ -10,7 +10,7 @@ from jobs.options.workers import Workers
 from mindeye_dist.storage.store import DataError
 
 ItemTask = Callable[[int], dict[str, Any]]
-"""Handles the item of a number; items are known to it."""
+"""Handles the item with a given number and returns a JSON answer."""
 
 
 class OnRay:
@@ -45,14 +45,14 @@ def map_items(
     """Return a task's answers for the items 0, 1, ... in order.
 
     Args:
-        workers: who does it.
-        task: is made with `arguments` by each worker.
-        arguments: of the task.
-        sizes: what each item counts for in the progress that is shown, at least 1.
-        what: is being done, for that.
+        workers: number and kind of workers.
+        task: class or function that makes the task from `arguments`, once in each worker.
+        arguments: arguments of `task`.
+        sizes: weight of each item in the progress shown, at least 1.
+        what: name of the work in the progress shown.
 
     Raises:
-        DataError: an item could not be handled by a worker.
+        DataError: a worker failed on an item.
     """
     if workers.without_ray:
         here = task(*arguments)

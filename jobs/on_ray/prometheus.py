@@ -1,6 +1,7 @@
-"""What runs tell Prometheus, through Ray: a table of names, and the meters made from it.
+"""Prometheus metrics of runs, exported by Ray: a table of metrics, and the meters made from it.
 
-Ray exports each as `ray_NAME`, counters as `ray_NAME_total`. Nothing here names a subject or a run.
+Ray exports each metric as `ray_NAME`, counters as `ray_NAME_total`. No metric names a subject or a
+run.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from ray.util import metrics
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric; `bounds` are the upper ends of a histogram's bins."""
+    """A metric; `bounds` are the upper bounds of a histogram's bins."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -23,14 +24,20 @@ class Metric:
 
 TRAINING = (
     Metric("mindeye_train_step", "gauge", "Optimizer steps done."),
-    Metric("mindeye_train_samples_per_second", "gauge", "Samples a second since the start."),
+    Metric("mindeye_train_samples_per_second", "gauge", "Samples per second since the start."),
     Metric("mindeye_train_data_wait_fraction", "gauge", "Share of the time waiting for data."),
-    Metric("mindeye_train_checkpoint_pause_seconds", "gauge", "What training waited to save."),
+    Metric(
+        "mindeye_train_checkpoint_pause_seconds",
+        "gauge",
+        "Wait of training for the last checkpoint.",
+    ),
     Metric("mindeye_read_retries", "counter", "Requests to the store that were sent again."),
     Metric("mindeye_read_damaged", "counter", "Members that came damaged and were read again."),
-    Metric("mindeye_bad_samples", "counter", "Bad samples that training passed over."),
-    Metric("mindeye_non_finite_steps", "counter", "Steps left out for want of finite numbers."),
-    Metric("mindeye_stations_items", "counter", "Items of batch jobs that are done.", ("what",)),
+    Metric("mindeye_bad_samples", "counter", "Bad samples that training skipped."),
+    Metric(
+        "mindeye_non_finite_steps", "counter", "Steps skipped as their gradient was not finite."
+    ),
+    Metric("mindeye_stations_items", "counter", "Finished items of batch jobs.", ("what",)),
 )
 ROWS = {
     "step": "mindeye_train_step",
@@ -38,24 +45,24 @@ ROWS = {
     "train/data_wait_fraction": "mindeye_train_data_wait_fraction",
     "train/checkpoint_pause_s": "mindeye_train_checkpoint_pause_seconds",
 }
-"""From the columns of a run's journal to gauges."""
+"""Gauge of each column of a run's journal."""
 COUNTED = {
     "train/read_retries": "mindeye_read_retries",
     "train/read_damaged": "mindeye_read_damaged",
     "train/bad_samples": "mindeye_bad_samples",
     "train/non_finite_steps": "mindeye_non_finite_steps",
 }
-"""From its columns of counts to counters."""
+"""Counter of each column of counts of a run's journal."""
 
 
 class Meters:
-    """The meters of a table, by name; made inside the Ray process that uses them."""
+    """Meters of a table, by name; made inside the Ray process that uses them."""
 
     def __init__(self, table: Sequence[Metric]) -> None:
         self._meters: dict[str, Any] = {metric.name: _meter(metric) for metric in table}
 
     def count(self, name: str, by: float = 1.0, **tags: str) -> None:
-        """Add to a counter; Ray's refuses to be given nothing."""
+        """Add to a counter; nothing for 0, which Ray's counter refuses."""
         if by > 0:
             self._meters[name].inc(by, tags=tags or None)
 
@@ -77,17 +84,17 @@ def _meter(metric: Metric) -> metrics.Counter | metrics.Gauge | metrics.Histogra
 
 
 class TrainingMeters:
-    """A report of a run's rows."""
+    """Report that passes a run's rows of metrics to Prometheus."""
 
     def __init__(self) -> None:
-        self._meters, self._told = Meters(TRAINING), dict.fromkeys(COUNTED, 0.0)
+        self._meters, self._counted = Meters(TRAINING), dict.fromkeys(COUNTED, 0.0)
 
     def __call__(self, row: dict[str, Any]) -> None:
-        """Take over a row of metrics."""
+        """Update the meters from a row of metrics."""
         for column, name in ROWS.items():
             if column in row:
                 self._meters.set(name, float(row[column]))
         for column, name in COUNTED.items():
             if column in row:
-                self._meters.count(name, row[column] - self._told[column])
-                self._told[column] = row[column]
+                self._meters.count(name, row[column] - self._counted[column])
+                self._counted[column] = row[column]
