@@ -161,7 +161,7 @@ class Trainer:
             if preempted:
                 raise PreemptedError(
                     f"preempted at step {progress.step} of {self.total_steps}; "
-                    "--resume goes on from there"
+                    "--resume goes on there"
                 )
         return progress
 
