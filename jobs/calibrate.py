@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.command import clear_errors
-from jobs.options.generator_pictures import LOOKED_AT, digest_of
-from jobs.simulate import COMPONENTS, Simulate, encode, load_pictures
+from jobs.opening.generator_pictures import LOOKED_AT, digest_of
+from jobs.options.simulate import Simulate
+from jobs.simulate import COMPONENTS, encode, load_pictures
 from mindeye_dist.data.shards import checksum
 from mindeye_dist.evaluation.ridge import fit_ridge
 from mindeye_dist.metrics import DIRECTIONS, ranks, similarity, top_k

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jobs.command import absolute_path, clear_errors, watched
-from jobs.options.generator_pictures import as_tensor
+from jobs.opening.generator_pictures import as_tensor
 from mindeye_dist.frozen.efficientnet import (
     EfficientNetLite0,
     efficientnet_lite0_weights,

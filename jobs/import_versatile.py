@@ -6,35 +6,25 @@ settings are written.
 """
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from jobs.command import absolute_path, clear_errors
-from mindeye_dist.generators.versatile import VersatileDiffusion, convert
+from jobs.command import clear_errors
+from jobs.options.import_versatile import ImportVersatile
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportVersatile:
-    """Turn the published pipeline into one that can be read without pickle."""
-
-    source: Annotated[str, tyro.conf.Positional]
-    """Folder of the pipeline, or its name on the hub: shi-labs/versatile-diffusion."""
-    out: str
-    """Folder to write, on this machine."""
+def parse(arguments: list[str]) -> ImportVersatile:
+    """Return the options of a command line."""
+    return tyro.cli(ImportVersatile, args=arguments, description=__doc__)
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line, convert, and see that the result can be read."""
+    """Convert, and see that the result can be read."""
     with clear_errors():
-        options = tyro.cli(ImportVersatile, args=arguments, description=__doc__)
-        folder = Path(absolute_path(options.out))
-        convert(options.source, folder)
-        generator = VersatileDiffusion(folder)
-        print(f"{generator.name}, tokens {generator.token_shape}, digest {generator.digest}")
-        print(folder)
+        options = parse(arguments)
+        from jobs.work.import_versatile import run  # after parsing: this import takes seconds
+
+        run(options)
 
 
 if __name__ == "__main__":

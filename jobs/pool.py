@@ -6,272 +6,35 @@ same clip_tokens. Pictures that the brain saw are no answer unless `--include-se
 copies, also resized or recompressed, are recognised, other crops are not.
 """
 
-import io
-import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
-from PIL import Image, ImageDraw
 from tyro.conf import subcommand
 
-from jobs.command import absolute_path, clear_errors, watched
-from jobs.options.checkpoints import (
-    CheckpointOptions,
-    chosen_checkpoint,
-    data_store,
-    open_data,
-)
-from jobs.options.encoders import EncoderOptions, target_encoder
-from mindeye_dist.config import DataConfig
-from mindeye_dist.data.dataset import Dataset, picture_member
-from mindeye_dist.data.manifest import Split, read_manifest
-from mindeye_dist.data.members import read_members
-from mindeye_dist.data.shards import Sample, read_index
-from mindeye_dist.decoding.pools.faiss_files import ABOUT, MAX_SIDE, build_pool
-from mindeye_dist.decoding.pools.faiss_pool import Pool
-from mindeye_dist.decoding.predictor import Predictor
-from mindeye_dist.evaluation.data import check_data
-from mindeye_dist.pictures import PictureFiles, decode
-from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.storage.store import DataError, Store
-from mindeye_dist.strict import check
-
-READ_AT_ONCE, SEARCHED_AT_ONCE = 32, 16
-CELL, CAPTION, GAP = 160, 14, 4
-"""Of the sheet (pixels): width of a picture, height of its caption, space between."""
+from jobs.command import clear_errors
+from jobs.options.pool import Build, Search
 
 
-@dataclass(frozen=True, kw_only=True)
-class Build:
-    """Encode pictures into a pool; an interrupted one is built again from the start."""
-
-    out: str
-    """Folder of the pool, on this machine."""
-    images: str = ""
-    """Folder or tar of JPEG or PNG pictures; those of --data-url without it."""
-    data_url: str = ""
-    """Folder or s3:// prefix of shards: their pictures, and where efficientnet-lite0's projection
-    is."""
-    subject: str = DataConfig.subject
-    """Whose pictures of --data-url."""
-    split: Split = "train"
-    """Which pictures of --data-url."""
-    max_side: int = 0
-    """Pictures are cut square, and made smaller to this width (pixels): 0 for that of --data-url's,
-    or 256 without it."""
-    overwrite: bool = False
-    """Replace a pool that is there."""
-    model: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
-
-    def __post_init__(self) -> None:
-        check(bool(self.images or self.data_url), "images", self.images, "that or --data-url")
-        check(self.max_side >= 0, "max_side", self.max_side, "0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Search(CheckpointOptions):
-    """Find the pictures of a pool that are nearest to what each test brain says."""
-
-    pool: str
-    """Folder of the pool."""
-    out: str
-    """Folder for matches.jsonl, a line a brain, and sheet.png."""
-    k: int = 5
-    """Pictures for each brain."""
-    candidates: int = 300
-    """Pictures that are ranked by all tokens; as many as the pool has make the search exact."""
-    nprobe: int = 16
-    """Lists of a large pool's index that are looked through."""
-    include_seen: bool = False
-    """Let pictures be found that are copies of those of the test split."""
-    num_examples: int = 12
-    """Brains on the sheet."""
-    seed: int = 0
-    """Which brains are on the sheet."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("k", self.k), ("num_examples", self.num_examples)):
-            check(value >= 1, name, value, "1 or more")
-
-
-@dataclass(frozen=True)
-class Matches:
-    """Numbers of the pictures found for each brain, best first, and their cosines."""
-
-    numbers: np.ndarray
-    cosines: np.ndarray
-
-
-def build(options: Build) -> int:
-    """Build a pool and return the number of its pictures.
-
-    Raises:
-        DataError: there is a pool already, no picture, or one that cannot be read.
-        ValueError: the encoder makes no clip_tokens, or its weights are not there.
-    """
-    if "://" in options.out:
-        raise ValueError(f"--out: got {options.out}, expected a folder on this machine")
-    if Path(options.out, ABOUT).exists() and not options.overwrite:
-        raise DataError(f"{options.out}: is a pool already; --overwrite replaces it")
-    if options.model.encoder == "efficientnet-lite0" and not options.data_url:
-        raise ValueError("--data-url: got none, efficientnet-lite0's projection is in its shards")
-    encoder = target_encoder(options.model, Store(options.data_url or "."))
-    if encoder.kind != "clip_tokens":
-        raise ValueError(
-            f"--encoder: {options.model.encoder} makes {encoder.kind}, a pool has clip_tokens"
-        )
-    print(f"clip_tokens by {encoder.name}, digest {encoder.digest}", file=sys.stderr)
-    pictures = from_files(options) if options.images else from_shards(options)
-    return build_pool(Path(options.out), pictures, encoder, stored_side(options)).count
-
-
-def stored_side(options: Build) -> int:
-    """Return how wide a pool's pictures may be (pixels)."""
-    if options.max_side or not options.data_url:
-        return options.max_side or MAX_SIDE
-    store, samples = samples_of(options)
-    picture = read_members(store, [(samples[0], picture_member(samples[0]))])[0]
-    return min(decode(picture, f"{options.data_url}: sample {samples[0].key}").shape[:2])
-
-
-def from_files(options: Build) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of the pictures of a folder or tar."""
-    with PictureFiles(Path(options.images)) as files:
-        for name in watched(files.names, "encoding pictures"):
-            yield name, files.read(name)
-
-
-def from_shards(options: Build) -> Iterator[tuple[str, bytes]]:
-    """Yield key and bytes of the pictures of a subject's split."""
-    store, samples = samples_of(options)
-    for start in watched(range(0, len(samples), READ_AT_ONCE), "encoding batches"):
-        some = samples[start : start + READ_AT_ONCE]
-        bodies = read_members(store, [(sample, picture_member(sample)) for sample in some])
-        yield from zip([sample.key for sample in some], bodies, strict=True)
-
-
-def samples_of(options: Build) -> tuple[Store, list[Sample]]:
-    """Return the shards' store, and the samples of a subject's split.
-
-    Raises:
-        DataError: there are none.
-    """
-    store = Store(options.data_url)
-    splits = read_manifest(store).subject(options.subject).splits
-    if not splits.get(options.split):
-        raise DataError(f"{options.subject}: no split {options.split!r}, only {sorted(splits)}")
-    return store, [s for shard in splits[options.split] for s in read_index(store, shard)]
-
-
-def search(options: Search) -> Path:
-    """Search a pool with the brains of the test split, and return the sheet's path.
-
-    Raises:
-        CheckpointError: the run has no good checkpoint.
-        DataError: pool or shards are damaged, or not by the encoder of the checkpoint.
-        ValueError: it is a low-level checkpoint, or more is asked for than there is.
-    """
-    path, _ = chosen_checkpoint(options)
-    predictor = Predictor(path, options.device)
-    if predictor.config.pipeline == "lowlevel":
-        raise ValueError(f"search: {path} is of the lowlevel pipeline, which has no embeddings")
-    pool = Pool(Path(options.pool), predictor.shapes.targets["clip_tokens"])
-    store = data_store(options, predictor)
-    data = open_data(predictor, store, read_manifest(store), options.device)
-    check_data(predictor, data)
-    test = data.splits["test"]
-    excluded = seen_pictures(pool, test, options)
-    matches = find(pool, predictor.embed(test.averages()), excluded, options)
-    out = Store(options.out)
-    out.write("matches.jsonl", "".join(lines(pool, test, matches)).encode())
-    out.write("sheet.png", sheet(pool, test, matches, options))
-    print(f"mean cosine of the best: {matches.cosines[:, 0].mean():.3f}")
-    return Path(options.out, "sheet.png")
-
-
-def seen_pictures(pool: Pool, test: Dataset, options: Search) -> list[int]:
-    """Return the numbers of pictures that are no answer, and say how many test pictures there are.
-
-    A pool that holds what was seen would let a search pass for a perfect reconstruction.
-    """
-    copies = pool.copies_of(test.pictures(range(len(test))))
-    how = "included, by --include-seen" if options.include_seen else "excluded"
-    print(f"pool: {len(pool)} pictures, {len(copies)} of them of the test split: {how}")
-    return [] if options.include_seen else copies
-
-
-def find(pool: Pool, brains: np.ndarray, excluded: Sequence[int], options: Search) -> Matches:
-    """Return the matches of brains (brains, features)."""
-    limits = (options.k, options.candidates, options.nprobe, excluded)
-    parts = [
-        pool.search(brains[start : start + SEARCHED_AT_ONCE], *limits)
-        for start in watched(range(0, len(brains), SEARCHED_AT_ONCE), "searching, in batches")
-    ]
-    numbers, cosines = (np.concatenate(some) for some in zip(*parts, strict=True))
-    return Matches(numbers, cosines)
-
-
-def lines(pool: Pool, test: Dataset, matches: Matches) -> Iterator[str]:
-    """Yield a JSON line for each brain: its key and its matches, best first."""
-    for sample, numbers, cosines in zip(
-        test.samples, matches.numbers.tolist(), matches.cosines.tolist(), strict=True
-    ):
-        found = [
-            {"number": number, "source": source, "cosine": round(cosine, 6)}
-            for number, source, cosine in zip(numbers, pool.sources(numbers), cosines, strict=True)
-        ]
-        yield json.dumps({"key": sample.key, "matches": found}) + "\n"
-
-
-def sheet(pool: Pool, test: Dataset, matches: Matches, options: Search) -> bytes:
-    """Return a page of examples as PNG, a row each: what was seen, then what was found."""
-    order = numpy_generator(options.seed, "pool examples").permutation(len(test))
-    shown = order[: options.num_examples].tolist()
-    width, height = CELL + GAP, CELL + CAPTION + GAP
-    page = Image.new("RGB", (width * (1 + options.k), height * len(shown)), "white")
-    draw = ImageDraw.Draw(page)
-    for row, (brain, seen) in enumerate(zip(shown, test.pictures(shown), strict=True)):
-        files = [seen, *pool.pictures(matches.numbers[brain].tolist())]
-        words = [
-            f"seen: {test.samples[brain].key}",
-            *(f"{rank}: cosine {c:.2f}" for rank, c in enumerate(matches.cosines[brain], 1)),
-        ]
-        for column, (file, word) in enumerate(zip(files, words, strict=True)):
-            picture = Image.fromarray(decode(file, word))
-            picture.thumbnail((CELL, CELL))
-            corner = (column * width, row * height)
-            page.paste(picture, (corner[0], corner[1] + CAPTION))
-            draw.text(corner, word, fill="black")
-    buffer = io.BytesIO()
-    page.save(buffer, "PNG")
-    return buffer.getvalue()
+def parse(arguments: list[str]) -> Build | Search:
+    """Return the options of a command line."""
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells what it was compiled for
+    return tyro.cli(
+        Annotated[Build, subcommand("build")] | Annotated[Search, subcommand("search")],
+        args=arguments,
+        description=__doc__,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line, then build or search."""
+    """Build or search."""
     with clear_errors():
-        logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells what it was compiled for
-        options = tyro.cli(
-            Annotated[Build, subcommand("build")] | Annotated[Search, subcommand("search")],
-            args=arguments,
-            description=__doc__,
-            config=(tyro.conf.OmitArgPrefixes,),
-        )
-        options = replace(options, out=absolute_path(options.out))
-        if isinstance(options, Build):
-            images, url = (
-                absolute_path(p) if p else "" for p in (options.images, options.data_url)
-            )
-            count = build(replace(options, images=images, data_url=url))
-            print(f"wrote {options.out}: {count} pictures", file=sys.stderr)
-        else:
-            print(search(replace(options, pool=absolute_path(options.pool))))
+        options = parse(arguments)
+        from jobs.work.pool import run  # after parsing: this import takes seconds
+
+        run(options)
 
 
 if __name__ == "__main__":

@@ -7,101 +7,25 @@ that still trains sends its metrics itself.
 """
 
 import sys
-from dataclasses import dataclass, field, replace
 
 import tyro
 
-from jobs.command import clear_errors, local_path
-from jobs.tracking import (
-    RUNNING,
-    Tracking,
-    new_tracking,
-    read_tracking,
-    tracking_uri,
-    write_tracking,
-)
-from mindeye_dist.runs.checkpoints import (
-    Checkpoints,
-    read_config,
-)
-from mindeye_dist.runs.folder import JOURNAL, TRACKING
-from mindeye_dist.runs.journal import read_journal, read_summary
-from mindeye_dist.strict import check, override
+from jobs.command import clear_errors
+from jobs.options.track import Track
 
 
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    """Where to, if not where the run was to be tracked."""
-
-    mlflow: str = ""
-    """Tracking server URL; `sqlite` is a data base beside the run folder."""
-    experiment: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Track:
-    """Send MLflow what it missed of a run."""
-
-    run_dir: str = "runs/demo"
-    """Folder of the run, or of a trial."""
-    tracking: Server = field(default_factory=Server)
-
-
-def track(options: Track) -> str:
-    """Send what MLflow misses, and return what was done.
-
-    Raises:
-        ValueError: there is no such run, it is not known where to, or MLflow does not take it.
-    """
-    tracking, home = known_run(options), options.tracking.mlflow
-    uri = tracking_uri(override(tracking.config, {"tracking.mlflow": home} if home else {}))
-    check(uri != "off", "tracking.mlflow", uri, "a server's URL or `sqlite`: the run had none")
-    from jobs.mlflow_run import TOLD, Delivery  # MLflow takes seconds to import
-
-    delivery = Delivery(tracking, uri)
-    try:
-        delivery.open()
-        delivery.send()
-        delivery.end(tracking.status, tracking.ended)
-    except TOLD as error:
-        raise ValueError(f"mlflow: {uri}: {error}; the same command goes on") from error
-    finally:
-        delivery.close()
-    return f"{delivery.sent} metrics sent: run {delivery.run_id} at {uri} has them all"
-
-
-def known_run(options: Track) -> Tracking:
-    """Return what MLflow is to know of the run; one that was killed did not say how it ended.
-
-    Raises:
-        ValueError: there is no journal, or nothing that tells the run's settings.
-    """
-    run_dir = local_path(options.run_dir, "run_dir")
-    rows = read_journal(run_dir)
-    check(bool(rows), "run_dir", run_dir, f"a run's folder, with rows in {JOURNAL}")
-    known = read_tracking(run_dir)
-    if known is None:  # it was not tracked
-        checkpoint = Checkpoints(run_dir, 1).newest()
-        if checkpoint is None:
-            raise ValueError(f"{run_dir}: has neither {TRACKING} nor a good checkpoint")
-        config = override(read_config(checkpoint), {"run_dir": run_dir})
-        known = new_tracking(config, "", rows[0]["time"])
-        write_tracking(known)
-    changes = {"run_dir": run_dir}  # it may have been moved
-    if options.tracking.experiment:
-        changes["tracking.experiment"] = options.tracking.experiment
-    known = replace(known, config=override(known.config, changes))
-    if known.status != RUNNING:
-        return known
-    whole = rows[-1]["step"] == read_summary(run_dir).get("steps")
-    return replace(known, status="FINISHED" if whole else "KILLED", ended=rows[-1]["time"])
+def parse(arguments: list[str]) -> Track:
+    """Return the options of a command line."""
+    return tyro.cli(Track, args=arguments, description=__doc__)
 
 
 def main(arguments: list[str]) -> None:
-    """Parse the command line and send."""
+    """Send."""
     with clear_errors():
-        options = tyro.cli(Track, args=arguments, description=__doc__)
-        print(track(options), file=sys.stderr)
+        options = parse(arguments)
+        from jobs.work.track import run  # after parsing: this import takes seconds
+
+        run(options)
 
 
 if __name__ == "__main__":

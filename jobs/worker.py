@@ -10,7 +10,7 @@ from threading import Event
 
 from torch import nn
 
-from jobs.options.encoders import data_shapes, open_split, while_training
+from jobs.opening.encoders import data_shapes, open_split, while_training
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.data.manifest import read_manifest

@@ -25,7 +25,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from jobs.on_ray.prometheus import Meters
-from jobs.options.checkpoints import best
+from jobs.opening.checkpoints import best
 from serve.auth import open_tokens
 from serve.bodies import RefusedError
 from serve.drawer import Drawer

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.options.reconstruction import Found, find, open_reconstructor
+from jobs.opening.reconstruction import Found, find, open_reconstructor
 from mindeye_dist.decoding.reconstructor import NotFiniteError, Reconstructor
 from serve.bodies import RefusedError
 from serve.retriever import DIGITS, Row, as_url, wrong_size

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from jobs.command import KNOWN_ERRORS, absolute_path
-from jobs.options.checkpoints import data_store, open_data
+from jobs.opening.checkpoints import data_store, open_data
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.pools.faiss_pool import Pool

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from jobs.command import KNOWN_ERRORS, SCHEME
-from jobs.options.checkpoints import chosen_checkpoint
+from jobs.opening.checkpoints import chosen_checkpoint
 from serve.retriever import version_of
 from serve.settings import Service
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import uvicorn
 
-from jobs.options.checkpoints import chosen_checkpoint
+from jobs.opening.checkpoints import chosen_checkpoint
 from serve.auth import Tokens
 from serve.bodies import RefusedError
 from serve.drawer import Drawer

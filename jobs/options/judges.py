@@ -1,28 +1,6 @@
 """What reconstructions are judged by: networks by name, and what is known of the pictures."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-from mindeye_dist.data.shards import ABOUT_PICTURES
-from mindeye_dist.evaluation.pictures import Judges
-from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
-from mindeye_dist.frozen.metric_networks import (
-    HUB,
-    FeatureNetwork,
-    open_lite0,
-    open_network,
-)
-from mindeye_dist.storage.store import Store
-
-METRICS_OF = {
-    "alexnet": ("alexnet2", "alexnet5"),
-    "inception": ("inception",),
-    "clip": ("clip",),
-    "efficientnet_b1": ("efficientnet_b1",),
-    "swav": ("swav",),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,51 +19,3 @@ class NetworkOptions:
     """A file alone; that of the optional package if it is empty."""
     antialias: bool = False
     """Filter when pictures are made smaller; the published scores are not filtered."""
-
-
-def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
-    """Return the networks whose weights are given, EfficientNet-Lite0, and what is known.
-
-    Raises:
-        DataError: what is known cannot be read.
-        ValueError: weights are not there or are another network's; what the hub does not give is a
-            gap.
-    """
-    networks: list[FeatureNetwork] = []
-    gaps: dict[str, str] = {}
-    encoder = None
-    for name, keys in METRICS_OF.items():
-        weights = getattr(options, name)
-        try:
-            networks += [
-                open_network(key, weights, device, antialias=options.antialias)
-                for key in keys
-                if weights
-            ]
-        except ValueError as error:
-            if weights != HUB:
-                raise
-            gaps |= dict.fromkeys(keys, str(error))
-    try:
-        lite0 = options.lite0 or str(efficientnet_lite0_weights())
-        networks += open_lite0(lite0, device)
-        encoder = EfficientNetLite0(Path(lite0), device=device)
-    except ImportError as error:
-        gaps |= dict.fromkeys(("lite0_two_way", "lite0_distance"), str(error))
-    known = about_pictures(store)
-    return Judges(
-        networks=networks,
-        gaps=gaps,
-        encoder=encoder,
-        factors={key: row["factors"] for key, row in known.items() if "factors" in row},
-        captions={key: row["caption"] for key, row in known.items() if "caption" in row},
-        antialias=options.antialias,
-    )
-
-
-def about_pictures(store: Store) -> dict[str, dict[str, Any]]:
-    """Return what is known of simulated subjects' pictures, by sample key; nothing of others."""
-    if not store.exists(ABOUT_PICTURES):
-        return {}
-    rows = (json.loads(line) for line in store.read(ABOUT_PICTURES).decode().splitlines())
-    return {row["key"]: row for row in rows}

@@ -3,25 +3,11 @@
 The same for evaluation, for batches and for the service.
 """
 
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
-from jobs.options.checkpoints import (
-    RunOptions,
-    chosen_checkpoint,
-    codec_of,
-    data_store,
-    encoder_of,
-    lowlevel_beside,
-)
-from jobs.options.generators import GeneratorOptions, open_generator
+from jobs.options.checkpoints import RunOptions
+from jobs.options.generators import GeneratorOptions
 from mindeye_dist.config import ReconstructionConfig
-from mindeye_dist.decoding.predictor import Predictor
-from mindeye_dist.decoding.reconstructor import (
-    LowLevelPipeline,
-    Reconstructor,
-    check_lowlevel,
-)
 from mindeye_dist.strict import check
 
 
@@ -37,53 +23,3 @@ class DrawOptions(RunOptions):
         super().__post_init__()
         place_of = self.draw.device
         check(place_of in ("cpu", self.device), "draw.device", place_of, f"{self.device}, --device")
-
-
-@dataclass(frozen=True)
-class Found:
-    """The folders of the checkpoints that are meant; no low-level one where it is empty."""
-
-    checkpoint: str
-    lowlevel: str
-
-
-def find(options: DrawOptions) -> Found:
-    """Return the checkpoints that are meant, the low-level one where there is one.
-
-    Raises:
-        CheckpointError: the run has no good checkpoint.
-        DataError: there is a low-level run that cannot be opened.
-    """
-    path, run_dir = chosen_checkpoint(options)
-    predictor = Predictor(path)
-
-    def fitting(own: Predictor) -> str:
-        check_lowlevel(predictor, LowLevelPipeline(own, codec_of(options, own)))
-        return str(own.path)
-
-    lowlevel = lowlevel_beside(options, predictor, run_dir, fitting, drawn_over=True)
-    return Found(str(path), lowlevel or "")
-
-
-def open_reconstructor(options: DrawOptions, found: Found) -> Reconstructor:
-    """Return the models of a reconstruction, on the options' device.
-
-    Raises:
-        DataError: they do not belong together.
-        ValueError: weights are not there or do not fit.
-    """
-    config = options.reconstruction
-    predictor = Predictor(Path(found.checkpoint), options.device, config.batch_size)
-    lowlevel = None
-    if found.lowlevel:
-        own = Predictor(Path(found.lowlevel), options.device, config.batch_size)
-        lowlevel = LowLevelPipeline(own, codec_of(options, own))
-    encoder = encoder_of(
-        predictor,
-        data_store(options, predictor),
-        options.device,
-        weights=options.encoder_weights,
-        antialias=options.encoder_antialias,
-    )
-    generator = open_generator(replace(options.draw, device=options.device))
-    return Reconstructor(predictor, generator, encoder, config, lowlevel)

@@ -5,20 +5,7 @@ is there and intact is right, and a killed job goes on with the missing ones.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from jaxtyping import Float
-
-from jobs.command import absolute_path
-from jobs.options.workers import Workers
-from mindeye_dist.data.dataset import Dataset
-from mindeye_dist.data.manifest import read_manifest
-from mindeye_dist.decoding.predictor import Predictor
-from mindeye_dist.decoding.reconstruction_shards import known, shard_path
-from mindeye_dist.storage.store import DataError, Store
-from mindeye_dist.strict import check
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,77 +26,3 @@ class SplitOptions:
     """Ray workers, each with a copy of the models."""
     without_ray: bool = False
     """Compute in this very process."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Brains of the split that share a shard, by their place in it."""
-
-    path: str
-    first: int
-    stop: int
-
-
-def check_split(options: SplitOptions) -> None:
-    """See that the numbers among the options make sense."""
-    check(options.limit >= 0, "limit", options.limit, "0 or more")
-    for name in ("pictures_per_shard", "workers"):
-        check(getattr(options, name) >= 1, name, getattr(options, name), "1 or more")
-
-
-def open_split(options: SplitOptions, store: Store, predictor: Predictor) -> Dataset:
-    """Return the split whose brains are meant, without targets.
-
-    Raises:
-        DataError: there is no such split, or it is of other voxels than the checkpoint.
-    """
-    config = predictor.config.data
-    dataset = Dataset(store, read_manifest(store), config, options.split)
-    got, expected = dataset.voxel_shape[1], predictor.shapes.num_voxels
-    if got != expected:
-        raise DataError(
-            f"{config.subject}: has {got} voxels, {predictor.path} was trained on {expected}"
-        )
-    return dataset
-
-
-def split_parts(options: SplitOptions, dataset: Dataset, made_with: Any) -> list[Part]:
-    """Return the parts of the brains that are meant; `made_with` as `shard_path` takes it."""
-    size = options.pictures_per_shard
-    count = min(options.limit or len(dataset), len(dataset))
-    bounds = [(first, min(first + size, count)) for first in range(0, count, size)]
-    return [
-        Part(
-            shard_path(made_with, number, known(dataset.store, dataset.samples[first:stop])),
-            first,
-            stop,
-        )
-        for number, (first, stop) in enumerate(bounds)
-    ]
-
-
-def voxels_of(
-    dataset: Dataset, part: Part, repeats: Literal["average", "first"]
-) -> Float[np.ndarray, "brains voxels"]:
-    """Return the responses of a part's brains, one row each."""
-    rows = [row.astype(np.float32) for row in dataset.voxels(range(part.first, part.stop))]
-    return np.stack([row.mean(axis=0) if repeats == "average" else row[0] for row in rows])
-
-
-def split_workers(options: SplitOptions, device: str) -> Workers:
-    """Return who computes."""
-    return Workers(count=options.workers, gpu=device == "cuda", without_ray=options.without_ray)
-
-
-def out_folder(out: str, name: str, checkpoint: Path, run_dir: Path | None) -> str:
-    """Return where the output goes: `out`, or the folder of that name.
-
-    Raises:
-        ValueError: that would be inside the checkpoint, which strangers make invalid.
-    """
-    if not out:
-        return str(run_dir / name if run_dir else checkpoint.with_name(f"{checkpoint.name}-{name}"))
-    out = absolute_path(out)
-    if "://" not in out and Path(out).resolve().is_relative_to(checkpoint.resolve()):
-        raise ValueError(f"--out: got {out}, expected a folder outside the checkpoint")
-    return out

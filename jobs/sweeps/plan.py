@@ -14,8 +14,8 @@ import tyro
 
 from jobs.command import with_absolute_paths
 from jobs.on_ray.launch import room_for_workers
-from jobs.options.demo_data import check_subject_data, simulate_demo
-from jobs.options.encoders import data_shapes
+from jobs.opening.demo_data import check_subject_data, simulate_demo
+from jobs.opening.encoders import data_shapes
 from jobs.registry import start_parent
 from jobs.sweeps.options import SWEEP, Tune
 from jobs.sweeps.spaces import Space, check_space, parse_space, read_space, space_values

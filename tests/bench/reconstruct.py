@@ -20,8 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from jobs.options.encoders import EncoderOptions, target_encoder
-from jobs.options.generators import GeneratorOptions, open_generator
+from jobs.opening.encoders import target_encoder
+from jobs.opening.generators import open_generator
+from jobs.options.encoders import EncoderOptions
+from jobs.options.generators import GeneratorOptions
 from jobs.recipes import demo, demo_lowlevel
 from mindeye_dist.config import ExperimentConfig, ReconstructionConfig
 from mindeye_dist.decoding.predictor import Predictor

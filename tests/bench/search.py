@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from jobs.options.simulate import Simulate
 from jobs.recipes import recipe
-from jobs.simulate import Simulate, simulate
 from jobs.sweeps.search import EPOCH, SCORE, asha
 from jobs.sweeps.spaces import draw, read_space, trial_config
+from jobs.work.simulate import simulate
 from jobs.worker import worker
 from mindeye_dist.data.manifest import MANIFEST
 from mindeye_dist.runs.journal import read_journal

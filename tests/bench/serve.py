@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jobs.options.checkpoints import chosen_checkpoint
+from jobs.opening.checkpoints import chosen_checkpoint
 from mindeye_dist.data.shards import decode_npy
 from mindeye_dist.storage import npy
 from serve.client import NPY

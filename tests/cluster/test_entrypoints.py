@@ -11,8 +11,8 @@ import tyro
 
 import mindeye_dist.runs.checkpoints
 from jobs import train, tune
+from jobs.options.reconstruct import Reconstruct
 from jobs.recipes import recipe, recipe_flag
-from jobs.reconstruct import Reconstruct
 from jobs.sweeps.options import SWEEP
 from mindeye_dist.runs.checkpoint_writing import write_rank_shard
 from mindeye_dist.runs.checkpoints import Checkpoints, Progress

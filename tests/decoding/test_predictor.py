@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.options.checkpoints import open_data
-from jobs.options.encoders import data_shapes
+from jobs.opening.checkpoints import open_data
+from jobs.opening.encoders import data_shapes
 from jobs.worker import worker
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor

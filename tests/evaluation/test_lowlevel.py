@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.options.checkpoints import open_data
+from jobs.opening.checkpoints import open_data
 from jobs.worker import worker
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor

@@ -12,7 +12,9 @@ import pytest
 from sklearn.svm import SVC
 
 from jobs import shards
-from jobs.shards import Convert, convert, main
+from jobs.options.shards import Convert
+from jobs.shards import main
+from jobs.work.shards import convert
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import Targets, read_manifest, write_manifest

@@ -18,10 +18,11 @@ import torch
 from safetensors.torch import save_file
 
 from jobs import embed, worker
-from jobs.embed import Embed
 from jobs.on_ray import parallel_map as stations
+from jobs.opening.encoders import target_encoder
 from jobs.options import encoders
-from jobs.options.encoders import EncoderOptions, target_encoder
+from jobs.options.embed import Embed
+from jobs.options.encoders import EncoderOptions
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset, computed_targets
 from mindeye_dist.data.manifest import read_manifest, write_manifest

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.embed import Embed, set_name
 from jobs.import_published import main
+from jobs.options.embed import Embed
 from jobs.options.encoders import EncoderOptions
 from jobs.recipes import mindeye1_lowlevel
+from jobs.work.embed import set_name
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.ingest.mindeye1_weights import Sizes, build, import_published
 from mindeye_dist.models.diffusion import sample_ddpm

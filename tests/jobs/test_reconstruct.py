@@ -16,9 +16,10 @@ import pytest
 import webdataset
 
 from jobs import evaluate, reconstruct
+from jobs.opening.splits import out_folder
 from jobs.options.generators import GeneratorOptions
-from jobs.options.splits import out_folder
-from jobs.reconstruct import Found, Reconstruct, open_reconstructor
+from jobs.options.reconstruct import Reconstruct
+from jobs.reconstruct import Found, open_reconstructor
 from mindeye_dist.config import DataConfig, ReconstructionConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest, write_manifest

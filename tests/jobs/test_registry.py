@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.options.checkpoints import given
+from jobs.opening.checkpoints import given
 from jobs.registry import end_parent, register, resolve, set_alias, start_parent
 from jobs.tracking import tracked
 from jobs.worker import worker

@@ -12,7 +12,9 @@ import pytest
 from aiobotocore.httpsession import AIOHTTPSession
 
 import jobs.shards
-from jobs.shards import Index, index, main
+from jobs.options.shards import Index
+from jobs.shards import main
+from jobs.work.shards import index
 from jobs.worker import worker
 from mindeye_dist.data.manifest import Targets, read_manifest, write_manifest
 from mindeye_dist.data.members import read_members

@@ -9,7 +9,7 @@ import pytest
 import webdataset
 
 from jobs import simulate
-from jobs.simulate import Simulate
+from jobs.options.simulate import Simulate
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest

@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 
 from jobs import train
 from jobs.command import absolute_path
-from jobs.options.demo_data import same_tensors
+from jobs.opening.demo_data import same_tensors
 from jobs.recipes import RECIPES, recipe
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.frozen.projection import SCENES_ENCODER

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.opening.generator_pictures import open_source
+from jobs.opening.generators import open_generator
 from jobs.options.encoders import EncoderOptions
-from jobs.options.generator_pictures import open_source
-from jobs.options.generators import (
-    GeneratorOptions,
-    open_generator,
-)
-from jobs.simulate import Simulate
-from jobs.train_generator import TrainGenerator, train_generator
+from jobs.options.generators import GeneratorOptions
+from jobs.options.simulate import Simulate
+from jobs.options.train_generator import TrainGenerator
 from jobs.train_generator import main as train_generator_main
+from jobs.work.train_generator import train_generator
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest

@@ -13,7 +13,7 @@ import pytest
 import tyro
 
 from jobs import tune
-from jobs.options.checkpoints import given
+from jobs.opening.checkpoints import given
 from jobs.sweeps import plan as sweep_plan
 from jobs.sweeps import run as sweep_run
 from jobs.sweeps.options import Tune

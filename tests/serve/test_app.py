@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from jobs.on_ray.prometheus import TRAINING
-from jobs.options.reconstruction import Found, open_reconstructor
+from jobs.opening.reconstruction import Found, open_reconstructor
 from jobs.registry import register, set_alias
 from jobs.tracking import tracked
 from jobs.worker import worker

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from jobs.options.judges import NetworkOptions, open_judges
+from jobs.opening.judges import open_judges
+from jobs.options.judges import NetworkOptions
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.storage.store import Store
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from jobs.options.encoders import data_shapes
+from jobs.opening.encoders import data_shapes
 from jobs.recipes import RECIPES, flags, recipe
 from jobs.sweeps.spaces import (
     SPACES,

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load
 
 from jobs.command import watched
-from jobs.options.encoders import data_shapes
+from jobs.opening.encoders import data_shapes
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.manifest import MANIFEST, read_manifest
 from mindeye_dist.frozen.projection import ENCODER_FILE, SCENES_ENCODER

@@ -1,0 +1,238 @@
+"""Opening of the objects that the options of `jobs/options/generator_pictures.py` name."""
+
+import hashlib
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float16
+from torch import Tensor
+
+from jobs.command import absolute_path, watched
+from jobs.opening.encoders import target_encoder
+from jobs.options.generator_pictures import SourceOptions
+from mindeye_dist.config import DataConfig
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.data.shards import checksum
+from mindeye_dist.frozen.codecs import LatentCodec
+from mindeye_dist.frozen.encoders import ENCODED_AT_ONCE
+from mindeye_dist.pictures import PictureFiles, decode, encode_jpeg, square_jpeg
+from mindeye_dist.shapes import TargetShape
+from mindeye_dist.simulation.config import GENERATOR_SERIES
+from mindeye_dist.simulation.scenes import render_scene
+from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.strict import check
+
+CHUNK = 500
+"""Pictures that are prepared at once; a killed run loses no more."""
+
+
+DAMAGE = (ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError)
+"""What reading a damaged chunk raises; one that cannot be read at all is another matter."""
+
+
+LOOKED_AT = 8
+"""Rendered scenes by whose bytes a series is known."""
+
+
+@dataclass(frozen=True)
+class PicturesInMemory:
+    """Pictures as a generator learns them."""
+
+    latents: Float16[np.ndarray, "pictures channels rows columns"]
+    tokens: Float16[np.ndarray, "pictures tokens dim"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Pictures to learn, and where their tokens come from.
+
+    Attributes:
+        about: what it is, in words.
+        digest: of which pictures they are.
+        count: of the pictures.
+        read: gives the files of a range of them.
+        tokens: gives the tokens of a range, from those files.
+        targets: shape of the tokens, and their encoder.
+    """
+
+    about: str
+    digest: str
+    count: int
+    read: Callable[[range], list[bytes]]
+    tokens: Callable[[range, list[bytes]], np.ndarray]
+    targets: TargetShape
+
+
+def open_source(options: SourceOptions) -> Source:
+    """Return the pictures that the options name, and their tokens."""
+    if options.data_url:
+        return shards_source(options)
+    encoder = target_encoder(replace(options.encoder, device=options.device), None)
+    if encoder.kind != "clip_tokens":
+        raise ValueError(
+            f"--encoder.encoder: got {options.encoder.encoder}, which makes no clip_tokens"
+        )
+
+    def tokens(_: range, files: list[bytes]) -> np.ndarray:
+        parts = [
+            encoder.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
+            for start in range(0, len(files), ENCODED_AT_ONCE)
+        ]
+        return np.concatenate(parts)
+
+    targets = TargetShape(encoder.shape, encoder.name, encoder.digest)
+    if options.images:
+        files = PictureFiles(Path(absolute_path(options.images)))
+
+        def read(numbers: range) -> list[bytes]:
+            names = [files.names[n] for n in numbers]
+            where = options.images
+            return [
+                square_jpeg(files.read(name), options.image_side, f"{where}: {name}")
+                for name in names
+            ]
+
+        digests = (checksum(files.read(name)) for name in files.names)
+        return Source(
+            f"pictures of {options.images}",
+            digest_of(f"{options.image_side} {' '.join(digests)}"),
+            len(files.names),
+            read,
+            tokens,
+            targets,
+        )
+    about = f"rendered scenes of series {GENERATOR_SERIES}"
+    # Some of them stand for all: scenes that are drawn in another way are other pictures.
+    looks = digest_of(" ".join([about, *map(checksum, rendered(range(LOOKED_AT)))]))
+    return Source(about, looks, options.scenes, rendered, tokens, targets)
+
+
+def rendered(numbers: range) -> list[bytes]:
+    """Return scenes as JPEG, as subjects see them."""
+    return [encode_jpeg(render_scene(n, GENERATOR_SERIES).picture) for n in numbers]
+
+
+def shards_source(options: SourceOptions) -> Source:
+    """Return the training pictures of shards, once each, without any that is in a test split.
+
+    Raises:
+        DataError: nothing is left, or the subjects' tokens are by different encoders.
+    """
+    store = Store(absolute_path(options.data_url))
+    manifest = read_manifest(store)
+    subjects = options.subjects or tuple(manifest.subjects)
+    held_out: set[str] = set()
+    learned: list[str] = []
+    for name in manifest.subjects:
+        test = Dataset(store, manifest, DataConfig(subject=name), "test")
+        held_out |= {checksum(data) for data in test.pictures(range(len(test)))}
+    sets = {"clip_tokens": options.targets}
+    found: list[tuple[Dataset, int]] = []
+    for name in subjects:
+        train = Dataset(store, manifest, DataConfig(subject=name), "train", sets)
+        for n, data in enumerate(train.pictures(range(len(train)))):
+            if checksum(data) not in held_out:
+                held_out.add(checksum(data))  # once each
+                learned.append(checksum(data))
+                found.append((train, n))
+    if not found:
+        raise DataError(f"{store.locate('')}: no training pictures of {', '.join(subjects)}")
+    stored = [manifest.subject(s).target_set("clip_tokens", options.targets) for s in subjects]
+    if len({s.digest for s in stored}) > 1:
+        raise DataError(f"{options.targets!r}: is by another encoder from subject to subject")
+    targets = TargetShape(stored[0].shape, stored[0].encoder, stored[0].digest)
+
+    def read(numbers: range) -> list[bytes]:
+        return [found[n][0].pictures([found[n][1]])[0] for n in numbers]
+
+    def tokens(numbers: range, _: list[bytes]) -> np.ndarray:
+        return np.stack(
+            [found[n][0].targets("clip_tokens", [(found[n][1], 0)])[0] for n in numbers]
+        )
+
+    about = f"training pictures of {options.data_url}"
+    return Source(about, digest_of(" ".join(learned)), len(found), read, tokens, targets)
+
+
+def digest_of(text: str) -> str:
+    """Return a short digest."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def as_tensor(files: Sequence[bytes]) -> Float[Tensor, "pictures 3 height width"]:
+    """Return picture files of one size as images with values in [0, 1]."""
+    rgb = np.stack([decode(file, "a picture") for file in files])
+    return torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
+
+
+def prepared(folder: Path, source: Source, codec: LatentCodec) -> PicturesInMemory:
+    """Return latents and tokens of all pictures, from the folder as far as they are there."""
+    kept = folder / f"pictures-{digest_of(identity(source, codec))}"
+    kept.mkdir(exist_ok=True)
+    latents = np.empty((source.count, *codec.shape), np.float16)
+    tokens = np.empty((source.count, *source.targets.shape), np.float16)
+    for start in watched(range(0, source.count, CHUNK), "preparing pictures, chunk"):
+        numbers = range(start, min(start + CHUNK, source.count))
+        part = slice(numbers.start, numbers.stop)
+        latents[part], tokens[part] = chunk(
+            kept / f"{start}-{numbers.stop}.npz", numbers, source, codec
+        )
+    return PicturesInMemory(latents, tokens)
+
+
+def chunk(
+    path: Path, numbers: range, source: Source, codec: LatentCodec
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return latents and tokens of some pictures, and keep them in a file."""
+    if path.exists():
+        try:
+            with np.load(path, allow_pickle=False) as there:
+                latents, tokens = there["latents"], there["tokens"]
+            for name, part, shape in (
+                ("latents", latents, codec.shape),
+                ("tokens", tokens, source.targets.shape),
+            ):
+                check(part.shape == (len(numbers), *shape), name, part.shape, str(shape))
+            return latents, tokens
+        except DAMAGE as error:
+            print(f"{path}: is made again, it is damaged: {error}", file=sys.stderr)
+    files = source.read(numbers)
+    parts = [
+        codec.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
+        for start in range(0, len(files), ENCODED_AT_ONCE)
+    ]
+    latents = np.concatenate(parts).astype(np.float16)
+    tokens = source.tokens(numbers, files).astype(np.float16)
+    partial = path.with_name(f"{path.stem}.partial.npz")
+    np.savez(partial, latents=latents, tokens=tokens)
+    partial.replace(path)
+    return latents, tokens
+
+
+def identity(source: Source, codec: LatentCodec) -> str:
+    """Return pictures, encoder and codec in a line."""
+    return f"{source.count} {source.digest} {source.targets.digest} {codec.digest}"
+
+
+def encoded(codec: LatentCodec, pictures: np.ndarray) -> np.ndarray:
+    """Return the latents of pictures in [-1, 1]."""
+    latents = np.empty((len(pictures), *codec.shape), np.float16)
+    for start in watched(range(0, len(pictures), CHUNK), "encoding pictures, chunk"):
+        part = torch.from_numpy(pictures[start : start + CHUNK]).float()
+        latents[start : start + CHUNK] = codec.encode(part / 2 + 0.5).cpu().numpy()
+    return latents
+
+
+def moments(latents: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, over at most 2,000 pictures."""
+    some = torch.from_numpy(latents[:: max(1, len(latents) // 2000)]).float()
+    axes = (0, 2, 3)
+    mean, deviation = some.mean(axes, keepdim=True)[0], some.std(axes, keepdim=True)[0]
+    return mean, deviation.clamp_min(1e-3)

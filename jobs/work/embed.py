@@ -1,0 +1,248 @@
+"""Work of `jobs/embed.py`."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from jobs.command import absolute_path
+from jobs.on_ray.parallel_map import (
+    connect,
+    map_items,
+)
+from jobs.opening.encoders import target_encoder
+from jobs.options.embed import Embed
+from jobs.options.workers import Workers
+from mindeye_dist.data.manifest import Manifest, Shard, Targets, read_manifest, write_manifest
+from mindeye_dist.data.shards import Sample, read_index
+from mindeye_dist.data.target_encoder import TargetEncoder, Views, check_encoder
+from mindeye_dist.ingest.target_shards import (
+    Made,
+    Task,
+    embed_shard,
+    known_sources,
+    picture_digests,
+    samples_per_shard,
+    shard_path,
+    without_repeats,
+)
+from mindeye_dist.storage.store import DataError, Store
+
+AUGMENTED_SPLITS = ("train", "val")
+"""Targets of the test split are never augmented."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples of a subject and split whose targets share a shard."""
+
+    subject: str
+    split: str
+    path: str
+    samples: tuple[Sample, ...]
+
+
+class Hashing:
+    """Station that hashes the pictures of a part."""
+
+    def __init__(self, url: str, parts: Sequence[Part]) -> None:
+        self._store, self._parts = Store(url), parts
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """Return the sha256 of every picture."""
+        return {"pictures": picture_digests(self._store, self._parts[number].samples)}
+
+
+class Embedding:
+    """Station that makes a shard of targets; it holds the model."""
+
+    def __init__(
+        self, options: Embed, digest: str, tasks: Sequence[Task], finished: Mapping[str, Shard]
+    ) -> None:
+        self._store = Store(options.data_url)
+        self._encoder = target_encoder(options.model, self._store)
+        if self._encoder.digest != digest:
+            raise ValueError(
+                f"{self._encoder.name}: this worker's weights have digest {self._encoder.digest}, "
+                f"expected {digest}, as where the job was started"
+            )
+        self._tasks, self._finished = tasks, finished
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """Return the shard's entry and the number of pictures that were encoded."""
+        made = embed_shard(self._store, self._encoder, self._tasks[number], self._finished)
+        return asdict(made)
+
+
+def embed(options: Embed) -> Manifest:
+    """Compute and write a set of targets, and return the manifest that has it.
+
+    Raises:
+        DataError: shards cannot be read, or there is a set of the same name by other weights.
+        ValueError: the model's weights are not there or do not fit.
+    """
+    store = Store(options.data_url)
+    manifest = read_manifest(store)
+    # On the CPU: a cluster's head may have no GPU.
+    encoder = target_encoder(replace(options.model, device="cpu"), store)
+    name = options.name or set_name(options)
+    print(f"{name}: {encoder.kind} by {encoder.name}, digest {encoder.digest}", file=sys.stderr)
+    old = old_sets(manifest, name, encoder, overwrite=options.overwrite)
+    views = Views(count=options.variants, how=options.augmentation, seed=options.seed)
+    parts = list(all_parts(store, manifest, name, encoder, views))
+    digests = map_items(
+        replace(workers(options), gpu=False),
+        Hashing,
+        (options.data_url, parts),
+        [1] * len(parts),
+        "reading pictures",
+    )
+    tasks = [
+        Task(
+            path=part.path,
+            samples=part.samples,
+            pictures=tuple(hashed["pictures"]),
+            views=split_views(views, part.split),
+        )
+        for part, hashed in zip(parts, digests, strict=True)
+    ]
+    made = make(options, store, encoder, tasks, old)
+    print(f"{name}: encoded {sum(m.encoded for m in made)} pictures", file=sys.stderr)
+    new = entries(parts, [m.shard for m in made], encoder, options.variants)
+    current = read_manifest(store)  # others may have changed it since
+    old_sets(current, name, encoder, overwrite=options.overwrite)
+    merged = merge(manifest, current, name, new)
+    write_manifest(store, merged)
+    return merged
+
+
+def workers(options: Embed) -> Workers:
+    """Return who computes."""
+    return Workers(
+        count=options.workers,
+        gpu=options.model.device == "cuda",
+        without_ray=options.without_ray,
+    )
+
+
+def set_name(options: Embed) -> str:
+    """Return the name of a set that has none: the model's, with its variants."""
+    variants = f"-{options.augmentation}{options.variants}" if options.variants else ""
+    return f"{options.model.encoder}{'-final' if options.model.final else ''}{variants}"
+
+
+def old_sets(
+    manifest: Manifest, name: str, encoder: TargetEncoder, *, overwrite: bool
+) -> list[Targets]:
+    """Return the sets of that name by the same model, whose targets can be kept.
+
+    Raises:
+        DataError: there is one by another, and it is not to be replaced.
+    """
+    same = []
+    for subject, about in manifest.subjects.items():
+        if name not in about.targets:
+            continue
+        try:
+            check_encoder(about.targets[name], encoder, name)
+            same.append(about.targets[name])
+        except DataError as error:
+            if not overwrite:
+                raise DataError(
+                    f"{subject}: {error}; --name gives another name, --overwrite replaces it"
+                ) from error
+    return same
+
+
+def all_parts(
+    store: Store, manifest: Manifest, name: str, encoder: TargetEncoder, views: Views
+) -> Iterator[Part]:
+    """Yield the parts of all subjects, in the order of the manifest."""
+    size = samples_per_shard(encoder, views)
+    for subject, about in manifest.subjects.items():
+        for split, shards in about.splits.items():
+            samples = [sample for shard in shards for sample in read_index(store, shard)]
+            for number, start in enumerate(range(0, len(samples), size)):
+                folder = f"targets/{name}-{encoder.digest[:12]}/{split}"
+                path = f"{folder}/{split}_{subject}_{number}"
+                yield Part(subject, split, path, tuple(samples[start : start + size]))
+
+
+def split_views(views: Views, split: str) -> Views:
+    """Return the variants that a split gets."""
+    return views if split in AUGMENTED_SPLITS else replace(views, count=0)
+
+
+def make(
+    options: Embed,
+    store: Store,
+    encoder: TargetEncoder,
+    tasks: Sequence[Task],
+    old: Sequence[Targets],
+) -> list[Made]:
+    """Make the shards of all tasks, those of a level together, and return them in order."""
+    known: dict[str, tuple[str, str]] = {}
+    finished: dict[str, Shard] = {}
+    for targets in old:
+        known |= known_sources(store, targets)
+        finished |= {shard.path: shard for shards in targets.splits.values() for shard in shards}
+    planned = without_repeats(tasks, encoder, known)
+    made: dict[str, Made] = {}
+    for level in sorted({task.level for task in planned}):
+        some = [task for task in planned if task.level == level]
+        arguments = (options, encoder.digest, some, finished)
+        answers = map_items(
+            workers(options), Embedding, arguments, [1] * len(some), "embedding shards"
+        )
+        for task, answer in zip(some, answers, strict=True):
+            shard = Shard(**answer["shard"])
+            made[task.path] = Made(shard, answer["encoded"])
+            finished[shard_path(task, encoder)] = shard
+    return [made[task.path] for task in planned]
+
+
+def entries(
+    parts: Sequence[Part], shards: Iterable[Shard], encoder: TargetEncoder, variants: int
+) -> dict[str, Targets]:
+    """Return the entry of the set for each subject."""
+    splits: dict[str, dict[str, tuple[Shard, ...]]] = {}
+    for part, shard in zip(parts, shards, strict=True):
+        own = splits.setdefault(part.subject, {})
+        own[part.split] = (*own.get(part.split, ()), shard)
+    return {
+        subject: Targets(
+            kind=encoder.kind,
+            encoder=encoder.name,
+            digest=encoder.digest,
+            shape=encoder.shape,
+            variants=variants,
+            splits=own,
+        )
+        for subject, own in splits.items()
+    }
+
+
+def merge(before: Manifest, current: Manifest, name: str, new: Mapping[str, Targets]) -> Manifest:
+    """Return the current manifest with a set of targets more, made for the subjects before.
+
+    A subject that is new by now, or has other shards, is left as it is, and named.
+    """
+    subjects = dict(current.subjects)
+    for subject, about in current.subjects.items():
+        if subject in new and about.splits == before.subject(subject).splits:
+            subjects[subject] = replace(about, targets={**about.targets, name: new[subject]})
+        else:
+            print(
+                f"{subject}: its samples came into the manifest meanwhile, without targets "
+                f"{name!r}; run again to make them",
+                file=sys.stderr,
+            )
+    return replace(current, subjects=subjects)
+
+
+def run(options: Embed) -> None:
+    """Embed."""
+    options = replace(options, data_url=absolute_path(options.data_url))
+    connect(workers(options))
+    embed(options)
+    print(f"wrote {options.data_url}", file=sys.stderr)

@@ -1,0 +1,204 @@
+"""Work of `jobs/evaluate.py`."""
+
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from jobs.command import KNOWN_ERRORS, SCHEME, absolute_path, local_path, watched
+from jobs.opening.checkpoints import (
+    chosen_checkpoint,
+    codec_of,
+    data_store,
+    encoder_of,
+    lowlevel_beside,
+    open_data,
+)
+from jobs.opening.generators import open_generator
+from jobs.opening.judges import open_judges
+from jobs.options.evaluate import Evaluate
+from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.data.manifest import Manifest, read_manifest
+from mindeye_dist.decoding.pools.faiss_pool import Pool
+from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.decoding.reconstruction_shards import finished, made_with, reconstructions_of
+from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor
+from mindeye_dist.evaluation.data import EvaluationData, check_data
+from mindeye_dist.evaluation.lowlevel import evaluate_lowlevel, evaluate_lowlevel_alone
+from mindeye_dist.evaluation.pictures import Made, PictureSettings, evaluate_pictures
+from mindeye_dist.evaluation.results import Evaluation
+from mindeye_dist.evaluation.retrieval import evaluate
+from mindeye_dist.frozen.codecs import LatentCodec
+from mindeye_dist.reports.page import write_report
+from mindeye_dist.reports.words import FACTORS
+from mindeye_dist.runs.journal import read_journal, read_summary
+from mindeye_dist.storage.store import Store
+
+
+@dataclass(frozen=True)
+class LowLevelParts:
+    """A low-level checkpoint, the codec of its latents and the data to evaluate both on."""
+
+    predictor: Predictor
+    codec: LatentCodec
+    data: EvaluationData
+
+
+def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> Path:
+    """Return where the report goes.
+
+    Raises:
+        ValueError: that would be inside the checkpoint, which strangers make invalid, or a URL.
+    """
+    if not options.out and options.checkpoint.startswith(SCHEME):
+        name = options.checkpoint.removeprefix(SCHEME).replace("@", "-").replace("/", "-")
+        return Path(absolute_path(f"runs/{name}"))
+    if not options.out:
+        return run_dir or checkpoint.with_name(f"{checkpoint.name}-report")
+    out = Path(local_path(options.out, "out")).resolve()
+    if out.is_relative_to(checkpoint):
+        raise ValueError(f"--out: got {out}, expected a folder outside the checkpoint")
+    return out
+
+
+def judge(
+    options: Evaluate, predictor: Predictor, store: Store, run_dir: Path | None
+) -> Evaluation:
+    """Return the evaluation of a checkpoint of either pipeline, with what belongs to it."""
+    manifest = read_manifest(store)
+    chosen = {"num_examples": options.num_examples, "seed": options.seed}
+    if predictor.config.pipeline == "lowlevel":
+        if options.lowlevel_run_dir:
+            raise ValueError(
+                f"--lowlevel-run-dir: got {options.lowlevel_run_dir}, but {predictor.path} is of "
+                "the low-level pipeline itself"
+            )
+        own = lowlevel_parts(options, predictor, store, manifest)
+        return evaluate_lowlevel_alone(own.predictor, own.codec, own.data, **chosen)
+    # Both are opened before either is evaluated: what is wrong is said at once.
+    data = open_data(predictor, store, manifest, options.device)
+    check_data(predictor, data)
+    reconstructor = open_reconstructor(options, predictor, store)
+    beside = lowlevel_beside(
+        options,
+        predictor,
+        run_dir,
+        lambda own: lowlevel_parts(options, own, store, manifest),
+        drawn_over=reconstructor is not None,
+    )
+    if reconstructor is not None and beside is not None:
+        reconstructor = reconstructor.over(LowLevelPipeline(beside.predictor, beside.codec))
+    judges = open_judges(options.networks, store, options.device) if reconstructor else None
+    made = made_before(options, reconstructor, data.splits["test"]) if reconstructor else None
+    pool = Pool(Path(absolute_path(options.pool)), data.targets) if options.pool else None
+    print("scoring retrieval, ridge and the linear decoders beside it", file=sys.stderr)
+    evaluation = evaluate(predictor, data, **chosen)
+    if beside is not None:
+        print("scoring the low-level pictures", file=sys.stderr)
+        lowlevel = evaluate_lowlevel(beside.predictor, beside.codec, beside.data, **chosen)
+        evaluation = replace(evaluation, lowlevel=lowlevel)
+    if reconstructor is not None and judges is not None:
+        settings = PictureSettings(
+            pictures=options.pictures,
+            control_candidates=options.control_candidates,
+            seed=options.seed,
+        )
+        drawn = evaluate_pictures(reconstructor, data, judges, settings, pool, made)
+        evaluation = replace(evaluation, reconstructed=drawn)
+    return evaluation
+
+
+def open_reconstructor(
+    options: Evaluate, predictor: Predictor, store: Store
+) -> Reconstructor | None:
+    """Return what draws pictures from a checkpoint's tokens and noise, if a generator takes them.
+
+    One that was not asked for is left out where it does not fit, and that is said.
+    """
+    if not options.pictures:
+        return None
+    try:
+        return Reconstructor(
+            predictor,
+            open_generator(replace(options.draw, device=options.device)),
+            encoder_of(
+                predictor,
+                store,
+                options.device,
+                weights=options.encoder_weights,
+                antialias=options.encoder_antialias,
+            ),
+            options.reconstruction,
+            watch=lambda batches: watched(batches, "drawing pictures, batch"),
+        )
+    except KNOWN_ERRORS as error:
+        asked = ("draw", "networks", "reconstruction", "reconstructions", "pool", "pictures")
+        names = (*asked, "control_candidates")
+        if any(getattr(options, name) != getattr(Evaluate(), name) for name in names):
+            raise
+        print(f"left out the pictures: {error}; --draw names a generator", file=sys.stderr)
+        return None
+
+
+def made_before(options: Evaluate, reconstructor: Reconstructor, test: Dataset) -> Made | None:
+    """Return what reads the reconstructions that were named, if there are any.
+
+    Raises:
+        DataError: they are not finished, or were made with something else.
+    """
+    if not options.reconstructions:
+        return None
+    store = Store(absolute_path(options.reconstructions))
+    expected = made_with(reconstructor, "test", "average", options.device)
+    record = finished(store, expected, test.store, test.samples)
+    return partial(reconstructions_of, store, record)
+
+
+def lowlevel_parts(
+    options: Evaluate, predictor: Predictor, store: Store, manifest: Manifest
+) -> LowLevelParts:
+    """Return a low-level checkpoint with its codec and data, which fit it."""
+    data = open_data(predictor, store, manifest, options.device)
+    check_data(predictor, data)
+    return LowLevelParts(predictor, codec_of(options, predictor), data)
+
+
+def print_scores(evaluation: Evaluation) -> None:
+    """Print the essence of an evaluation, a line for each row of its tables."""
+    for name, row in evaluation.report.get("retrieval", {}).items():
+        if isinstance(row, dict):
+            print(
+                f"{name:15s} brain_to_image {row['brain_to_image']['top1']:6.1%}   "
+                f"image_to_brain {row['image_to_brain']['top1']:6.1%}"
+            )
+    if evaluation.lowlevel:
+        for name in ("model", "ridge", "mean_picture", "shuffled"):
+            pixcorr = evaluation.lowlevel.report[name]["pixcorr"]["mean"]
+            print(f"low level, {name:15s} PixCorr {pixcorr:.3f}")
+    if evaluation.reconstructed:
+        metrics, rows = (evaluation.reconstructed.report[part] for part in ("metrics", "rows"))
+        width = max(len(row["label"]) for row in rows.values())
+        for row in rows.values():
+            values = [
+                f"{metrics[key]['label']} {score['mean']:.3f}"
+                for key, score in row["scores"].items()
+            ]
+            print(f"{row['label']:{width}s}  {'  '.join(values)}")
+        for name, row in evaluation.reconstructed.report["factors"].get("rows", {}).items():
+            shares = [
+                f"{FACTORS.get(factor, factor)} {score['mean']:.0%}"
+                for factor, score in row.items()
+            ]
+            print(f"{rows[name]['label']:{width}s}  right: {'  '.join(shares)}")
+
+
+def run(options: Evaluate) -> None:
+    """Evaluate, write the report and print its essence."""
+    path, run_dir = chosen_checkpoint(options)
+    out = report_folder(options, path, run_dir)
+    predictor = Predictor(path, options.device)
+    evaluation = judge(options, predictor, data_store(options, predictor), run_dir)
+    journal = (read_journal(str(run_dir)), read_summary(str(run_dir))) if run_dir else ([], {})
+    page = write_report(out, evaluation, *journal)
+    print_scores(evaluation)
+    print(page)

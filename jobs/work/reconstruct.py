@@ -1,0 +1,118 @@
+"""Work of `jobs/reconstruct.py`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from jobs.on_ray.parallel_map import (
+    connect,
+    map_items,
+)
+from jobs.opening.checkpoints import chosen_checkpoint, data_store
+from jobs.opening.reconstruction import Found, find, open_reconstructor
+from jobs.opening.splits import (
+    Part,
+    open_split,
+    out_folder,
+    split_parts,
+    split_workers,
+    voxels_of,
+)
+from jobs.options.reconstruct import Reconstruct
+from mindeye_dist.data.manifest import Shard
+from mindeye_dist.data.shards import intact_shard
+from mindeye_dist.decoding.reconstruction_shards import (
+    MadeWith,
+    Record,
+    made_with,
+    write_reconstructions,
+    write_record,
+)
+from mindeye_dist.decoding.reconstructor import Reconstructor
+from mindeye_dist.storage.store import Store
+
+
+class Reconstructing:
+    """Station that makes a shard of reconstructions, unless it is there; it holds the models."""
+
+    def __init__(
+        self, options: Reconstruct, found: Found, made_with: MadeWith, parts: Sequence[Part]
+    ) -> None:
+        self._options, self._made_with, self._parts = options, made_with, parts
+        self._out = Store(options.out)
+        if not Path(found.checkpoint).exists():  # a copy, which is not on this node
+            found = find(on_cpu(options))
+        self._reconstructor = open_reconstructor(options, found)
+        own = describe(options, self._reconstructor)
+        if own != made_with:
+            raise ValueError(
+                f"this worker would make reconstructions with {own}, expected {made_with}, as "
+                "where the job was started"
+            )
+        predictor = self._reconstructor.predictor
+        self._dataset = open_split(options, data_store(options, predictor), predictor)
+
+    def __call__(self, number: int) -> dict[str, Any]:
+        """Return the shard's entry and the number of pictures that were drawn for it."""
+        part = self._parts[number]
+        if there := intact_shard(self._out, part.path):
+            return {"shard": asdict(there), "made": 0}
+        keys = [sample.key for sample in self._dataset.samples[part.first : part.stop]]
+        voxels = voxels_of(self._dataset, part, self._options.repeats)
+        made = self._reconstructor(voxels, keys)
+        shard = write_reconstructions(self._out, part.path, made, self._made_with)
+        return {"shard": asdict(shard), "made": len(keys)}
+
+
+def reconstruct(options: Reconstruct) -> Record:
+    """Make and write the reconstructions of a split, and return which shards they are in.
+
+    Raises:
+        CheckpointError: the run has no good checkpoint.
+        DataError: what was given does not fit together, or shards cannot be read or written.
+        ValueError: weights are not there or do not fit.
+    """
+    here = on_cpu(options)
+    found = find(here)
+    reconstructor = open_reconstructor(here, found)
+    described = describe(options, reconstructor)
+    predictor = reconstructor.predictor
+    dataset = open_split(here, data_store(here, predictor), predictor)
+    parts = split_parts(options, dataset, described)
+    count = sum(part.stop - part.first for part in parts)
+    print(
+        f"{count} pictures, {described.candidates} candidates each, by {described.generator} "
+        f"{'over' if described.lowlevel else 'without'} low-level pictures",
+        file=sys.stderr,
+    )
+    del reconstructor, predictor  # the workers have their own
+    answers = map_items(
+        split_workers(options, options.device),
+        Reconstructing,
+        (options, found, described, parts),
+        [part.stop - part.first for part in parts],
+        "drawing pictures",
+    )
+    print(f"drew {sum(a['made'] for a in answers)} of {count} pictures", file=sys.stderr)
+    return write_record(Store(options.out), described, [Shard(**a["shard"]) for a in answers])
+
+
+def on_cpu(options: Reconstruct) -> Reconstruct:
+    """Return the options for a node that may have no GPU, as a cluster's head."""
+    return replace(options, device="cpu", draw=replace(options.draw, device="cpu"))
+
+
+def describe(options: Reconstruct, reconstructor: Reconstructor) -> MadeWith:
+    """Return what pictures by these models and options depend on."""
+    return made_with(reconstructor, options.split, options.repeats, options.device)
+
+
+def run(options: Reconstruct) -> None:
+    """Reconstruct."""
+    out = out_folder(options.out, "reconstructions", *chosen_checkpoint(options))
+    options = replace(options, out=out)
+    connect(split_workers(options, options.device))
+    reconstruct(options)
+    print(options.out)

@@ -1,0 +1,86 @@
+"""Work of `jobs/train.py`."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch.distributed as dist
+
+from jobs.command import Printer, with_absolute_paths
+from jobs.opening.demo_data import check_subject_data, simulate_demo
+from jobs.options.train import Train
+from jobs.recipes import recipe
+from jobs.tracking import tracked
+from jobs.worker import worker
+from mindeye_dist.config import DataConfig, ExperimentConfig
+from mindeye_dist.distributed import leave, rank
+from mindeye_dist.runs.checkpoints import Checkpoints
+from mindeye_dist.runs.start import check_run_dir, make_run_dir
+from mindeye_dist.strict import check
+from mindeye_dist.training.preemption import sigterm_notice
+
+
+def lowlevel_beside(name: str, config: ExperimentConfig) -> ExperimentConfig:
+    """Return the low-level run that goes with a high-level one: same data, machines, tracking."""
+    beside = recipe(f"{name}-lowlevel")
+    data = replace(beside.data, url=config.data.url, subject=config.data.subject)
+    copy_to = config.checkpoint.copy_to
+    return replace(
+        beside,
+        run_dir=f"{config.run_dir}-lowlevel",
+        data=data,
+        checkpoint=replace(beside.checkpoint, copy_to=copy_to and f"{copy_to}-lowlevel"),
+        compute=config.compute,
+        tracking=config.tracking,
+    )
+
+
+def run_here(runs: Sequence[ExperimentConfig], options: Train) -> None:
+    """Train in this process, one of several where torchrun says so."""
+    alone = "WORLD_SIZE" not in os.environ
+    if not alone:
+        cuda = runs[0].compute.device == "cuda"
+        dist.init_process_group("nccl" if cuda else "gloo")
+    for config in runs:
+        fewest = config.compute.min_workers
+        check(fewest == 0, "compute.min_workers", fewest, "0 without Ray, which alone changes them")
+    with sigterm_notice() as notice:
+        for config in runs:
+            make_run_dir(config, overwrite=options.overwrite)
+            if rank() == 0:
+                with tracked(config) as trackers:
+                    worker(config, [Printer(), *trackers], notice=notice)
+                print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+            else:
+                worker(config, notice=notice)
+    if not alone:
+        leave()
+
+
+def run(options: Train) -> None:
+    """Check what can be checked at once, and train."""
+    runs = [with_absolute_paths(options.config)]
+    if options.with_lowlevel:
+        runs.append(lowlevel_beside(options.recipe, runs[0]))
+    if options.config.data.url == DataConfig.url and not options.resume:
+        simulate_demo(runs[0].data.url)
+    for config in runs:
+        begun = Checkpoints(config.run_dir, 1).folder.exists()
+        if config is runs[0] or begun:  # the second of a run that goes on may be still to come
+            check_run_dir(config, resume=options.resume, overwrite=options.overwrite)
+        check_subject_data(config)
+    if options.without_ray:
+        run_here(runs, options)
+        return
+    # Only here, so that --without-ray needs no Ray.
+    from jobs.on_ray.launch import (
+        connect,
+        launch,
+    )
+
+    connect(runs[0])
+    for config in runs:
+        make_run_dir(config, overwrite=options.overwrite)
+        launch(config)
+        print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
