@@ -24,6 +24,7 @@ from jobs.opening.generator_pictures import LOOKED_AT, digest_of
 from jobs.options.simulate import Simulate
 from jobs.simulate import COMPONENTS, encode, load_pictures
 from mindeye_dist.data.shards import checksum
+from mindeye_dist.errors import InputError
 from mindeye_dist.evaluation.ridge import fit_ridge
 from mindeye_dist.metrics import DIRECTIONS, ranks, similarity, top_k
 from mindeye_dist.pictures import decode, small
@@ -121,7 +122,7 @@ def load(options: Calibrate, console: Console) -> Pictures:
     """Return the encoded pictures, from the cache if it holds them.
 
     Raises:
-        ValueError: the cache holds other pictures.
+        InputError: the cache holds other pictures.
     """
     source = Simulate(
         images=options.images,
@@ -137,7 +138,7 @@ def load(options: Calibrate, console: Console) -> Pictures:
             pictures = Pictures(clip_tokens=file["clip_tokens"], small=file["small"])
             held = str(file["of"]) if "of" in file else "something else"
         if held != about:
-            raise ValueError(f"{cache}: holds {held}, expected {about}")
+            raise InputError(f"{cache}: holds {held}, expected {about}")
         return pictures
     console.log(f"making and encoding {sum(source.counts.values())} pictures")
     stored = list(load_pictures(source))

@@ -14,39 +14,33 @@ from rich.console import Console
 from rich.progress import track
 
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.runs.checkpoints import CheckpointError
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import UserError
 from mindeye_dist.strict import check, override
-from mindeye_dist.training.guards import DivergedError, MiscountError, NonFiniteError
-from mindeye_dist.training.preemption import PreemptedError
 
 Item = TypeVar("Item")
 PLAIN_SECONDS = 10.0
 SCHEME = "models:/"
 """URL scheme of models in MLflow's registry."""
 SCORES = ("top1_brain_to_image", "top1_image_to_brain", "latent_correlation")
-KNOWN_ERRORS = (
-    DataError,
-    CheckpointError,
-    DivergedError,
-    MiscountError,
-    NonFiniteError,
-    PreemptedError,
-    ValueError,
-    ImportError,
-    ChildProcessError,
-)
 
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """End the program with one line for errors a user can act on; others keep their trace."""
+    """End the program with one line on a `UserError`; any other exception keeps its trace.
+
+    The environment variable MINDEYE_TRACEBACK=1 keeps the trace of a `UserError`, too.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for library in ("botocore", "aiobotocore"):  # where credentials were found, at every client
+    for library in (
+        "botocore",
+        "aiobotocore",
+    ):  # they log the source of credentials for each client
         logging.getLogger(library).setLevel(logging.WARNING)
     try:
         yield
-    except KNOWN_ERRORS as error:
+    except UserError as error:
+        if os.environ.get("MINDEYE_TRACEBACK") == "1":
+            raise
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted")
@@ -95,7 +89,7 @@ def local_path(path: str, name: str) -> str:
     """Return an absolute folder.
 
     Raises:
-        ValueError: the path is a URL, which would become a local folder of that name.
+        InputError: the path is a URL, which would become a local folder of that name.
     """
     check("://" not in path, name, path, "a folder, no URL")
     return absolute_path(path)

@@ -15,10 +15,7 @@ from torch import Tensor
 
 from jobs.command import absolute_path, clear_errors, watched
 from jobs.opening.generator_pictures import as_tensor
-from mindeye_dist.frozen.efficientnet import (
-    EfficientNetLite0,
-    efficientnet_lite0_weights,
-)
+from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.frozen.encoders import ENCODED_AT_ONCE
 from mindeye_dist.frozen.projection import ProjectedEncoder
 from mindeye_dist.pictures import encode_jpeg

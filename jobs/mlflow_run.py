@@ -27,9 +27,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.tracking import RUNNING, Tracking, tracking_uri, write_tracking
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.errors import DataError
 from mindeye_dist.runs.folder import TRACKED_RUN
 from mindeye_dist.runs.journal import read_journal_from, write_atomically
-from mindeye_dist.storage.store import DataError
 from mindeye_dist.strict import paths
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from mindeye_dist.config import (
     ProjectorConfig,
     TrainingConfig,
 )
+from mindeye_dist.errors import InputError
 from mindeye_dist.strict import paths
 
 
@@ -153,10 +154,10 @@ def recipe(name: str) -> ExperimentConfig:
     """Return a recipe's config.
 
     Raises:
-        ValueError: there is no such recipe; the message lists those there are.
+        InputError: there is no such recipe; the message lists those there are.
     """
     if name not in RECIPES:
-        raise ValueError(f"--recipe: got {name!r}, expected one of {', '.join(RECIPES)}")
+        raise InputError(f"--recipe: got {name!r}, expected one of {', '.join(RECIPES)}")
     return RECIPES[name]()
 
 

@@ -22,7 +22,8 @@ from jobs.command import SCHEME, absolute_path, cache_folder
 from jobs.mlflow_run import experiment_id
 from jobs.tracking import tracking_uri
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.runs.checkpoints import MANIFEST, CheckpointError, file_digest
+from mindeye_dist.errors import CheckpointError, InputError
+from mindeye_dist.runs.checkpoints import MANIFEST, file_digest
 
 log = logging.getLogger(__name__)
 ARTEFACT, DIGITS = "checkpoint", 12
@@ -96,7 +97,7 @@ def register(
         tags: of the version.
 
     Raises:
-        ValueError: MLflow did not take it.
+        InputError: MLflow did not take it.
     """
     uri = tracking_uri(config)
     try:
@@ -109,7 +110,7 @@ def register(
         texts = {key: str(value) for key, value in tags.items()}
         version = client.create_model_version(name, source, run_id=run_id, tags=texts)
     except TOLD as error:
-        raise ValueError(f"mlflow: {uri}: {error}") from error
+        raise InputError(f"mlflow: {uri}: {error}") from error
     return f"{SCHEME}{name}/{version.version}"
 
 
@@ -126,13 +127,13 @@ def set_alias(config: ExperimentConfig, version: str, alias: str) -> str:
     """Give `models:/NAME/VERSION` an alias, and return `models:/NAME@ALIAS`.
 
     Raises:
-        ValueError: MLflow did not take it.
+        InputError: MLflow did not take it.
     """
     name, number = version.removeprefix(SCHEME).rsplit("/", 1)
     try:
         MlflowClient(tracking_uri(config)).set_registered_model_alias(name, alias, number)
     except TOLD as error:
-        raise ValueError(f"mlflow: {tracking_uri(config)}: {error}") from error
+        raise InputError(f"mlflow: {tracking_uri(config)}: {error}") from error
     return f"{SCHEME}{name}@{alias}"
 
 

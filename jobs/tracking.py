@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.errors import PreemptedError
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.runs.folder import TRACKED_RUN, TRACKING
 from mindeye_dist.runs.journal import Report, write_atomically
 from mindeye_dist.runs.same_run import changed_settings
 from mindeye_dist.strict import from_dict, paths, to_dict
-from mindeye_dist.training.preemption import PreemptedError
 
 RUNNING = "RUNNING"
 
@@ -112,7 +112,7 @@ def read_tracking(run_dir: str) -> Tracking | None:
     """Return what is noted in a run folder, if anything.
 
     Raises:
-        ValueError: it cannot be read.
+        InputError: it cannot be read.
     """
     path = Path(run_dir) / TRACKING
     if not path.exists():

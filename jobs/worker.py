@@ -15,12 +15,12 @@ from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.distributed import agree, rank, world_size
+from mindeye_dist.errors import CheckpointError, InputError
 from mindeye_dist.models.build import build_model
 from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
 from mindeye_dist.runs.checkpoint_copies import CheckpointCopies
 from mindeye_dist.runs.checkpoints import (
-    CheckpointError,
     Checkpoints,
     Progress,
     TrainingState,
@@ -57,7 +57,7 @@ def worker(
         notice: set to have the run save a checkpoint and end.
 
     Raises:
-        ValueError: the number of running workers is not the config's.
+        InputError: the number of running workers is not the config's.
         PreemptedError: `notice` was set.
     """
     check_workers(config)
@@ -93,12 +93,12 @@ def check_workers(config: ExperimentConfig) -> None:
     """Check that the number of running workers is the config's.
 
     Raises:
-        ValueError: it is not.
+        InputError: it is not.
     """
     fewest, most = config.compute.fewest_workers, config.compute.num_workers
     if not fewest <= world_size() <= most:
         expected = most if fewest == most else f"{fewest} to {most}"
-        raise ValueError(f"compute.num_workers: got {expected}, but {world_size()} are running")
+        raise InputError(f"compute.num_workers: got {expected}, but {world_size()} are running")
 
 
 def open_disk_cache(data: DataConfig) -> DiskCache | None:

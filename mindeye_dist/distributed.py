@@ -16,6 +16,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+from mindeye_dist.errors import InputError
+
 
 def rank() -> int:
     """Return this process's rank, 0 when alone."""
@@ -107,12 +109,12 @@ def local_device(kind: str) -> torch.device:
     """Return this worker's device.
 
     Raises:
-        ValueError: CUDA is asked for where there is none.
+        InputError: CUDA is asked for where there is none.
     """
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ValueError("compute.device: got 'cuda', but torch sees no CUDA device")
+        raise InputError("compute.device: got 'cuda', but torch sees no CUDA device")
     device = torch.device(
         "cuda", int(os.environ.get("LOCAL_RANK", rank())) % torch.cuda.device_count()
     )

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.randomness import numpy_generator
 
 Direction = Literal["brain_to_image", "image_to_brain"]
@@ -21,14 +22,14 @@ def ranks(
     """Return the rank of the true match of each query, 0 for the best; ties count against it.
 
     Raises:
-        ValueError: the pool is not square or holds a value that is not finite.
+        InputError: the pool is not square or holds a value that is not finite.
     """
     if similarity.shape[0] != similarity.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"similarity: got shape {similarity.shape}, expected as many brains as images"
         )
     if not np.isfinite(similarity).all():
-        raise ValueError("similarity: got a value that is not finite")
+        raise InputError("similarity: got a value that is not finite")
     scores = similarity if direction == "brain_to_image" else similarity.T
     truth = np.diagonal(scores)[:, None]
     return (scores >= truth).sum(axis=1) - 1
@@ -98,12 +99,12 @@ def retrieval_in_draws(
     runs of neighbouring samples; here each is drawn without replacement.
 
     Raises:
-        ValueError: there are not as many images as brains, or fewer of them than a pool holds.
+        InputError: there are not as many images as brains, or fewer of them than a pool holds.
     """
     if len(brains) != len(images):
-        raise ValueError(f"got {len(brains)} brains and {len(images)} images, expected as many")
+        raise InputError(f"got {len(brains)} brains and {len(images)} images, expected as many")
     if not 2 <= pool <= len(brains) or draws < 1:
-        raise ValueError(
+        raise InputError(
             f"got {draws} draws of a pool of {pool}, expected at least 1 draw of 2 to "
             f"{len(brains)}, the number of brains"
         )

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 MAX_PIXELS = 2**26

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import one_hot
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.efficientnet import CROP, RESIZE
 from mindeye_dist.frozen.projection import Moments, Projection, signed
 from mindeye_dist.simulation.scene_objects import DRAWINGS
@@ -54,14 +55,14 @@ def fit_scene_projection(
     token 0 has not. They share all else with token 0, as tokens of CLIP's transformer do.
 
     Raises:
-        ValueError: there are too few scenes or channels, a scene lacks a factor, or the tokens are
+        InputError: there are too few scenes or channels, a scene lacks a factor, or the tokens are
             no square map and one before it.
     """
     summary, others = _Regression(), _Regression()
     for tokens, factors in batches:
         side = math.isqrt(tokens.shape[1] - 1)
         if side**2 != tokens.shape[1] - 1:
-            raise ValueError(f"got {tokens.shape[1]} tokens, expected one and a square map")
+            raise InputError(f"got {tokens.shape[1]} tokens, expected one and a square map")
         summary.add(tokens[:, 0], scene_labels(factors))
         others.add(
             rearrange(tokens[:, 1:], "scene place channel -> (scene place) channel"),
@@ -83,7 +84,7 @@ def scene_labels(factors: Sequence[Factors]) -> Float[Tensor, "scenes labels"]:
     """Return 1 for the kind, colour, size and ground of each scene, 0 for all others.
 
     Raises:
-        ValueError: a scene lacks a factor.
+        InputError: a scene lacks a factor.
     """
     return torch.cat([_one_hot(factors, name) for name in NAMES], dim=1)
 
@@ -95,7 +96,7 @@ def presence(factors: Sequence[Factors], side: int) -> Float[Tensor, "scenes pla
     edge stands up to 0.06 of the picture further in, or it would be cut off.)
 
     Raises:
-        ValueError: a scene lacks a factor.
+        InputError: a scene lacks a factor.
     """
     # The encoder looks at the middle of the picture only.
     grid = 0.5 + ((torch.arange(side) + 0.5) / side - 0.5) * CROP / RESIZE
@@ -114,7 +115,7 @@ def _one_hot(factors: Sequence[Factors], name: str) -> Float[Tensor, "scenes lab
 def _values(factors: Sequence[Factors], name: str) -> list[str]:
     for number, truth in enumerate(factors):
         if name not in truth:
-            raise ValueError(f"scene {number}: its truth {dict(truth)} lacks {name}")
+            raise InputError(f"scene {number}: its truth {dict(truth)} lacks {name}")
     return [truth[name] for truth in factors]
 
 
@@ -135,7 +136,7 @@ class _Regression:
     ) -> tuple[Float[Tensor, " channels"], Float[Tensor, "channels dim"]]:
         """Return the channels' mean, and the basis of the `dim` leading discriminants."""
         if self.moments.count <= dim:
-            raise ValueError(f"{dim} discriminants asked of {self.moments.count} vectors")
+            raise InputError(f"{dim} discriminants asked of {self.moments.count} vectors")
         mean, covariance = self.moments.mean_and_covariance()
         channels = len(covariance) - self.labels
         of_channels, across = covariance[:channels, :channels], covariance[:channels, channels:]
@@ -145,7 +146,7 @@ class _Regression:
         values, rotation = torch.linalg.eigh(weights.T @ of_channels @ weights)
         if not values[0] > LEAST * values[-1]:
             found = int((values > LEAST * values[-1]).sum())
-            raise ValueError(
+            raise InputError(
                 f"{dim} discriminants asked of {channels} channels, which tell {found} apart"
             )
         basis = (weights @ rotation / values.sqrt()).flip(1)
@@ -155,7 +156,7 @@ class _Regression:
 def _whitening(covariance: Float[Tensor, "labels labels"], dim: int) -> Float[Tensor, "labels dim"]:
     values, vectors = torch.linalg.eigh(covariance)
     if not values[-dim] > LEAST * values[-1]:
-        raise ValueError(
+        raise InputError(
             f"the scenes' labels vary in fewer than {dim} directions: expected more scenes"
         )
     return vectors[:, -dim:] / values[-dim:].sqrt()

@@ -8,13 +8,15 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from mindeye_dist.errors import InputError
+
 C = TypeVar("C")
 
 
 def check(holds: bool, path: str, got: object, expected: str) -> None:
     """Raise a ValueError that names the path, what was given and what was expected."""
     if not holds:
-        raise ValueError(f"{path}: got {got!r}, expected {expected}")
+        raise InputError(f"{path}: got {got!r}, expected {expected}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -26,14 +28,14 @@ def from_dict(cls: type[C], values: Mapping[str, Any], path: str = "") -> C:
     """Rebuild a config from `to_dict`'s output.
 
     Raises:
-        ValueError: a key is unknown, missing, or its value has another type; the message names the
+        InputError: a key is unknown, missing, or its value has another type; the message names the
             path.
     """
     hints = get_type_hints(cls)
     if unknown := sorted(set(values) - set(hints)):
-        raise ValueError(f"unknown config keys: {', '.join(path + key for key in unknown)}")
+        raise InputError(f"unknown config keys: {', '.join(path + key for key in unknown)}")
     if missing := sorted(set(hints) - set(values)):
-        raise ValueError(f"missing config keys: {', '.join(path + key for key in missing)}")
+        raise InputError(f"missing config keys: {', '.join(path + key for key in missing)}")
     return cls(**{key: _typed(hints[key], value, path + key) for key, value in values.items()})
 
 
@@ -41,7 +43,7 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
     """Return the config with values replaced by dotted path, e.g. `{"optimizer.max_lr": 1e-3}`.
 
     Raises:
-        ValueError: a path does not exist or a value has the wrong type.
+        InputError: a path does not exist or a value has the wrong type.
     """
     values = to_dict(config)
     for path, value in changes.items():
@@ -54,7 +56,7 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
         if key not in node or isinstance(node[key], dict):
             near = get_close_matches(path, paths(config), n=1)
             hint = f"; there is {near[0]}" if near else ""
-            raise ValueError(f"{path}: no such setting{hint}")
+            raise InputError(f"{path}: no such setting{hint}")
         node[key] = value
     return from_dict(type(config), values)
 
@@ -73,7 +75,7 @@ def paths(config: Any, prefix: str = "") -> dict[str, Any]:
 def _typed(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise ValueError(f"{path}: got {value!r}, expected a section")
+            raise InputError(f"{path}: got {value!r}, expected a section")
         return from_dict(hint, value, f"{path}.")
     if get_origin(hint) is dict:
         check(isinstance(value, Mapping), path, value, "a mapping")

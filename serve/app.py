@@ -303,7 +303,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     """Return the application that arguments by dotted path ask for (serve/settings.py).
 
     Raises:
-        ValueError: there is no such setting, or its value does not fit.
+        InputError: there is no such setting, or its value does not fit.
         CheckpointError: the run has no good checkpoint.
     """
     settings = read_settings(arguments)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jobs.command import absolute_path
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import DataError
 
 SHORTEST = 16
 DEFAULT_FILE = "~/.mindeye-dist/token"

@@ -28,7 +28,7 @@ class Drawer:
     Raises:
         CheckpointError: the checkpoint is not whole.
         DataError: the parts do not belong together.
-        ValueError: weights are not there or do not fit.
+        InputError: weights are not there or do not fit.
     """
 
     def __init__(self, settings: Service, path: Path, version: str, device: Any) -> None:

@@ -16,33 +16,20 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from jobs.command import KNOWN_ERRORS, absolute_path
+from jobs.command import absolute_path
 from jobs.opening.checkpoints import data_store, open_data
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.pools.faiss_pool import Pool
-from mindeye_dist.decoding.pools.gallery import (
-    Gallery,
-    Leads,
-    Search,
-    SplitGallery,
-    val_leads,
-)
+from mindeye_dist.decoding.pools.gallery import Gallery, Leads, Search, SplitGallery, val_leads
 from mindeye_dist.decoding.predictor import Predictor, check_pipeline
+from mindeye_dist.errors import UserError
 from mindeye_dist.evaluation.data import EvaluationData, check_data
 from mindeye_dist.pictures import decode
 from mindeye_dist.runs.checkpoints import MANIFEST, file_digest, read_progress
 from serve.bodies import RefusedError
 from serve.schema import Gallery as GalleryCard
-from serve.schema import (
-    Histogram,
-    Lead,
-    Match,
-    ModelCard,
-    PictureFormat,
-    Retrieval,
-    Samples,
-)
+from serve.schema import Histogram, Lead, Match, ModelCard, PictureFormat, Retrieval, Samples
 from serve.settings import Service
 
 DIGITS = 12
@@ -204,7 +191,7 @@ class Decoder:
         most = min(len(self._gallery), k)
         try:
             found = self._gallery.search(np.stack([answers[n] for n in asked]), most)
-        except KNOWN_ERRORS:
+        except UserError:
             if len(asked) > 1:
                 return [self._search([row], k)[0] for row in rows]
             return [
@@ -221,7 +208,7 @@ class Decoder:
         lead, best = float(cosines[0] - cosines[1]), numbers[:k].tolist()
         try:
             pictures = self._pictures(best, form)
-        except KNOWN_ERRORS:
+        except UserError:
             return RefusedError(503, UNREADABLE, 1)
         return Retrieval(
             model=self.version,

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from jobs.command import KNOWN_ERRORS, SCHEME
+from jobs.command import SCHEME
 from jobs.opening.checkpoints import chosen_checkpoint
+from mindeye_dist.errors import UserError
 from serve.retriever import version_of
 from serve.settings import Service
 
@@ -84,7 +85,7 @@ class Champion(Generic[Opened]):
             wait = self._settings.refresh_seconds
             try:
                 found = self._registry.look_up(self._settings.checkpoint, self._settings.mlflow)
-            except KNOWN_ERRORS as error:
+            except UserError as error:
                 log.warning("registry: %s: the model stays", type(error).__name__)
                 continue
             if found != self._version:
@@ -95,7 +96,7 @@ class Champion(Generic[Opened]):
         name = f"{version.name}/{version.number}"
         try:
             self.now = self._open(version)
-        except (*KNOWN_ERRORS, OSError, RuntimeError, MemoryError) as error:
+        except (UserError, OSError, RuntimeError, MemoryError) as error:
             # The message may name the subject, which is no log's.
             log.warning("%s: %s: not served, the model stays", name, type(error).__name__)
             self._told("failed")

@@ -122,7 +122,7 @@ def read_settings(arguments: Mapping[str, Any]) -> Service:
     Words of `serve run` come as text, which is read as YAML where the setting is no text itself.
 
     Raises:
-        ValueError: there is no such setting, or its value does not fit.
+        InputError: there is no such setting, or its value does not fit.
     """
     default = Service()
     known = paths(default)

@@ -10,16 +10,9 @@ import pytest
 from PIL import Image
 
 from mindeye_dist import pictures
-from mindeye_dist.pictures import (
-    PictureFiles,
-    copies_among,
-    decode,
-    small,
-    square_jpeg,
-    thumbnail,
-)
+from mindeye_dist.errors import DataError
+from mindeye_dist.pictures import PictureFiles, copies_among, decode, small, square_jpeg, thumbnail
 from mindeye_dist.simulation.scenes import render_scene
-from mindeye_dist.storage.store import DataError
 
 
 def encoded(picture, file_format):

@@ -25,7 +25,6 @@ from ray.train.v2._internal.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.command import KNOWN_ERRORS
 from jobs.on_ray.board import Board, BoardHandler, shown_progress
 from jobs.on_ray.join import join
 from jobs.on_ray.prometheus import TrainingMeters
@@ -33,9 +32,10 @@ from jobs.tracking import tracked
 from jobs.worker import worker
 from mindeye_dist.config import ComputeConfig, ExperimentConfig
 from mindeye_dist.distributed import rank
+from mindeye_dist.errors import InputError, PreemptedError, UserError, WorkersLostError
 from mindeye_dist.runs.journal import Report
 from mindeye_dist.strict import from_dict, to_dict
-from mindeye_dist.training.preemption import PreemptedError, sigterm_notice
+from mindeye_dist.training.preemption import sigterm_notice
 
 log = logging.getLogger(__name__)
 ASK_SECONDS = 1.0
@@ -198,7 +198,7 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
         wait: allow a named cluster that is too small, as it may still grow.
 
     Raises:
-        ValueError: there are fewer CPUs or GPUs than the workers ask for.
+        InputError: there are fewer CPUs or GPUs than the workers ask for.
     """
     named = join()
     compute = config.compute
@@ -215,7 +215,7 @@ def connect(config: ExperimentConfig, *, wait: bool = True) -> None:
         f"for {fit} (by node: {there})"
     )
     if not (named and wait):
-        raise ValueError(f"{message}; lower it, or compute.cpus_per_worker or gpus_per_worker")
+        raise InputError(f"{message}; lower it, or compute.cpus_per_worker or gpus_per_worker")
     log.warning("%s: waiting for the cluster to grow", message)
 
 
@@ -247,9 +247,9 @@ def root_cause(error: TrainingFailedError) -> Exception:
     """Return the first error that a user can act on, as other ranks only report a lost peer."""
     failures: dict[int, Exception] = getattr(error, "worker_failures", {})
     for _, cause in sorted(failures.items()):
-        if isinstance(cause, KNOWN_ERRORS):
+        if isinstance(cause, UserError):
             return cause
     lost = [n for n, cause in sorted(failures.items()) if isinstance(cause, LOST_WORKER_ERRORS)]
     if lost:
-        return ChildProcessError(f"workers {lost} died; --resume goes on from the last checkpoint")
+        return WorkersLostError(f"workers {lost} died; --resume goes on from the last checkpoint")
     return error

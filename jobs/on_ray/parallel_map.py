@@ -5,9 +5,9 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from jobs.command import KNOWN_ERRORS, watched
+from jobs.command import watched
 from jobs.options.workers import Workers
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import DataError, InputError, UserError
 
 ItemTask = Callable[[int], dict[str, Any]]
 """Handles the item with a given number and returns a JSON answer."""
@@ -20,7 +20,7 @@ class OnRay:
         self._error = ""
         try:
             self._task = task(*arguments)
-        except KNOWN_ERRORS as error:
+        except UserError as error:
             self._error = str(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ class OnRay:
             return {"number": number, "answer": "", "error": self._error}
         try:
             answer = json.dumps(self._task(number))
-        except KNOWN_ERRORS as error:
+        except UserError as error:
             return {"number": number, "answer": "", "error": str(error)}
         return {"number": number, "answer": answer, "error": ""}
 
@@ -93,7 +93,7 @@ def connect(workers: Workers) -> None:
     """Join the Ray cluster that RAY_ADDRESS names, or start one on this machine.
 
     Raises:
-        ValueError: this machine has fewer CPUs or GPUs than workers.
+        InputError: this machine has fewer CPUs or GPUs than workers.
     """
     if workers.without_ray:
         return
@@ -109,6 +109,6 @@ def connect(workers: Workers) -> None:
     kind = "GPU" if workers.gpu else "CPU"
     there = ray.cluster_resources().get(kind, 0)
     if not named and workers.count > there:
-        raise ValueError(
+        raise InputError(
             f"--workers: {workers.count} workers ask for as many {kind}s, there are {there:g}"
         )

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from jobs.command import KNOWN_ERRORS, SCHEME, absolute_path, cache_folder, weights_path
+from jobs.command import SCHEME, absolute_path, cache_folder, weights_path
 from jobs.opening.encoders import data_shapes, open_split, target_encoder, while_training
 from jobs.options.checkpoints import CheckpointOptions, RunOptions
 from jobs.options.encoders import EncoderOptions
@@ -14,13 +14,14 @@ from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import Manifest
 from mindeye_dist.data.target_encoder import TargetEncoder
 from mindeye_dist.decoding.predictor import Predictor, check_codec, check_pipeline
+from mindeye_dist.errors import CheckpointError, DataError, UserError
 from mindeye_dist.evaluation.data import EvaluationData
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.frozen.open_codec import open_codec
 from mindeye_dist.runs.checkpoint_copies import fetch_checkpoint
-from mindeye_dist.runs.checkpoints import CheckpointError, Checkpoints
+from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.shapes import TargetShape
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 SPLITS = ("train", "val", "test")
 
@@ -172,7 +173,7 @@ def lowlevel_beside(
         if subject != other:
             raise DataError(f"{own.path}: is of {subject}, {predictor.path} of {other}")
         return opened(own)
-    except KNOWN_ERRORS as error:
+    except UserError as error:
         if named:
             raise
         if drawn_over:
@@ -188,7 +189,7 @@ def codec_of(options: RunOptions, predictor: Predictor) -> LatentCodec:
 
     Raises:
         DataError: what was given is another one.
-        ValueError: it needs weights that are not given, or they do not fit.
+        InputError: it needs weights that are not given, or they do not fit.
     """
     trained = predictor.shapes.targets["latents"]
     codec = open_codec(

@@ -10,6 +10,7 @@ from mindeye_dist.data.dataset import Dataset, computed_targets
 from mindeye_dist.data.manifest import Manifest
 from mindeye_dist.data.target_encoder import TargetEncoder, Views
 from mindeye_dist.distributed import local_device
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.codecs import AutoencoderKLCodec, LatentCodec, PixelCodec
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.frozen.encoders import EncoderMap, ImageEncoder
@@ -32,7 +33,7 @@ def target_encoder(options: EncoderOptions, store: Store | None) -> TargetEncode
     Raises:
         DataError: the store has no projection of the encoder.
         ImportError: the package with its weights is not installed.
-        ValueError: there are no such weights, or they do not fit.
+        InputError: there are no such weights, or they do not fit.
     """
     if options.encoder == "clip-vit-l-14":
         # Here, since it brings torchvision: seconds in each process of a run without it.
@@ -58,7 +59,7 @@ def while_training(config: ExperimentConfig, store: Store) -> TargetEncoder | No
     """Return the model that computes targets while training, none where they are read.
 
     Raises:
-        ValueError: it makes no clip_tokens, or there is no such model.
+        InputError: it makes no clip_tokens, or there is no such model.
     """
     computed = config.data.computed
     if not computed.encoder:
@@ -73,7 +74,7 @@ def while_training(config: ExperimentConfig, store: Store) -> TargetEncoder | No
     )
     encoder = target_encoder(options, store)
     if config.target_sets.keys() != {encoder.kind}:
-        raise ValueError(
+        raise InputError(
             f"data.computed.encoder: {computed.encoder} makes {encoder.kind}, the "
             f"{config.pipeline} pipeline wants {sorted(config.target_sets)}"
         )
@@ -127,7 +128,7 @@ def _teacher(options: EncoderOptions) -> ConvNextTeacher:
 
 def _given_weights(options: EncoderOptions) -> str:
     if not options.weights:
-        raise ValueError(f"--weights: got none, {options.encoder} needs them")
+        raise InputError(f"--weights: got none, {options.encoder} needs them")
     return options.weights
 
 
@@ -135,7 +136,7 @@ def codec_from(options: EncoderOptions) -> LatentCodec:
     """Return a codec by its name.
 
     Raises:
-        ValueError: there are no such weights, or they do not fit.
+        InputError: there are no such weights, or they do not fit.
     """
     if options.encoder == "pixels":
         return PixelCodec(options.side or 28)

@@ -20,13 +20,14 @@ from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.data.shards import checksum
+from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.frozen.encoders import ENCODED_AT_ONCE
 from mindeye_dist.pictures import PictureFiles, decode, encode_jpeg, square_jpeg
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.simulation.config import GENERATOR_SERIES
 from mindeye_dist.simulation.scenes import render_scene
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import check
 
 CHUNK = 500
@@ -76,7 +77,7 @@ def open_source(options: SourceOptions) -> Source:
         return shards_source(options)
     encoder = target_encoder(replace(options.encoder, device=options.device), None)
     if encoder.kind != "clip_tokens":
-        raise ValueError(
+        raise InputError(
             f"--encoder.encoder: got {options.encoder.encoder}, which makes no clip_tokens"
         )
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.command import absolute_path, weights_path
 from jobs.options.generators import GeneratorOptions
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.frozen.open_codec import open_codec
 from mindeye_dist.frozen.small_autoencoder import SmallAutoencoder
@@ -23,12 +24,12 @@ def open_generator(options: GeneratorOptions) -> Generator:
 
     Raises:
         ImportError: a package that it needs is not installed.
-        ValueError: there are no such weights, or they do not fit.
+        InputError: there are no such weights, or they do not fit.
     """
     if options.generator == "small":
         return _small(options)
     if not options.weights:
-        raise ValueError(
+        raise InputError(
             f"--draw.weights: got none, {options.generator} needs a folder or hub name"
         )
     kind = VersatileDiffusion if options.generator == "versatile-diffusion" else StableUnCLIP

@@ -25,7 +25,7 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
 
     Raises:
         DataError: what is known cannot be read.
-        ValueError: weights are not there or are another network's; what the hub does not give is a
+        InputError: weights are not there or are another network's; what the hub does not give is a
             gap.
     """
     networks: list[FeatureNetwork] = []

@@ -47,7 +47,7 @@ def open_reconstructor(options: DrawOptions, found: Found) -> Reconstructor:
 
     Raises:
         DataError: they do not belong together.
-        ValueError: weights are not there or do not fit.
+        InputError: weights are not there or do not fit.
     """
     config = options.reconstruction
     predictor = Predictor(Path(found.checkpoint), options.device, config.batch_size)

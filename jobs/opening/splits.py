@@ -14,7 +14,8 @@ from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.decoding.reconstruction_shards import known, shard_path
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.errors import DataError, InputError
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import check
 
 
@@ -82,11 +83,11 @@ def out_folder(out: str, name: str, checkpoint: Path, run_dir: Path | None) -> s
     """Return where the output goes: `out`, or the folder of that name.
 
     Raises:
-        ValueError: that would be inside the checkpoint, which strangers make invalid.
+        InputError: that would be inside the checkpoint, which strangers make invalid.
     """
     if not out:
         return str(run_dir / name if run_dir else checkpoint.with_name(f"{checkpoint.name}-{name}"))
     out = absolute_path(out)
     if "://" not in out and Path(out).resolve().is_relative_to(checkpoint.resolve()):
-        raise ValueError(f"--out: got {out}, expected a folder outside the checkpoint")
+        raise InputError(f"--out: got {out}, expected a folder outside the checkpoint")
     return out

@@ -21,6 +21,7 @@ from jobs.sweeps.options import SWEEP, Tune
 from jobs.sweeps.spaces import Space, check_space, parse_space, read_space, space_values
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.manifest import read_manifest
+from mindeye_dist.errors import InputError
 from mindeye_dist.runs.journal import write_atomically
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import from_dict, override, paths, to_dict
@@ -65,7 +66,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Lock a sweep's folder against other programs of this machine, until this program ends.
 
     Raises:
-        ValueError: another program has locked it.
+        InputError: another program has locked it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Beside the folder, because --overwrite deletes the folder.
@@ -73,7 +74,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{folder}: another jobs/tune.py is at work on this sweep") from None
+            raise InputError(f"{folder}: another jobs/tune.py is at work on this sweep") from None
         yield
 
 
@@ -81,7 +82,7 @@ def plan(options: Tune) -> Sweep:
     """Check a new sweep's options, its data and the models of its space.
 
     Raises:
-        ValueError: a setting does not go with a sweep; the message names it.
+        InputError: a setting does not go with a sweep; the message names it.
     """
     config = with_absolute_paths(options.config)
     check_options(options, config)
@@ -107,29 +108,29 @@ def check_options(options: Tune, config: ExperimentConfig) -> None:
     """Check the settings that a sweep restricts.
 
     Raises:
-        ValueError: one of them does not go with a sweep; the message names it.
+        InputError: one of them does not go with a sweep; the message names it.
     """
     if "://" in config.run_dir:
-        raise ValueError(f"run_dir: got {config.run_dir!r}, expected a folder that workers share")
+        raise InputError(f"run_dir: got {config.run_dir!r}, expected a folder that workers share")
     if config.checkpoint.copy_to:
-        raise ValueError("checkpoint.copy_to: a sweep does not copy its trials, leave it empty")
+        raise InputError("checkpoint.copy_to: a sweep does not copy its trials, leave it empty")
     if (Path(config.run_dir) / SWEEP).exists() and not options.overwrite:
-        raise ValueError(
+        raise InputError(
             f"run_dir: {config.run_dir} holds a sweep; --resume continues it, --overwrite deletes "
             "it, --run-dir names another folder"
         )
     if config.data.train_on != "train":
-        raise ValueError(
+        raise InputError(
             f"data.train_on: got {config.data.train_on}, expected train: trials are compared on "
             "val, which must not be trained on"
         )
     if config.pipeline == "lowlevel":
-        raise ValueError(
+        raise InputError(
             "pipeline: got lowlevel, expected highlevel: trials are compared by their retrieval"
         )
     epochs = config.training.epochs
     if options.scheduler != "none" and options.grace_epochs > epochs:
-        raise ValueError(
+        raise InputError(
             f"grace_epochs: got {options.grace_epochs}, expected at most training.epochs ({epochs})"
         )
 
@@ -165,7 +166,7 @@ def read_sweep(folder: Path) -> Sweep:
     """Read `sweep.json`.
 
     Raises:
-        ValueError: a key is unknown or a value is invalid; the message names file and key.
+        InputError: a key is unknown or a value is invalid; the message names file and key.
     """
     file = folder / SWEEP
     stored = json.loads(file.read_text())
@@ -173,7 +174,7 @@ def read_sweep(folder: Path) -> Sweep:
         options = from_dict(Tune, stored["options"])
         config = from_dict(ExperimentConfig, stored["config"])
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise InputError(f"{file}: {error}") from error
     return Sweep(options, config, parse_space(stored["space"], str(file)), stored["parent_run"])
 
 
@@ -181,11 +182,11 @@ def resume(arguments: list[str], options: Tune) -> Sweep:
     """Return the sweep in the run folder, with the settings of its start.
 
     Raises:
-        ValueError: there is no sweep, or a flag differs from its start and is not changeable.
+        InputError: there is no sweep, or a flag differs from its start and is not changeable.
     """
     folder = Path(with_absolute_paths(options.config).run_dir)
     if not (folder / SWEEP).exists():
-        raise ValueError(f"--resume: no sweep in {folder}")
+        raise InputError(f"--resume: no sweep in {folder}")
     stored = read_sweep(folder)
     # Parsed again: a missing flag means the value of the sweep's start, not the default.
     options = tyro.cli(Tune, default=replace(stored.options, resume=True), args=arguments)
@@ -197,7 +198,7 @@ def resume(arguments: list[str], options: Tune) -> Sweep:
         if value != before[path] and path not in changeable
     ]
     if changed:
-        raise ValueError(
+        raise InputError(
             f"--resume: a sweep continues with the settings of its start, but {'; '.join(changed)}"
         )
     sweep = replace(stored, options=options)

@@ -19,6 +19,7 @@ from jobs.sweeps.spaces import trial_config
 from jobs.sweeps.table import format_settings
 from jobs.sweeps.trial import TRIALS
 from mindeye_dist.data.manifest import MANIFEST
+from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoints import Checkpoints, file_digest
 from mindeye_dist.runs.folder import TRACKED_RUN
 from mindeye_dist.runs.journal import read_journal, write_atomically
@@ -48,7 +49,7 @@ def conclude(sweep: Sweep) -> None:
     """Write the report, print the ranking and register the best checkpoint.
 
     Raises:
-        ValueError: no trial has a score; the report has each trial's error.
+        InputError: no trial has a score; the report has each trial's error.
     """
     file = sweep.folder / SWEEP
     stored = json.loads(file.read_text())
@@ -75,7 +76,7 @@ def conclude(sweep: Sweep) -> None:
     end_parent(sweep.config, sweep.parent_run, scores, page)
     if not order:
         errors = sorted({trial.error for trial in trials if trial.error})
-        raise ValueError(f"{page}: no trial has a score: {'; '.join(errors) or 'no trial ran'}")
+        raise InputError(f"{page}: no trial has a score: {'; '.join(errors) or 'no trial ran'}")
     print_ranking(order)
     print(f"to train the best again: {command}")
     publish(sweep, order[0])

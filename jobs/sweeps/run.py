@@ -22,6 +22,7 @@ from jobs.sweeps.plan import Sweep, slots_of
 from jobs.sweeps.search import asha, make_searcher, quiet_optuna
 from jobs.sweeps.table import SweepTable
 from jobs.sweeps.trial import TRIALS, Task, run_trial
+from mindeye_dist.errors import InputError
 from mindeye_dist.strict import to_dict
 
 RETRIES = 2
@@ -131,12 +132,12 @@ def has_state(folder: Path) -> bool:
     """Return whether a folder holds a state of Tune from which a search can continue.
 
     Raises:
-        ValueError: every state file was cut short; Tune would begin another search silently.
+        InputError: every state file was cut short; Tune would begin another search silently.
     """
     files = sorted(folder.glob("experiment_state-*"), reverse=True)
     broken = list(takewhile(is_cut_short, files))
     if files and broken == files:
-        raise ValueError(
+        raise InputError(
             f"{folder}: the state of the search was cut short, and there is no earlier one; the "
             "trials are whole, but only --overwrite can begin a search again"
         )

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.errors import InputError
 from mindeye_dist.models.build import build_model
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.strict import override
@@ -115,17 +116,17 @@ def read_space(text: str, config: ExperimentConfig) -> Space:
     """Return the space of the flag --space: names joined by +, or a JSON file.
 
     Raises:
-        ValueError: a name is unknown, or the file cannot be read or holds no space.
+        InputError: a name is unknown, or the file cannot be read or holds no space.
     """
     if text.endswith(".json"):
         try:
             values = json.loads(Path(text).read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(f"--space {text}: cannot be read: {error}") from error
+            raise InputError(f"--space {text}: cannot be read: {error}") from error
         return parse_space(values, f"--space {text}")
     names = text.split("+")
     if unknown := [name for name in names if name not in SPACES]:
-        raise ValueError(
+        raise InputError(
             f"--space: got {', '.join(unknown)}, expected some of {', '.join(SPACES)} joined by +, "
             "or a .json file"
         )
@@ -140,16 +141,16 @@ def parse_space(stored: Any, source: str) -> Space:
         source: file or flag that they come from, for messages.
 
     Raises:
-        ValueError: a domain is invalid; the message names its path.
+        InputError: a domain is invalid; the message names its path.
     """
     if not isinstance(stored, dict) or not stored:
-        raise ValueError(f"{source}: got {stored!r}, expected paths and their domains")
+        raise InputError(f"{source}: got {stored!r}, expected paths and their domains")
     space = {}
     for path, domain in stored.items():
         fits = isinstance(domain, dict) and len(domain) == 1 and set(domain) <= set(KINDS)
         kind, values = next(iter(domain.items())) if fits else ("", None)
         if not isinstance(values, list) or not values:
-            raise ValueError(
+            raise InputError(
                 f"{source}, {path}: got {domain!r}, expected one of {', '.join(KINDS)} with a list"
             )
         space[path] = Domain(cast(Kind, kind), tuple(values))
@@ -169,12 +170,12 @@ def check_space(space: Space, config: ExperimentConfig, shapes: Shapes) -> tuple
     together, and SAMPLES random trials.
 
     Raises:
-        ValueError: a path is unknown or must not be swept, a value has another type or is out of
+        InputError: a path is unknown or must not be swept, a value has another type or is out of
             range, or a model cannot be built.
     """
     for path, domain in space.items():
         if path.startswith(FIXED_SECTIONS) or path in FIXED_SETTINGS:
-            raise ValueError(f"{path}: cannot be swept; set it by its flag")
+            raise InputError(f"{path}: cannot be swept; set it by its flag")
         for value in domain.values:
             override(config, {path: value})
     generator = random.Random(0)
@@ -195,25 +196,25 @@ def trial_config(config: ExperimentConfig, params: Mapping[str, Any]) -> Experim
     """Return a trial's config.
 
     Raises:
-        ValueError: the values do not go together; the message names them.
+        InputError: the values do not go together; the message names them.
     """
     try:
         return override(config, params)
     except ValueError as error:
-        raise ValueError(f"{error} (of {dict(params)})") from error
+        raise InputError(f"{error} (of {dict(params)})") from error
 
 
 def count_weights(config: ExperimentConfig, shapes: Shapes) -> int:
     """Return the number of a model's weights, without memory for them.
 
     Raises:
-        ValueError: the model cannot be built.
+        InputError: the model cannot be built.
     """
     try:
         with torch.device("meta"):
             model = build_model(config, shapes)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"a model of {config.model} cannot be built: {error}") from error
+        raise InputError(f"a model of {config.model} cannot be built: {error}") from error
     return sum(weight.numel() for weight in model.parameters())
 
 
@@ -226,8 +227,8 @@ def _check_domain(domain: Domain, source: str) -> None:
     )
     if not fits or domain.values[0] >= domain.values[1]:
         expected = "whole numbers" if domain.kind == "integer" else "numbers"
-        raise ValueError(
+        raise InputError(
             f"{source}: got {list(domain.values)!r}, expected two {expected}, the smaller first"
         )
     if domain.kind == "log_uniform" and domain.values[0] <= 0:
-        raise ValueError(f"{source}: got {list(domain.values)!r}, expected numbers above 0")
+        raise InputError(f"{source}: got {list(domain.values)!r}, expected numbers above 0")

@@ -13,8 +13,8 @@ from jobs.on_ray.launch import launch, new_board
 from jobs.sweeps.records import describe_trial, note_event, read_events
 from jobs.sweeps.spaces import trial_config
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.errors import InputError, NonFiniteError
 from mindeye_dist.strict import from_dict, override
-from mindeye_dist.training.guards import NonFiniteError
 
 POLL_SECONDS = 0.3
 TRIALS = "trials"
@@ -45,7 +45,7 @@ def run_trial(params: dict[str, Any], task: Task) -> None:
     folder = Path(base.run_dir) / TRIALS / tune.get_context().get_trial_id()
     errors = [event["error"] for event in read_events(folder) if event["event"] == "failed"]
     if errors:
-        raise ValueError(errors[-1])
+        raise InputError(errors[-1])
     describe_trial(folder, params, base.training.epochs)
     note_event(folder, "started")
     try:

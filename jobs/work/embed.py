@@ -6,16 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jobs.command import absolute_path
-from jobs.on_ray.parallel_map import (
-    connect,
-    map_items,
-)
+from jobs.on_ray.parallel_map import connect, map_items
 from jobs.opening.encoders import target_encoder
 from jobs.options.embed import Embed
 from jobs.options.workers import Workers
 from mindeye_dist.data.manifest import Manifest, Shard, Targets, read_manifest, write_manifest
 from mindeye_dist.data.shards import Sample, read_index
 from mindeye_dist.data.target_encoder import TargetEncoder, Views, check_encoder
+from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.ingest.target_shards import (
     Made,
     Task,
@@ -26,7 +24,7 @@ from mindeye_dist.ingest.target_shards import (
     shard_path,
     without_repeats,
 )
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 AUGMENTED_SPLITS = ("train", "val")
 """Targets of the test split are never augmented."""
@@ -62,7 +60,7 @@ class Embedding:
         self._store = Store(options.data_url)
         self._encoder = target_encoder(options.model, self._store)
         if self._encoder.digest != digest:
-            raise ValueError(
+            raise InputError(
                 f"{self._encoder.name}: this worker's weights have digest {self._encoder.digest}, "
                 f"expected {digest}, as where the job was started"
             )
@@ -79,7 +77,7 @@ def embed(options: Embed) -> Manifest:
 
     Raises:
         DataError: shards cannot be read, or there is a set of the same name by other weights.
-        ValueError: the model's weights are not there or do not fit.
+        InputError: the model's weights are not there or do not fit.
     """
     store = Store(options.data_url)
     manifest = read_manifest(store)

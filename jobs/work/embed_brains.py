@@ -7,24 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jobs.on_ray.parallel_map import (
-    connect,
-    map_items,
-)
+from jobs.on_ray.parallel_map import connect, map_items
 from jobs.opening.checkpoints import chosen_checkpoint, data_store
-from jobs.opening.splits import (
-    Part,
-    open_split,
-    out_folder,
-    split_parts,
-    split_workers,
-    voxels_of,
-)
+from jobs.opening.splits import Part, open_split, out_folder, split_parts, split_workers, voxels_of
 from jobs.options.embed_brains import EmbedBrains
 from mindeye_dist.data.manifest import Shard
 from mindeye_dist.data.shards import intact_shard, write_shard
 from mindeye_dist.data.writer import pack
 from mindeye_dist.decoding.predictor import Predictor, check_pipeline
+from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoints import MANIFEST, file_digest
 from mindeye_dist.storage import npy
 from mindeye_dist.storage.store import Store
@@ -61,7 +52,7 @@ class Embedding:
             path, _ = chosen_checkpoint(options)
         self._predictor = Predictor(path, options.device)
         if (own := describe(options, self._predictor)) != embedded_with:
-            raise ValueError(
+            raise InputError(
                 f"this worker would embed with {own}, expected {embedded_with}, as where the job "
                 "was started"
             )

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from jobs.command import KNOWN_ERRORS, SCHEME, absolute_path, local_path, watched
+from jobs.command import SCHEME, absolute_path, local_path, watched
 from jobs.opening.checkpoints import (
     chosen_checkpoint,
     codec_of,
@@ -23,6 +23,7 @@ from mindeye_dist.decoding.pools.faiss_pool import Pool
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.decoding.reconstruction_shards import finished, made_with, reconstructions_of
 from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor
+from mindeye_dist.errors import InputError, UserError
 from mindeye_dist.evaluation.data import EvaluationData, check_data
 from mindeye_dist.evaluation.lowlevel import evaluate_lowlevel, evaluate_lowlevel_alone
 from mindeye_dist.evaluation.pictures import Made, PictureSettings, evaluate_pictures
@@ -48,7 +49,7 @@ def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> 
     """Return where the report goes.
 
     Raises:
-        ValueError: that would be inside the checkpoint, which strangers make invalid, or a URL.
+        InputError: that would be inside the checkpoint, which strangers make invalid, or a URL.
     """
     if not options.out and options.checkpoint.startswith(SCHEME):
         name = options.checkpoint.removeprefix(SCHEME).replace("@", "-").replace("/", "-")
@@ -57,7 +58,7 @@ def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> 
         return run_dir or checkpoint.with_name(f"{checkpoint.name}-report")
     out = Path(local_path(options.out, "out")).resolve()
     if out.is_relative_to(checkpoint):
-        raise ValueError(f"--out: got {out}, expected a folder outside the checkpoint")
+        raise InputError(f"--out: got {out}, expected a folder outside the checkpoint")
     return out
 
 
@@ -69,7 +70,7 @@ def judge(
     chosen = {"num_examples": options.num_examples, "seed": options.seed}
     if predictor.config.pipeline == "lowlevel":
         if options.lowlevel_run_dir:
-            raise ValueError(
+            raise InputError(
                 f"--lowlevel-run-dir: got {options.lowlevel_run_dir}, but {predictor.path} is of "
                 "the low-level pipeline itself"
             )
@@ -131,7 +132,7 @@ def open_reconstructor(
             options.reconstruction,
             watch=lambda batches: watched(batches, "drawing pictures, batch"),
         )
-    except KNOWN_ERRORS as error:
+    except UserError as error:
         asked = ("draw", "networks", "reconstruction", "reconstructions", "pool", "pictures")
         names = (*asked, "control_candidates")
         if any(getattr(options, name) != getattr(Evaluate(), name) for name in names):

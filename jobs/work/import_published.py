@@ -8,12 +8,9 @@ from jobs.options.import_published import ImportPublished
 from jobs.recipes import mindeye1, mindeye1_lowlevel
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.manifest import Subject, read_manifest
-from mindeye_dist.ingest.mindeye1_weights import (
-    Imported,
-    import_published,
-    write_checkpoint,
-)
-from mindeye_dist.runs.checkpoints import CheckpointError, checkpoint_files
+from mindeye_dist.errors import CheckpointError, InputError
+from mindeye_dist.ingest.mindeye1_weights import Imported, import_published, write_checkpoint
+from mindeye_dist.runs.checkpoints import checkpoint_files
 from mindeye_dist.shapes import Shapes, TargetShape
 from mindeye_dist.simulation.nsd import NSD_VOXELS
 from mindeye_dist.storage.store import Store
@@ -24,14 +21,14 @@ def find_subject(options: ImportPublished) -> Subject | None:
     """Return the manifest's subject, None where an NSD subject is named instead.
 
     Raises:
-        ValueError: neither or both are given, or there is no such NSD subject.
+        InputError: neither or both are given, or there is no such NSD subject.
     """
     if bool(options.data_url) == bool(options.voxels_of):
-        raise ValueError("expected one of --data-url and --voxels-of")
+        raise InputError("expected one of --data-url and --voxels-of")
     if options.data_url:
         return read_manifest(Store(absolute_path(options.data_url))).subject(options.subject)
     if options.voxels_of not in NSD_VOXELS:
-        raise ValueError(f"--voxels-of: got {options.voxels_of!r}, expected {sorted(NSD_VOXELS)}")
+        raise InputError(f"--voxels-of: got {options.voxels_of!r}, expected {sorted(NSD_VOXELS)}")
     return None
 
 

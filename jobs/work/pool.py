@@ -21,10 +21,11 @@ from mindeye_dist.data.shards import Sample, read_index
 from mindeye_dist.decoding.pools.faiss_files import ABOUT, MAX_SIDE, build_pool
 from mindeye_dist.decoding.pools.faiss_pool import Pool
 from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.evaluation.data import check_data
 from mindeye_dist.pictures import PictureFiles, decode
 from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 READ_AT_ONCE, SEARCHED_AT_ONCE = 32, 16
 
@@ -46,17 +47,17 @@ def build(options: Build) -> int:
 
     Raises:
         DataError: there is a pool already, no picture, or one that cannot be read.
-        ValueError: the encoder makes no clip_tokens, or its weights are not there.
+        InputError: the encoder makes no clip_tokens, or its weights are not there.
     """
     if "://" in options.out:
-        raise ValueError(f"--out: got {options.out}, expected a folder on this machine")
+        raise InputError(f"--out: got {options.out}, expected a folder on this machine")
     if Path(options.out, ABOUT).exists() and not options.overwrite:
         raise DataError(f"{options.out}: is a pool already; --overwrite replaces it")
     if options.model.encoder == "efficientnet-lite0" and not options.data_url:
-        raise ValueError("--data-url: got none, efficientnet-lite0's projection is in its shards")
+        raise InputError("--data-url: got none, efficientnet-lite0's projection is in its shards")
     encoder = target_encoder(options.model, Store(options.data_url or "."))
     if encoder.kind != "clip_tokens":
-        raise ValueError(
+        raise InputError(
             f"--encoder: {options.model.encoder} makes {encoder.kind}, a pool has clip_tokens"
         )
     print(f"clip_tokens by {encoder.name}, digest {encoder.digest}", file=sys.stderr)
@@ -108,12 +109,12 @@ def search(options: Search) -> Path:
     Raises:
         CheckpointError: the run has no good checkpoint.
         DataError: pool or shards are damaged, or not by the encoder of the checkpoint.
-        ValueError: it is a low-level checkpoint, or more is asked for than there is.
+        InputError: it is a low-level checkpoint, or more is asked for than there is.
     """
     path, _ = chosen_checkpoint(options)
     predictor = Predictor(path, options.device)
     if predictor.config.pipeline == "lowlevel":
-        raise ValueError(f"search: {path} is of the lowlevel pipeline, which has no embeddings")
+        raise InputError(f"search: {path} is of the lowlevel pipeline, which has no embeddings")
     pool = Pool(Path(options.pool), predictor.shapes.targets["clip_tokens"])
     store = data_store(options, predictor)
     data = open_data(predictor, store, read_manifest(store), options.device)

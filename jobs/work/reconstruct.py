@@ -6,20 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from jobs.on_ray.parallel_map import (
-    connect,
-    map_items,
-)
+from jobs.on_ray.parallel_map import connect, map_items
 from jobs.opening.checkpoints import chosen_checkpoint, data_store
 from jobs.opening.reconstruction import Found, find, open_reconstructor
-from jobs.opening.splits import (
-    Part,
-    open_split,
-    out_folder,
-    split_parts,
-    split_workers,
-    voxels_of,
-)
+from jobs.opening.splits import Part, open_split, out_folder, split_parts, split_workers, voxels_of
 from jobs.options.reconstruct import Reconstruct
 from mindeye_dist.data.manifest import Shard
 from mindeye_dist.data.shards import intact_shard
@@ -31,6 +21,7 @@ from mindeye_dist.decoding.reconstruction_shards import (
     write_record,
 )
 from mindeye_dist.decoding.reconstructor import Reconstructor
+from mindeye_dist.errors import InputError
 from mindeye_dist.storage.store import Store
 
 
@@ -47,7 +38,7 @@ class Reconstructing:
         self._reconstructor = open_reconstructor(options, found)
         own = describe(options, self._reconstructor)
         if own != made_with:
-            raise ValueError(
+            raise InputError(
                 f"this worker would make reconstructions with {own}, expected {made_with}, as "
                 "where the job was started"
             )
@@ -72,7 +63,7 @@ def reconstruct(options: Reconstruct) -> Record:
     Raises:
         CheckpointError: the run has no good checkpoint.
         DataError: what was given does not fit together, or shards cannot be read or written.
-        ValueError: weights are not there or do not fit.
+        InputError: weights are not there or do not fit.
     """
     here = on_cpu(options)
     found = find(here)

@@ -19,6 +19,7 @@ from mindeye_dist.data.manifest import (
     write_manifest,
 )
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.errors import DataError
 from mindeye_dist.ingest.events import SPLITS, Trial, read_events
 from mindeye_dist.ingest.nifti import (
     Response,
@@ -37,7 +38,7 @@ from mindeye_dist.ingest.published_shards import (
     scan_shard,
 )
 from mindeye_dist.pictures import square_jpeg
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 
 def index(options: Index) -> Manifest:

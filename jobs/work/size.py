@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.options.size import Size
+from mindeye_dist.errors import InputError
 from mindeye_dist.models.mindeye import MindEye
 from mindeye_dist.simulation.nsd import NSD_VOXELS
 from mindeye_dist.training import sizing
@@ -48,11 +49,11 @@ def nsd_voxels(subject: str) -> int:
     """Return the voxels of one of NSD's subjects.
 
     Raises:
-        ValueError: there is no such subject.
+        InputError: there is no such subject.
     """
     if subject not in NSD_VOXELS:
         known = ", ".join(NSD_VOXELS)
-        raise ValueError(f"data.subject: got {subject!r}, expected {known}, or --num-voxels")
+        raise InputError(f"data.subject: got {subject!r}, expected {known}, or --num-voxels")
     return NSD_VOXELS[subject]
 
 
@@ -116,5 +117,5 @@ def cell(options: Size, sizes: Sizes, terms: tuple[Term, ...], plan: Plan) -> st
 def run(options: Size) -> None:
     """Print the tables."""
     if options.config.pipeline != "highlevel":
-        raise ValueError(f"--recipe {options.recipe}: sizes are those of the high-level pipeline")
+        raise InputError(f"--recipe {options.recipe}: sizes are those of the high-level pipeline")
     report(options, Console())

@@ -13,6 +13,7 @@ from jobs.tracking import (
     tracking_uri,
     write_tracking,
 )
+from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoints import Checkpoints, read_config
 from mindeye_dist.runs.folder import JOURNAL, TRACKING
 from mindeye_dist.runs.journal import read_journal, read_summary
@@ -23,7 +24,7 @@ def track(options: Track) -> str:
     """Send what MLflow misses, and return what was done.
 
     Raises:
-        ValueError: there is no such run, it is not known where to, or MLflow does not take it.
+        InputError: there is no such run, it is not known where to, or MLflow does not take it.
     """
     tracking, home = known_run(options), options.tracking.mlflow
     uri = tracking_uri(override(tracking.config, {"tracking.mlflow": home} if home else {}))
@@ -36,7 +37,7 @@ def track(options: Track) -> str:
         delivery.send()
         delivery.end(tracking.status, tracking.ended)
     except TOLD as error:
-        raise ValueError(f"mlflow: {uri}: {error}; the same command goes on") from error
+        raise InputError(f"mlflow: {uri}: {error}; the same command goes on") from error
     finally:
         delivery.close()
     return f"{delivery.sent} metrics sent: run {delivery.run_id} at {uri} has them all"
@@ -46,7 +47,7 @@ def known_run(options: Track) -> Tracking:
     """Return what MLflow is to know of the run; one that was killed did not say how it ended.
 
     Raises:
-        ValueError: there is no journal, or nothing that tells the run's settings.
+        InputError: there is no journal, or nothing that tells the run's settings.
     """
     run_dir = local_path(options.run_dir, "run_dir")
     rows = read_journal(run_dir)
@@ -55,7 +56,7 @@ def known_run(options: Track) -> Tracking:
     if known is None:  # it was not tracked
         checkpoint = Checkpoints(run_dir, 1).newest()
         if checkpoint is None:
-            raise ValueError(f"{run_dir}: has neither {TRACKING} nor a good checkpoint")
+            raise InputError(f"{run_dir}: has neither {TRACKING} nor a good checkpoint")
         config = override(read_config(checkpoint), {"run_dir": run_dir})
         known = new_tracking(config, "", rows[0]["time"])
         write_tracking(known)

@@ -74,10 +74,7 @@ def run(options: Train) -> None:
         run_here(runs, options)
         return
     # Only here, so that --without-ray needs no Ray.
-    from jobs.on_ray.launch import (
-        connect,
-        launch,
-    )
+    from jobs.on_ray.launch import connect, launch
 
     connect(runs[0])
     for config in runs:

@@ -35,12 +35,7 @@ from mindeye_dist.frozen.small_autoencoder import (
     latent_shape,
     reconstruction_loss,
 )
-from mindeye_dist.generators.small import (
-    SmallGenerator,
-    generator_loss,
-    sampler,
-    token_shape,
-)
+from mindeye_dist.generators.small import SmallGenerator, generator_loss, sampler, token_shape
 from mindeye_dist.generators.small_network import PictureTransformer
 from mindeye_dist.generators.small_training import PictureTrainer
 from mindeye_dist.strict import check
@@ -54,7 +49,7 @@ def train_generator(options: TrainGenerator) -> Path:
 
     Raises:
         DataError: pictures cannot be read.
-        ValueError: options do not fit each other.
+        InputError: options do not fit each other.
     """
     check(options.side >= 1, "side", options.side, "at least 1")
     folder = Path(options.run_dir)

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from threading import Lock
 
-from mindeye_dist.data.shards import BadSampleError
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import BadSampleError, DataError
 
 
 class BadSamples:

@@ -15,14 +15,7 @@ from mindeye_dist.data.manifest import Manifest
 from mindeye_dist.data.members import MemberPlace, read_into, read_members
 from mindeye_dist.data.memory_cache import ReadOnce
 from mindeye_dist.data.repeats import put_single, single
-from mindeye_dist.data.shards import (
-    DISTINCT,
-    VOXELS,
-    BadSampleError,
-    Sample,
-    decode_npy,
-    read_index,
-)
+from mindeye_dist.data.shards import DISTINCT, VOXELS, Sample, decode_npy, read_index
 from mindeye_dist.data.target_encoder import TargetEncoder, Views, encode_views
 from mindeye_dist.data.targets import (
     ComputedTargets,
@@ -32,7 +25,8 @@ from mindeye_dist.data.targets import (
     checked_array,
     is_finite,
 )
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.errors import BadSampleError, DataError
+from mindeye_dist.storage.store import Store
 
 
 class Dataset:

@@ -21,13 +21,10 @@ from mindeye_dist.config import DataConfig, TrainingConfig
 from mindeye_dist.data.bad_samples import BadSamples
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.repeats import chances, draw_repeat, single
-from mindeye_dist.data.shards import (
-    BadSampleError,
-)
 from mindeye_dist.data.targets import Request, TargetSource
 from mindeye_dist.distributed import local_slice
+from mindeye_dist.errors import BadSampleError, DataError
 from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.storage.store import DataError
 
 
 class TrainLoader:

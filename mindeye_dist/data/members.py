@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from mindeye_dist.data.shards import BadSampleError, Member, Sample, checksum
+from mindeye_dist.data.shards import Member, Sample, checksum
+from mindeye_dist.errors import BadSampleError
 from mindeye_dist.storage import npy
 from mindeye_dist.storage.ranges import Range
 from mindeye_dist.storage.store import Store

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from mindeye_dist.data.shards import BadSampleError
+from mindeye_dist.errors import BadSampleError
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -21,8 +21,9 @@ import numpy as np
 import xxhash
 
 from mindeye_dist.data.manifest import Shard
+from mindeye_dist.errors import BadSampleError, DataError
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import LONGEST_READ, DataError, RangeFile, Store
+from mindeye_dist.storage.store import LONGEST_READ, RangeFile, Store
 
 VOXELS = "nsdgeneral.npy"
 DISTINCT = "num_uniques.npy"
@@ -30,10 +31,6 @@ PICTURES = ("jpg", "png")
 ABOUT_PICTURES = "truth/pictures.jsonl"
 """What simulation writes about its pictures, beside the shards: a JSON line each."""
 END_OF_TAR = 1024
-
-
-class BadSampleError(DataError):
-    """What is stored of one sample is missing, damaged or not finite; others may be whole."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mindeye_dist.data.manifest import Targets
-from mindeye_dist.data.shards import BadSampleError
 from mindeye_dist.data.targets import Request
+from mindeye_dist.errors import BadSampleError, DataError
 from mindeye_dist.pictures import decode
 from mindeye_dist.shapes import Kind, Recipe
-from mindeye_dist.storage.store import DataError
 
 BATCH = 32
 """Pictures that are encoded at once."""

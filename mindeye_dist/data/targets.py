@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from mindeye_dist.data.manifest import Targets
 from mindeye_dist.data.members import MemberPlace, read_into, read_members
-from mindeye_dist.data.shards import BadSampleError, Sample, decode_npy, read_index
+from mindeye_dist.data.shards import Sample, decode_npy, read_index
+from mindeye_dist.errors import BadSampleError, DataError
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 Request = tuple[int, int]
 """Number of a sample in its split, and variant."""

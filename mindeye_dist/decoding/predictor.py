@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.models.build import build_model
 from mindeye_dist.models.diffusion import sample_ddpm
@@ -27,7 +28,6 @@ from mindeye_dist.runs.checkpoints import (
     read_weights,
     verify,
 )
-from mindeye_dist.storage.store import DataError
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -68,7 +68,7 @@ class Predictor:
         """Return unit-norm embeddings, to be compared with flattened clip_tokens by cosine.
 
         Raises:
-            ValueError: voxels of another number, or not finite; a low-level checkpoint.
+            InputError: voxels of another number, or not finite; a low-level checkpoint.
         """
         parts = []
         model = self._model(MindEye, "embed")
@@ -88,11 +88,11 @@ class Predictor:
         sample does not depend on what else is in the batch.
 
         Raises:
-            ValueError: voxels of another number, or not finite; seeds of another number than
+            InputError: voxels of another number, or not finite; seeds of another number than
                 brains.
         """
         if len(seeds) != len(voxels):
-            raise ValueError(
+            raise InputError(
                 f"seeds: got {len(seeds)}, expected one for each of {len(voxels)} brains"
             )
         model, parts = self._model(MindEye, "tokens"), []
@@ -112,7 +112,7 @@ class Predictor:
         """Return the latents of a blurry picture for each brain.
 
         Raises:
-            ValueError: voxels of another number, or not finite; a high-level checkpoint.
+            InputError: voxels of another number, or not finite; a high-level checkpoint.
         """
         model = self._model(LowLevel, "latents")
         parts = [model.latents(batch).cpu().numpy() for batch in self._batches(voxels)]
@@ -120,7 +120,7 @@ class Predictor:
 
     def _model(self, kind: type[M], what: str) -> M:
         if not isinstance(self.model, kind):
-            raise ValueError(
+            raise InputError(
                 f"{what}: {self.path} is a checkpoint of the {self.config.pipeline} pipeline"
             )
         return self.model
@@ -145,14 +145,14 @@ class Predictor:
     def _batches(self, voxels: np.ndarray) -> Sequence[torch.Tensor]:
         expected = self.shapes.num_voxels
         if voxels.ndim != 2 or voxels.shape[1] != expected:
-            raise ValueError(
+            raise InputError(
                 f"voxels: got shape {voxels.shape}, expected (brains, {expected}) "
                 f"for {self.config.data.subject}"
             )
         if len(voxels) == 0:
-            raise ValueError("voxels: got no brains, expected at least one")
+            raise InputError("voxels: got no brains, expected at least one")
         if not np.isfinite(voxels).all():
-            raise ValueError(
+            raise InputError(
                 f"voxels: {np.count_nonzero(~np.isfinite(voxels))} values are not finite"
             )
         return torch.from_numpy(voxels.astype(np.float32)).to(self.device).split(self.batch_size)

@@ -28,10 +28,11 @@ from mindeye_dist.data.shards import (
 )
 from mindeye_dist.data.writer import pack
 from mindeye_dist.decoding.reconstructor import Reconstructions, Reconstructor
+from mindeye_dist.errors import DataError
 from mindeye_dist.pictures import decode, encode_png
 from mindeye_dist.runs.checkpoints import MANIFEST, file_digest
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import from_dict
 
 RECORD = "reconstructions.json"

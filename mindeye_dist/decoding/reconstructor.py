@@ -19,17 +19,17 @@ from torch.nn.functional import normalize
 from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.target_encoder import TargetEncoder
 from mindeye_dist.decoding.predictor import Predictor, check_codec, check_pipeline
+from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.frozen.codecs import LatentCodec, resize
 from mindeye_dist.generators.protocol import Generator
 from mindeye_dist.randomness import seed_for
-from mindeye_dist.storage.store import DataError
 
 Voxels = Float[np.ndarray, "brains voxels"]
 Sample = Callable[[list[int], list[int]], Float[Tensor, "batch tokens dim"]]
 """From numbers of brains and of their candidates to tokens."""
 
 
-class NotFiniteError(ValueError):
+class NotFiniteError(InputError):
     """Tokens or pictures that are not finite; names the brains that they are of."""
 
 
@@ -116,7 +116,7 @@ class Reconstructor:
             keys: of the pictures that they saw, from which their seeds come.
 
         Raises:
-            ValueError: voxels of another number, or not finite; keys of another number than
+            InputError: voxels of another number, or not finite; keys of another number than
                 brains; tokens or pictures that are not finite.
         """
         _check_number("keys", len(keys), len(voxels))
@@ -164,12 +164,12 @@ class Reconstructor:
             lowlevel: pictures in [0, 1] to draw over.
 
         Raises:
-            ValueError: other tokens than the generator's, or not finite; keys or pictures of
+            InputError: other tokens than the generator's, or not finite; keys or pictures of
                 another number.
         """
         expected = self.generator.token_shape
         if len(tokens) == 0 or tokens.shape[1:] != expected:
-            raise ValueError(
+            raise InputError(
                 f"tokens: got {tokens.shape}, expected (brains, {expected[0]}, {expected[1]}) of "
                 "at least one brain"
             )
@@ -188,10 +188,10 @@ class Reconstructor:
         """Return the low-level pipeline's pictures in [0, 1], as large as the generator's.
 
         Raises:
-            ValueError: there is no low-level pipeline; voxels of another number, or not finite.
+            InputError: there is no low-level pipeline; voxels of another number, or not finite.
         """
         if self.lowlevel is None:
-            raise ValueError("blurry pictures: got no low-level pipeline to make them")
+            raise InputError("blurry pictures: got no low-level pipeline to make them")
         latents = torch.from_numpy(self.lowlevel.predictor.latents(voxels))
         parts = [
             resize(self.lowlevel.codec.decode(part), self.generator.side).clamp(0, 1).cpu()
@@ -302,7 +302,7 @@ def _eight_bits(
 
 def _check_number(what: str, got: int, brains: int) -> None:
     if got != brains:
-        raise ValueError(f"{what}: got {got}, expected one for each of {brains} brains")
+        raise InputError(f"{what}: got {got}, expected one for each of {brains} brains")
 
 
 def _check_finite(values: Tensor, what: str, names: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.decoding.pools.faiss_pool import Pool, retrieve
 from mindeye_dist.decoding.reconstructor import Reconstructions, Reconstructor
+from mindeye_dist.errors import InputError
 from mindeye_dist.pictures import Drawn, as_bytes, as_unit, decode, sized
 from mindeye_dist.randomness import numpy_generator
 
@@ -257,10 +258,10 @@ def derangement(count: int, seed: int) -> Int[np.ndarray, " count"]:
     """Return an order in which nothing is where it was.
 
     Raises:
-        ValueError: there is only one to order.
+        InputError: there is only one to order.
     """
     if count < 2:
-        raise ValueError(f"shuffled brains: got {count} picture, expected at least 2")
+        raise InputError(f"shuffled brains: got {count} picture, expected at least 2")
     order = numpy_generator(seed, "shuffled brains").permutation(count)
     shuffled = np.empty(count, int)
     shuffled[order] = np.roll(order, 1)

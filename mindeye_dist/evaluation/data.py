@@ -7,8 +7,8 @@ from typing import Literal
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import Manifest
 from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.errors import DataError
 from mindeye_dist.shapes import TargetShape
-from mindeye_dist.storage.store import DataError
 
 
 @dataclass(frozen=True, kw_only=True)

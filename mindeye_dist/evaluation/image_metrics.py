@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mindeye_dist.errors import InputError
+
 BLOCK_VALUES = 2**24
 """Features that are held in float64 at once, of as many pictures as these are: 128 MiB."""
 
@@ -24,7 +26,7 @@ def pixcorr(seen: Pictures, recon: Pictures) -> PerPicture:
     """Return Pearson's r of all pixels and colours of each pair (published at 425 x 425).
 
     Raises:
-        ValueError: the shapes differ.
+        InputError: the shapes differ.
     """
     return correlation(seen, recon)
 
@@ -33,7 +35,7 @@ def correlation(seen: Features, recon: Features) -> PerPicture:
     """Return Pearson's r of each pair's features; 1 - r is the published correlation distance.
 
     Raises:
-        ValueError: the shapes differ.
+        InputError: the shapes differ.
     """
     _check_pairs(seen, recon)
     r = np.zeros(len(seen))
@@ -49,7 +51,7 @@ def ssim(seen: Pictures, recon: Pictures) -> PerPicture:
     published at 425 x 425).
 
     Raises:
-        ValueError: the shapes differ, values are outside [0, 1], or the pictures are smaller than
+        InputError: the shapes differ, values are outside [0, 1], or the pictures are smaller than
             the window of 11 pixels.
     """
     from skimage.color import rgb2gray
@@ -59,7 +61,7 @@ def ssim(seen: Pictures, recon: Pictures) -> PerPicture:
     for values in (seen, recon):
         if values.size and not 0 <= values.min() <= values.max() <= 1:
             span = f"{values.min():.3g} to {values.max():.3g}"
-            raise ValueError(f"ssim: got pictures with values from {span}, expected 0 to 1")
+            raise InputError(f"ssim: got pictures with values from {span}, expected 0 to 1")
     return np.array(
         [
             structural_similarity(
@@ -84,12 +86,12 @@ def two_way(features_seen: Features, features_recon: Features) -> PerPicture:
     pictures are the distractors, as in the published code; ties count against it.
 
     Raises:
-        ValueError: the shapes differ, or there are fewer than two pictures.
+        InputError: the shapes differ, or there are fewer than two pictures.
     """
     _check_pairs(features_seen, features_recon)
     count = len(features_seen)
     if count < 2:
-        raise ValueError(f"two_way: got {count} pictures, expected at least 2")
+        raise InputError(f"two_way: got {count} pictures, expected at least 2")
     # Equal pictures have equal r but for rounding, and must tie.
     truth = correlation(features_seen, features_recon) - 1e-12
     beaten = np.zeros(count)
@@ -129,7 +131,7 @@ def _standard(features: Features) -> Float[np.ndarray, "pictures flat"]:
 
 def _check_pairs(seen: np.ndarray, recon: np.ndarray) -> None:
     if seen.shape != recon.shape:
-        raise ValueError(f"got {recon.shape} of reconstructions for {seen.shape} of seen pictures")
+        raise InputError(f"got {recon.shape} of reconstructions for {seen.shape} of seen pictures")
     for name, values in (("seen", seen), ("reconstructed", recon)):
         if not np.isfinite(values).all():
-            raise ValueError(f"{name} pictures: got a value that is not finite")
+            raise InputError(f"{name} pictures: got a value that is not finite")

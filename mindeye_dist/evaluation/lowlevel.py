@@ -51,7 +51,7 @@ def evaluate_lowlevel(
 
     Raises:
         DataError: data or codec do not fit the checkpoint (see `check_data`, `check_codec`).
-        ValueError: the seen pictures are not square.
+        InputError: the seen pictures are not square.
     """
     check_data(predictor, data)
     check_codec(predictor, codec)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.evaluation.image_metrics import (
     PerPicture,
     correlation,
@@ -103,7 +104,7 @@ class PictureJudge:
         antialias: filter when pictures are made smaller. The published scores are not filtered.
 
     Raises:
-        ValueError: the pictures are no pictures, or a network or gap is of no metric, or twice.
+        InputError: the pictures are no pictures, or a network or gap is of no metric, or twice.
     """
 
     def __init__(
@@ -118,9 +119,9 @@ class PictureJudge:
         keys = [network.key for network in networks]
         for key in (*keys, *gaps):
             if key not in METRICS:
-                raise ValueError(f"got a network or gap {key!r}, expected one of {list(METRICS)}")
+                raise InputError(f"got a network or gap {key!r}, expected one of {list(METRICS)}")
             if [*keys, *gaps].count(key) > 1:
-                raise ValueError(f"metric {key}: got more than one network or gap for it")
+                raise InputError(f"metric {key}: got more than one network or gap for it")
         self._seen, self._antialias, self._gaps = seen, antialias, dict(gaps)
         self._networks = {network.key: network for network in networks}
         self._features = {
@@ -136,12 +137,12 @@ class PictureJudge:
         metric that could not be taken has a `gap` only.
 
         Raises:
-            ValueError: there are not as many pictures as were seen, they have another shape, or
+            InputError: there are not as many pictures as were seen, they have another shape, or
                 values are not finite or outside of [0, 1].
         """
         _check_pictures(recon, "reconstructed")
         if len(recon) != len(self._seen):
-            raise ValueError(
+            raise InputError(
                 f"got {len(recon)} reconstructed pictures for {len(self._seen)} seen ones"
             )
         values = self._pixel_scores(recon)
@@ -198,7 +199,7 @@ class PictureJudge:
         broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
         if len(broken):
             labels = [n.label for n in self._networks.values() if n.features == function]
-            raise ValueError(
+            raise InputError(
                 f"{labels[0]}: features of {side} pictures {broken.tolist()} are not finite"
             )
         return features
@@ -236,16 +237,16 @@ def _of_one_colour(pictures: Pictures) -> Bool[np.ndarray, " pictures"]:
 def _check_pictures(pictures: np.ndarray, what: str) -> None:
     shape = pictures.shape
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or not pictures.size:
-        raise ValueError(
+        raise InputError(
             f"{what} pictures: got shape {shape}, expected (pictures, 3, side, side) with at "
             "least one picture"
         )
     if pictures.dtype not in (np.float32, np.float64):
-        raise ValueError(f"{what} pictures: got {pictures.dtype}, expected float32 in [0, 1]")
+        raise InputError(f"{what} pictures: got {pictures.dtype}, expected float32 in [0, 1]")
     # Comparisons with NaN are false.
     inside = (pictures >= -_OVERSHOOT) & (pictures <= 1 + _OVERSHOOT)
     broken = np.flatnonzero(~inside.all(axis=(1, 2, 3)))
     if len(broken):
-        raise ValueError(
+        raise InputError(
             f"{what} pictures {broken.tolist()}: got values that are not finite or outside of 0..1"
         )

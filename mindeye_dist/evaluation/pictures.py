@@ -13,14 +13,8 @@ from jaxtyping import Float32, UInt8
 
 from mindeye_dist.decoding.pools.faiss_pool import Pool
 from mindeye_dist.decoding.reconstructor import Reconstructions, Reconstructor
-from mindeye_dist.evaluation.controls import (
-    Brains,
-    Row,
-    drawn_by,
-    kept,
-    picture_rows,
-    shown,
-)
+from mindeye_dist.errors import DataError, InputError
+from mindeye_dist.evaluation.controls import Brains, Row, drawn_by, kept, picture_rows, shown
 from mindeye_dist.evaluation.data import EvaluationData
 from mindeye_dist.evaluation.picture_scores import METRICS, PictureJudge
 from mindeye_dist.evaluation.results import PictureExample, Reconstructed
@@ -36,7 +30,6 @@ from mindeye_dist.pictures import as_unit, decode
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.simulation.scene_objects import DRAWINGS
 from mindeye_dist.simulation.scenes import COLORS, PLACES
-from mindeye_dist.storage.store import DataError
 
 Made = Callable[[Sequence[str]], Iterable[Reconstructions]]
 """From keys to reconstructions that were made before, some at a time, in the keys' order."""
@@ -96,7 +89,7 @@ def evaluate_pictures(
 
     Raises:
         DataError: a picture cannot be read.
-        ValueError: there are fewer than two pictures; voxels or tokens that are not finite.
+        InputError: there are fewer than two pictures; voxels or tokens that are not finite.
     """
     train, test = data.splits["train"], data.splits["test"]
     order = numpy_generator(settings.seed, "pictures").permutation(len(test))
@@ -105,7 +98,7 @@ def evaluate_pictures(
     files = test.pictures(numbers)
     seen = as_unit(pixels(files, numbers, "test"))
     if len(numbers) < 2:
-        raise ValueError(f"got {len(numbers)} test pictures, expected at least 2 to compare")
+        raise InputError(f"got {len(numbers)} test pictures, expected at least 2 to compare")
     # Before anything is drawn, which takes long: what the judges cannot take is said at once.
     judge = PictureJudge(seen, judges.networks, gaps=judges.gaps, antialias=judges.antialias)
     reader = _factor_reader(brains, judges, reconstructor.generator.side)

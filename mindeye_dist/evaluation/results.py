@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from mindeye_dist.errors import InputError
+
 
 @dataclass(frozen=True)
 class PictureExample:
@@ -24,7 +26,7 @@ class PictureExample:
         truths: true value and the one read from the reconstruction, by factor; may be empty.
 
     Raises:
-        ValueError: a score that is not finite, or no candidate of that number.
+        InputError: a score that is not finite, or no candidate of that number.
     """
 
     number: int
@@ -40,12 +42,12 @@ class PictureExample:
     def __post_init__(self) -> None:
         name = f"picture {self.number}"
         if len(self.scores) != len(self.candidates) or not 0 <= self.chosen < len(self.scores):
-            raise ValueError(
+            raise InputError(
                 f"{name}: got candidate {self.chosen} as chosen and {len(self.scores)} scores for "
                 f"{len(self.candidates)} candidates"
             )
         if not np.isfinite([self.score, *self.scores]).all():
-            raise ValueError(f"{name}: got a score that is not finite")
+            raise InputError(f"{name}: got a score that is not finite")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import Subject
 from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.errors import DataError
 from mindeye_dist.evaluation.data import EvaluationData, check_data, set_name
 from mindeye_dist.evaluation.results import Evaluation, Example
 from mindeye_dist.evaluation.ridge import fit_ridge
@@ -35,7 +36,7 @@ from mindeye_dist.pictures import decode, small
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.simulation.brain import OptimalDecoder, SimulatedSubject
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import to_dict
 
 

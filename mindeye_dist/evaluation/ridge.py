@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from mindeye_dist.errors import InputError
+
 PENALTIES = tuple(float(10.0**power) for power in range(0, 7))
 
 
@@ -41,7 +43,7 @@ def fit_ridge(
     """Return the fit with the smallest mean squared error on the val split.
 
     Raises:
-        ValueError: no penalty gives a finite error.
+        InputError: no penalty gives a finite error.
     """
     voxel_mean, target_mean = voxels.mean(axis=0), targets.mean(axis=0)
     centred = voxels - voxel_mean
@@ -54,7 +56,7 @@ def fit_ridge(
         for penalty in penalties
     ]
     if not np.isfinite(errors).any():
-        raise ValueError("ridge: no penalty gave a finite error on the val split")
+        raise InputError("ridge: no penalty gave a finite error on the val split")
     best = penalties[int(np.nanargmin(errors))]
     dual = vectors @ _shrunk(rotated, values, best)
     return Ridge(voxels=centred, dual=dual, voxel_mean=voxel_mean, target_mean=target_mean)

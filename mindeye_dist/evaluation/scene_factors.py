@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int
 from torch.nn import functional
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0
 from mindeye_dist.frozen.projection import fit_projection
 from mindeye_dist.metrics import bootstrap_interval
@@ -72,7 +73,7 @@ class FactorEye:
         side: of reconstructions (pixels).
 
     Raises:
-        ValueError: there are not more pictures than components, or values are not finite.
+        InputError: there are not more pictures than components, or values are not finite.
     """
 
     def __init__(self, encoder: EfficientNetLite0, pictures: Pictures, side: int = 64) -> None:
@@ -85,7 +86,7 @@ class FactorEye:
         """Return the features of pictures in [0, 1].
 
         Raises:
-            ValueError: values are not finite.
+            InputError: values are not finite.
         """
         pixels, pooled, grids = shrunk(pictures, self.side), [], []
         for start in range(0, len(pixels), BATCH):
@@ -101,7 +102,7 @@ class FactorEye:
     ) -> Float[torch.Tensor, "pictures places channels"]:
         broken = np.flatnonzero(~np.isfinite(pixels).all(axis=(1, 2, 3)))
         if len(broken):
-            raise ValueError(f"pictures {broken.tolist()}: got values that are not finite")
+            raise InputError(f"pictures {broken.tolist()}: got values that are not finite")
         maps = []
         for batch in torch.from_numpy(pixels).split(BATCH):
             large = functional.interpolate(batch, (ENCODED_SIDE, ENCODED_SIDE), mode="bicubic")
@@ -140,11 +141,11 @@ def fit_linear_reader(features: Rows, truth: Sequence[str]) -> LinearReader:
     """Fit all pictures by the penalty that reads most of the held-out ones right.
 
     Raises:
-        ValueError: there are not as many labels as pictures, too few, or only one label.
+        InputError: there are not as many labels as pictures, too few, or only one label.
     """
     labels = tuple(sorted(set(truth)))
     if len(features) != len(truth) or len(truth) < HELD_OUT or len(labels) < 2:
-        raise ValueError(
+        raise InputError(
             f"got {len(truth)} labels of {len(labels)} kinds for {len(features)} pictures, "
             f"expected one a picture, at least {HELD_OUT}, and at least two kinds"
         )
@@ -190,7 +191,7 @@ class FactorReader:
         factors: the truth about them.
 
     Raises:
-        ValueError: there are not as many truths as pictures, or one lacks a factor.
+        InputError: there are not as many truths as pictures, or one lacks a factor.
     """
 
     def __init__(
@@ -243,10 +244,10 @@ def fit_factor_reader(
         side: of reconstructions (pixels).
 
     Raises:
-        ValueError: there are not as many truths as pictures, or one lacks a factor.
+        InputError: there are not as many truths as pictures, or one lacks a factor.
     """
     if len(pictures) != len(factors):
-        raise ValueError(f"got {len(factors)} truths for {len(pictures)} pictures")
+        raise InputError(f"got {len(factors)} truths for {len(pictures)} pictures")
     eye = FactorEye(encoder, pictures[:256], side)
     return FactorReader(eye, eye(pictures), factors)
 
@@ -294,16 +295,16 @@ def factor_scores(
     is over pictures too: readings and truths are drawn together.
 
     Raises:
-        ValueError: there are not as many readings as truths, or a truth lacks a factor.
+        InputError: there are not as many readings as truths, or a truth lacks a factor.
     """
     wanted = _by_factor(truth)
     right = {}
     for factor in FACTORS:
         if len(read[factor]) != len(truth) or not len(truth):
-            raise ValueError(f"{factor}: got {len(read[factor])} readings for {len(truth)} truths")
+            raise InputError(f"{factor}: got {len(read[factor])} readings for {len(truth)} truths")
         right[factor] = np.array(read[factor])[:, None] == np.array(wanted[factor])
     if shuffled and len(truth) < 2:
-        raise ValueError(f"shuffled: got {len(truth)} picture, expected at least 2")
+        raise InputError(f"shuffled: got {len(truth)} picture, expected at least 2")
     right["all"] = np.logical_and.reduce(list(right.values()))
     scores = {}
     for factor, hits in right.items():
@@ -337,5 +338,5 @@ def _shuffled_interval(
 def _by_factor(factors: Sequence[Mapping[str, str]]) -> dict[str, list[str]]:
     for number, truth in enumerate(factors):
         if missing := [factor for factor in FACTORS if factor not in truth]:
-            raise ValueError(f"picture {number}: its truth {dict(truth)} lacks {missing}")
+            raise InputError(f"picture {number}: its truth {dict(truth)} lacks {missing}")
     return {factor: [truth[factor] for truth in factors] for factor in FACTORS}

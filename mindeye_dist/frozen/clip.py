@@ -12,6 +12,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.encoders import digest_of
 
 PUBLISHED = "ViT-L-14-quickgelu"
@@ -42,7 +43,7 @@ class ClipTokens:
         seed: of random weights.
 
     Raises:
-        ValueError: the architecture is unknown or no plain ViT, or the weights do not fit it.
+        InputError: the architecture is unknown or no plain ViT, or the weights do not fit it.
     """
 
     def __init__(  # noqa: PLR0913 - each is another fact of how the targets are made
@@ -120,10 +121,10 @@ def _plain_config(architecture: str) -> dict[str, Any]:
 
     config = open_clip.get_model_config(architecture)
     if config is None:
-        raise ValueError(f"architecture {architecture!r}: not one of {open_clip.list_models()}")
+        raise InputError(f"architecture {architecture!r}: not one of {open_clip.list_models()}")
     other = sorted(set(config["vision_cfg"]) - _PLAIN)
     if other or not isinstance(config["vision_cfg"]["layers"], int):
-        raise ValueError(
+        raise InputError(
             f"architecture {architecture!r}: expected CLIP's plain ViT, got one with "
             f"{other or 'convolutional layers'}"
         )
@@ -160,24 +161,24 @@ def _weights_file(weights: str, architecture: str, config: dict[str, Any]) -> Pa
     known = get_pretrained_cfg(architecture, weights)
     if not known:
         tags = list_pretrained_tags_by_model(architecture)
-        raise ValueError(
+        raise InputError(
             f"weights {weights!r}: neither a file nor one of {architecture}'s tags {tags}"
         )
     wanted, given = known.get("quick_gelu", False), config.get("quick_gelu", False)
     if wanted != given:
-        raise ValueError(
+        raise InputError(
             f"weights {weights!r} were trained with quick_gelu={wanted}, {architecture} has "
             f"quick_gelu={given}: its other variant has '-quickgelu' in its name, or has not"
         )
     if (tuple(known["mean"]), tuple(known["std"])) != (MEAN, DEVIATION):
-        raise ValueError(
+        raise InputError(
             f"weights {weights!r} of {architecture} were trained with mean {known['mean']} and "
             f"deviation {known['std']} of pixels, expected CLIP's {MEAN} and {DEVIATION}"
         )
     try:
         return Path(download_pretrained(known, prefer_hf_hub=True))
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"weights {weights!r} of {architecture} cannot be had: {error}; a safetensors file of "
             "them may be given instead"
         ) from error
@@ -195,8 +196,8 @@ def _load(tower: nn.Module, file: Path) -> None:
                 if key.startswith(prefix)
             }
     except SafetensorError as error:
-        raise ValueError(f"{file} is not a safetensors file: {error}") from error
+        raise InputError(f"{file} is not a safetensors file: {error}") from error
     try:
         tower.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise ValueError(f"{file}: not this tower's weights: {error}") from error
+        raise InputError(f"{file}: not this tower's weights: {error}") from error

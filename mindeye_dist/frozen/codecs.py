@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.frozen.pretrained import load_part
 
@@ -74,7 +75,7 @@ class PixelCodec:
         """Return the pictures that latents stand for, (batch, 3, side, side) in [0, 1].
 
         Raises:
-            ValueError: the latents have another shape or are not finite.
+            InputError: the latents have another shape or are not finite.
         """
         check_latents(self, latents)
         return unit_range(latents.float())
@@ -93,7 +94,7 @@ class AutoencoderKLCodec:
         device: Where to compute; images and latents are moved there.
 
     Raises:
-        ValueError: There is no such autoencoder, its weights do not fit its config, or `side` is
+        InputError: There is no such autoencoder, its weights do not fit its config, or `side` is
             no multiple of its downsampling.
     """
 
@@ -129,7 +130,7 @@ class AutoencoderKLCodec:
         """Return the pictures that latents stand for, (batch, 3, side, side) in [0, 1].
 
         Raises:
-            ValueError: the latents have another shape or are not finite.
+            InputError: the latents have another shape or are not finite.
         """
         check_latents(self, latents)
         return unit_range(self._vae.decode(latents.float().to(self._device) / self._scale).sample)
@@ -139,11 +140,11 @@ def latent_shape(vae: Any, side: int) -> tuple[int, int, int]:
     """Return channels, height and width of an AutoencoderKL's latents for a square picture.
 
     Raises:
-        ValueError: `side` is no multiple of the downsampling.
+        InputError: `side` is no multiple of the downsampling.
     """
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if side < factor or side % factor:
-        raise ValueError(f"autoencoder-kl: got side {side}, expected a multiple of {factor}")
+        raise InputError(f"autoencoder-kl: got side {side}, expected a multiple of {factor}")
     return (vae.config.latent_channels, side // factor, side // factor)
 
 
@@ -151,14 +152,14 @@ def load_strictly(network: Network, path: Path) -> Network:
     """Fill a network with a safetensors file's tensors and return it.
 
     Raises:
-        ValueError: the file is missing, damaged, or holds other tensors; the message lists them.
+        InputError: the file is missing, damaged, or holds other tensors; the message lists them.
     """
     try:
         network.load_state_dict(load_file(path), strict=True)
     except (OSError, SafetensorError, RuntimeError) as error:
         # torch's message has a line for the missing and one for the unexpected.
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: the weights cannot be loaded: {reason}") from error
+        raise InputError(f"{path}: the weights cannot be loaded: {reason}") from error
     return network
 
 
@@ -171,12 +172,12 @@ def check_latents(codec: LatentCodec, latents: Tensor) -> None:
     """See that latents are a codec's, and finite.
 
     Raises:
-        ValueError: they are not.
+        InputError: they are not.
     """
     if tuple(latents.shape[1:]) != codec.shape:
         expected = "(batch, " + ", ".join(str(size) for size in codec.shape) + ")"
         message = f"{codec.name}: got latents {tuple(latents.shape)}, expected {expected}"
-        raise ValueError(message)
+        raise InputError(message)
     check_finite(latents, f"{codec.name}: latents")
 
 
@@ -184,9 +185,9 @@ def check_finite(values: Tensor, what: str) -> None:
     """See that values are finite.
 
     Raises:
-        ValueError: some are not; the message says of what, and how many.
+        InputError: some are not; the message says of what, and how many.
     """
     bad = int((~torch.isfinite(values)).sum())
     if bad:
         size = math.prod(values.shape)
-        raise ValueError(f"{what}: {bad} of {size} values are not finite")
+        raise InputError(f"{what}: {bad} of {size} values are not finite")

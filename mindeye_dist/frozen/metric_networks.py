@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.clip import ClipTokens
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.frozen.teachers import IMAGENET_MEAN, IMAGENET_STD
@@ -86,10 +87,10 @@ def open_network(
         antialias: filter when pictures are made smaller. The published scores are not filtered.
 
     Raises:
-        ValueError: there is no such network, or its weights cannot be had or are another one's.
+        InputError: there is no such network, or its weights cannot be had or are another one's.
     """
     if key not in _LAYERS:
-        raise ValueError(f"got network {key!r}, expected one of {', '.join(_LAYERS)}")
+        raise InputError(f"got network {key!r}, expected one of {', '.join(_LAYERS)}")
     layer = _LAYERS[key]
     if key == "clip":
         tower = ClipTokens("openai" if weights == HUB else weights, final=True, device=device)
@@ -113,19 +114,19 @@ def open_lite0(
 
     Raises:
         ImportError: no file is given and the package is not installed.
-        ValueError: the file is not there, or is another network's.
+        InputError: the file is not there, or is another network's.
     """
     path = Path(weights) if weights else efficientnet_lite0_weights()
     if not path.is_file():
-        raise ValueError(f"lite0: weights {str(path)!r}: no such file")
+        raise InputError(f"lite0: weights {str(path)!r}: no such file")
     if path.suffix == ".safetensors":
-        raise ValueError(f"lite0: weights {str(path)!r}: expected the published .pth")
+        raise InputError(f"lite0: weights {str(path)!r}: expected the published .pth")
     _read("lite0", path)  # says what is no file of weights at all
     try:
         encoder = EfficientNetLite0(path, device=device)
     except RuntimeError as error:  # of another network
         reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: cannot be read as EfficientNet-Lite0's: {reason}") from error
+        raise InputError(f"{path}: cannot be read as EfficientNet-Lite0's: {reason}") from error
 
     def pooled(images: Pictures) -> Vectors:
         return encoder(images)[:, 0]
@@ -194,7 +195,7 @@ def _network(key: str, state: dict[str, Tensor]) -> nn.Module:
         network.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{key}: not this network's weights: {reason}") from error
+        raise InputError(f"{key}: not this network's weights: {reason}") from error
     return _without_head(key, network).float().eval().requires_grad_(False)
 
 
@@ -222,7 +223,7 @@ def _download(key: str) -> dict[str, Tensor]:
     }[key]
     if url == SWAV_URL:
         # torchvision's file names end in their digest, SwAV's does not.
-        raise ValueError(
+        raise InputError(
             f"{key}: weights {HUB!r} cannot be had from {url}: no digest to verify them by is "
             "published; a file of them may be given instead"
         )
@@ -231,7 +232,7 @@ def _download(key: str) -> dict[str, Tensor]:
             url, map_location="cpu", progress=False, check_hash=True, weights_only=True
         )
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{key}: weights {HUB!r} cannot be had from {url}: {error}; a file of them may be "
             "given instead"
         ) from None
@@ -239,18 +240,18 @@ def _download(key: str) -> dict[str, Tensor]:
 
 def _read(key: str, path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"{key}: weights {str(path)!r}: no such file, expected one or {HUB!r}")
+        raise InputError(f"{key}: weights {str(path)!r}: no such file, expected one or {HUB!r}")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+            raise InputError(f"{path} is not a safetensors file: {error}") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Foreign bytes can fail at any point, and torch's own error is the pickle module's.
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path}: cannot be read as weights: {reason}") from error
+        raise InputError(f"{path}: cannot be read as weights: {reason}") from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path}: expected tensors by name, got {type(state).__name__}")
+        raise InputError(f"{path}: expected tensors by name, got {type(state).__name__}")
     return state

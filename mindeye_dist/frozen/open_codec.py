@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.codecs import AutoencoderKLCodec, LatentCodec, PixelCodec
 from mindeye_dist.frozen.small_autoencoder import SCENES_AUTOENCODER, SmallAutoencoder
 from mindeye_dist.frozen.taef2 import TAEF2Codec
@@ -28,7 +29,7 @@ def open_codec(
         subfolder: Where in `source` an AutoencoderKL is.
 
     Raises:
-        ValueError: There is no such codec, it needs weights that are not given, or its latents have
+        InputError: There is no such codec, it needs weights that are not given, or its latents have
             another shape.
     """
     if name == PixelCodec.name:
@@ -36,15 +37,15 @@ def open_codec(
     elif name == SmallAutoencoder.name:
         codec = SmallAutoencoder.load(Path(source) if source else SCENES_AUTOENCODER, device=device)
     elif not source:
-        raise ValueError(f"{name}: got no weights, expected a folder or hub name of them")
+        raise InputError(f"{name}: got no weights, expected a folder or hub name of them")
     elif name == AutoencoderKLCodec.name:
         codec = AutoencoderKLCodec(source, subfolder=subfolder, side=8 * shape[-1], device=device)
     elif name == TAEF2Codec.name:
         codec = TAEF2Codec(Path(source), 8 * shape[-1], device=device)
     else:
-        raise ValueError(
+        raise InputError(
             f"got codec {name!r}, expected pixels, small-autoencoder, autoencoder-kl or taef2"
         )
     if codec.shape != shape:
-        raise ValueError(f"{name}: its latents are {codec.shape}, expected {shape}")
+        raise InputError(f"{name}: its latents are {codec.shape}, expected {shape}")
     return codec

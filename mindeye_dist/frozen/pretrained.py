@@ -9,6 +9,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from mindeye_dist.errors import InputError
+
 
 def load_part(
     kind: Any,
@@ -26,7 +28,7 @@ def load_part(
         safetensors: read these, or else pickles by torch's weights-only loader.
 
     Raises:
-        ValueError: there is no such network, or its weights do not fit its config.
+        InputError: there is no such network, or its weights do not fit its config.
     """
     where = _place(kind, source, subfolder)
     try:
@@ -40,10 +42,10 @@ def load_part(
             low_cpu_mem_usage=False,
         )
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{where}: no {kind.__name__} could be loaded: {error}") from error
+        raise InputError(f"{where}: no {kind.__name__} could be loaded: {error}") from error
     problems = {key: sorted(info[key]) for key in ("missing_keys", "unexpected_keys") if info[key]}
     if problems:
-        raise ValueError(f"{where}: the weights do not fit the config: {problems}")
+        raise InputError(f"{where}: the weights do not fit the config: {problems}")
     return network.float()
 
 
@@ -57,7 +59,7 @@ def load_settings(kind: Any, source: str | Path, subfolder: str, **options: Any)
         options: settings that replace those of the folder.
 
     Raises:
-        ValueError: there is no such scheduler or tokenizer.
+        InputError: there is no such scheduler or tokenizer.
     """
     where = _place(kind, source, subfolder)
     local = Path(source).exists()
@@ -66,7 +68,7 @@ def load_settings(kind: Any, source: str | Path, subfolder: str, **options: Any)
             str(source), subfolder=subfolder, local_files_only=local, **options
         )
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{where}: no {kind.__name__} could be loaded: {error}") from error
+        raise InputError(f"{where}: no {kind.__name__} could be loaded: {error}") from error
 
 
 def _place(kind: Any, source: str | Path, subfolder: str) -> str:
@@ -74,7 +76,7 @@ def _place(kind: Any, source: str | Path, subfolder: str) -> str:
     where = f"{source}/{subfolder}" if subfolder else str(source)
     is_path = str(source).startswith(("/", ".")) or Path(source).exists()
     if is_path and not Path(where).is_dir():
-        raise ValueError(
+        raise InputError(
             f"{where}: no such folder, expected one of a {kind.__name__} in the layout of "
             "save_pretrained"
         )

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.encoders import ImageEncoder, digest_of
 
 ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
@@ -49,7 +50,7 @@ def fit_projection(
     of pictures. The largest entry of each component is positive.
 
     Raises:
-        ValueError: If there are not more pictures, or not as many channels, as components.
+        InputError: If there are not more pictures, or not as many channels, as components.
     """
     summary, others = Moments(), Moments()
     for tokens in token_batches:
@@ -96,7 +97,7 @@ class Moments:
         channels = self.sum.numel()
         if not 1 <= dim <= min(channels, self.count - 1):
             message = f"{dim} components asked of {self.count} vectors of {channels} channels"
-            raise ValueError(message)
+            raise InputError(message)
         mean, covariance = self.mean_and_covariance()
         basis = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :dim]
         return mean.float(), signed(basis)
@@ -128,7 +129,7 @@ class ProjectedEncoder:
         channels, self.dim = projection.map_basis.shape
         if channels != encoder.dim:
             message = f"the projection is of {channels} channels, {encoder.name} has {encoder.dim}"
-            raise ValueError(message)
+            raise InputError(message)
         self.encoder, self.projection = encoder, projection
         self.name = f"{encoder.name}-projected{self.dim}"
         self.num_tokens = encoder.num_tokens
@@ -159,23 +160,23 @@ class ProjectedEncoder:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: If the file is no projection, or one fitted to another encoder.
+            InputError: If the file is no projection, or one fitted to another encoder.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a safetensors file: {error}") from error
+            raise InputError(f"{path} is not a safetensors file: {error}") from error
         wanted = {field.name for field in fields(Projection)} - {"shares_summary"}
         if set(tensors) != wanted:
             message = f"{path} is no projection: it holds {sorted(tensors)}, not {sorted(wanted)}"
-            raise ValueError(message)
+            raise InputError(message)
         if metadata.get("encoder_digest") != encoder.digest:
             message = (
                 f"{path} was fitted to encoder {metadata.get('encoder')} with digest "
                 f"{metadata.get('encoder_digest')}, not to {encoder.name} with {encoder.digest}"
             )
-            raise ValueError(message)
+            raise InputError(message)
         shares = metadata.get("shares_summary") == "True"
         return cls(encoder, Projection(**tensors, shares_summary=shares))

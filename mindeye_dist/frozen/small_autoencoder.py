@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.codecs import check_finite, check_latents, unit_range
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.strict import check, from_dict
@@ -47,7 +48,7 @@ def latent_shape(config: AutoencoderConfig, side: int) -> tuple[int, int, int]:
     """Return channels, height and width of the latents of pictures of a side (pixels).
 
     Raises:
-        ValueError: `side` is no multiple of 4.
+        InputError: `side` is no multiple of 4.
     """
     fits = side >= FACTOR and side % FACTOR == 0
     check(fits, "small-autoencoder: side", side, f"a multiple of {FACTOR}")
@@ -134,7 +135,7 @@ class SmallAutoencoder:
         device: where to compute.
 
     Raises:
-        ValueError: `side` is no multiple of 4.
+        InputError: `side` is no multiple of 4.
     """
 
     name = "small-autoencoder"
@@ -161,7 +162,7 @@ class SmallAutoencoder:
         """Encode images with values in [0, 1] of any size.
 
         Raises:
-            ValueError: values are not finite.
+            InputError: values are not finite.
         """
         check_finite(images, f"{self.name}: images")
         small = functional.adaptive_avg_pool2d(images.to(self._device).float(), self.side)
@@ -173,7 +174,7 @@ class SmallAutoencoder:
         """Return the pictures that latents stand for, (batch, 3, side, side) in [0, 1].
 
         Raises:
-            ValueError: the latents have another shape or are not finite.
+            InputError: the latents have another shape or are not finite.
         """
         check_latents(self, latents)
         return unit_range(self._network.decoder(latents.to(self._device).float()))
@@ -191,7 +192,7 @@ class SmallAutoencoder:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: there is no such file, or it is no autoencoder.
+            InputError: there is no such file, or it is no autoencoder.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -203,4 +204,4 @@ class SmallAutoencoder:
             return cls(network, config, about["side"], about=about["about"], device=device)
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
             short = " ".join(str(error).split())
-            raise ValueError(f"{path}: is no autoencoder's file: {short}") from error
+            raise InputError(f"{path}: is no autoencoder's file: {short}") from error

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.codecs import (
     Images,
     Latents,
@@ -31,7 +32,7 @@ class TAEF2Codec:
         device: Where to compute; images and latents are moved there.
 
     Raises:
-        ValueError: A file is missing or holds other tensors, or `side` is no multiple of 8.
+        InputError: A file is missing or holds other tensors, or `side` is no multiple of 8.
     """
 
     name = "taef2"
@@ -40,7 +41,7 @@ class TAEF2Codec:
         self, folder: Path, side: int = 128, *, device: torch.device | str = "cpu"
     ) -> None:
         if side < 8 or side % 8:
-            raise ValueError(f"{self.name}: got side {side}, expected a multiple of 8")
+            raise InputError(f"{self.name}: got side {side}, expected a multiple of 8")
         self.side = side
         self.shape = (32, side // 8, side // 8)
         self._encoder = load_strictly(_taef2_encoder(), folder / "taef2_encoder.safetensors")
@@ -61,7 +62,7 @@ class TAEF2Codec:
         """Return the pictures that latents stand for, (batch, 3, side, side) in [0, 1].
 
         Raises:
-            ValueError: the latents have another shape or are not finite.
+            InputError: the latents have another shape or are not finite.
         """
         check_latents(self, latents)
         return self._decoder(latents.float().to(self._device)).clamp(0, 1)

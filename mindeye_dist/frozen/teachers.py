@@ -93,7 +93,7 @@ class ConvNextTeacher:
         device: Where to compute; images are moved there.
 
     Raises:
-        ValueError: The file is missing, damaged, or holds other tensors.
+        InputError: The file is missing, damaged, or holds other tensors.
     """
 
     def __init__(

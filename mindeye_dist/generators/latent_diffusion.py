@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.clip import DEVIATION, MEAN
 from mindeye_dist.frozen.codecs import resize
 from mindeye_dist.frozen.encoders import digest_of
@@ -40,7 +41,7 @@ class Sampling:
         posterior: what is taken of the autoencoder's posterior of an initial picture.
 
     Raises:
-        ValueError: a field is out of range.
+        InputError: a field is out of range.
     """
 
     steps: int = 20
@@ -51,9 +52,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"sampling: got {self.steps} steps, expected 1 or more")
+            raise InputError(f"sampling: got {self.steps} steps, expected 1 or more")
         if not 1 <= self.guidance < math.inf:
-            raise ValueError(f"sampling: got guidance {self.guidance}, expected 1 or more")
+            raise InputError(f"sampling: got guidance {self.guidance}, expected 1 or more")
         for field, choices in (
             ("last_sigma", ("zero", "sigma_min")),
             ("init_normalisation", ("unit", "clip")),
@@ -61,7 +62,7 @@ class Sampling:
         ):
             if getattr(self, field) not in choices:
                 value = getattr(self, field)
-                raise ValueError(f"sampling: got {field} {value!r}, expected one of {choices}")
+                raise InputError(f"sampling: got {field} {value!r}, expected one of {choices}")
 
 
 class LatentDiffusion:
@@ -79,7 +80,7 @@ class LatentDiffusion:
         dtype: of the networks.
 
     Raises:
-        ValueError: a part is missing, its weights do not fit its config, or the parts do not fit
+        InputError: a part is missing, its weights do not fit its config, or the parts do not fit
             each other.
     """
 
@@ -95,11 +96,11 @@ class LatentDiffusion:
         from diffusers import AutoencoderKL, UNet2DConditionModel, UniPCMultistepScheduler
 
         if dtype not in DTYPES:
-            raise ValueError(f"{source}: got dtype {dtype!r}, expected one of {list(DTYPES)}")
+            raise InputError(f"{source}: got dtype {dtype!r}, expected one of {list(DTYPES)}")
         unet = load_part(UNet2DConditionModel, source, unet_folder)
         vae = load_part(AutoencoderKL, source, "vae")
         if unet.config.in_channels != vae.config.latent_channels:
-            raise ValueError(
+            raise InputError(
                 f"{source}: the UNet takes {unet.config.in_channels} channels, expected the "
                 f"autoencoder's {vae.config.latent_channels}"
             )
@@ -142,7 +143,7 @@ class LatentDiffusion:
             strength: share of the steps that is run from `init`; 1 starts from noise alone.
 
         Raises:
-            ValueError: a picture is not finite, as half precision may make it.
+            InputError: a picture is not finite, as half precision may make it.
         """
         if strength == 1:
             init = None
@@ -214,7 +215,7 @@ class LatentDiffusion:
         broken = (~torch.isfinite(pixels)).flatten(1).any(dim=1).tolist()
         if any(broken):
             bad = [seed for seed, is_broken in zip(seeds, broken, strict=True) if is_broken]
-            raise ValueError(
+            raise InputError(
                 f"{self._source}: pictures of seeds {bad} are not finite in {self.dtype}"
             )
         return (pixels / 2 + 0.5).clamp(0, 1)

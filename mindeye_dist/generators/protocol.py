@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.randomness import torch_generator
 
 Tokens = Float[Tensor, "batch tokens dim"]
@@ -49,7 +50,7 @@ class Generator(Protocol):
             strength: how much of `init` is replaced: 1 all of it, 0 nothing.
 
         Raises:
-            ValueError: tokens of another shape or not finite, or seeds or initial pictures of
+            InputError: tokens of another shape or not finite, or seeds or initial pictures of
                 another number.
         """
         ...
@@ -65,24 +66,24 @@ def check_request(
     """See that a generator can draw what it is asked for.
 
     Raises:
-        ValueError: it cannot; see `Generator.__call__`.
+        InputError: it cannot; see `Generator.__call__`.
     """
     name = generator.name
     if tuple(tokens.shape[1:]) != generator.token_shape:
-        raise ValueError(
+        raise InputError(
             f"{name}: got tokens {tuple(tokens.shape)}, expected (batch, "
             f"{generator.token_shape[0]}, {generator.token_shape[1]})"
         )
     for what, values in (("tokens", tokens), ("initial pictures", init)):
         if values is not None and not torch.isfinite(values).all():
             bad = int((~torch.isfinite(values)).flatten(1).any(dim=1).sum())
-            raise ValueError(f"{name}: {what} of {bad} of {len(values)} are not finite")
+            raise InputError(f"{name}: {what} of {bad} of {len(values)} are not finite")
     if len(seeds) != len(tokens):
-        raise ValueError(f"{name}: got {len(seeds)} seeds for {len(tokens)} pictures")
+        raise InputError(f"{name}: got {len(seeds)} seeds for {len(tokens)} pictures")
     if init is not None and len(init) != len(tokens):
-        raise ValueError(f"{name}: got {len(init)} initial pictures for {len(tokens)} pictures")
+        raise InputError(f"{name}: got {len(init)} initial pictures for {len(tokens)} pictures")
     if not 0 <= strength <= 1:
-        raise ValueError(f"{name}: got strength {strength}, expected 0..1")
+        raise InputError(f"{name}: got strength {strength}, expected 0..1")
 
 
 def noise_like(

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.generators.protocol import (
@@ -216,12 +217,12 @@ class SmallGenerator:
             guidance: instead of the file's; 0 keeps it.
 
         Raises:
-            ValueError: there is no such file, it is no generator, or of another codec.
+            InputError: there is no such file, it is no generator, or of another codec.
         """
         about, tensors = _read(path)
         known = about["codec"]
         if codec.digest != known["digest"]:
-            raise ValueError(
+            raise InputError(
                 f"{path}: is a generator of latents by {known['name']} {known['digest'][:12]}, "
                 f"the codec given is {codec.name} {codec.digest[:12]}"
             )
@@ -234,7 +235,7 @@ class SmallGenerator:
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
-            raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+            raise InputError(f"{path}: {' '.join(str(error).split())}") from error
         return cls(network, config, codec, targets, about=about["about"], device=device)
 
 
@@ -242,7 +243,7 @@ def codec_of(path: Path) -> tuple[str, tuple[int, ...]]:
     """Return name and latents' shape of the codec that a generator's file is for.
 
     Raises:
-        ValueError: there is no such file, or it is no generator.
+        InputError: there is no such file, or it is no generator.
     """
     known = _read(path)[0]["codec"]
     return known["name"], tuple(known["shape"])
@@ -254,4 +255,4 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             about = json.loads((file.metadata() or {})["generator"])
             return about, {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: is no generator's file: {error}") from error
+        raise InputError(f"{path}: is no generator's file: {error}") from error

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.generators.protocol import Latents, Tokens
 from mindeye_dist.strict import check
 
@@ -67,7 +68,7 @@ class TokenDecoder(nn.Module):
         token_shape: tokens and their width; either one token, or one and a square map.
 
     Raises:
-        ValueError: the tokens are no such map.
+        InputError: the tokens are no such map.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class TokenDecoder(nn.Module):
         tokens, dim = token_shape
         self.grid, self.side, width = grid, math.isqrt(tokens - 1), config.guess_width
         if self.side**2 != tokens - 1:
-            raise ValueError(f"got {tokens} tokens, expected one, or one and a square map")
+            raise InputError(f"got {tokens} tokens, expected one, or one and a square map")
         self.summary = nn.Sequential(
             nn.Linear(dim, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
         )
@@ -138,7 +139,7 @@ class PictureTransformer(nn.Module):
         token_shape: tokens and their width; either one token, or one and a square map.
 
     Raises:
-        ValueError: the tokens are no such map, or patches do not fill the latents.
+        InputError: the tokens are no such map, or patches do not fill the latents.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class PictureTransformer(nn.Module):
         super().__init__()
         channels, height, width = latent_shape
         if height % config.patch or width % config.patch:
-            raise ValueError(f"got latents {latent_shape}, expected multiples of {config.patch}")
+            raise InputError(f"got latents {latent_shape}, expected multiples of {config.patch}")
         self.grid = (height // config.patch, width // config.patch)
         self.guess = TokenDecoder(config, self.grid, channels, token_shape)
         self.patches = nn.Conv2d(channels, config.width, *_window(config.patch))

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.randomness import numpy_generator, torch_generator
 from mindeye_dist.strict import check
 
@@ -65,7 +66,7 @@ class PictureTrainer(Generic[Network]):
             equal.
 
     Raises:
-        ValueError: there are fewer pictures than a batch.
+        InputError: there are fewer pictures than a batch.
     """
 
     def __init__(  # noqa: PLR0913 - these are the parts, and it builds none of them
@@ -99,7 +100,7 @@ class PictureTrainer(Generic[Network]):
         while self.step < self.total_steps:
             loss = self._train_step()
             if not math.isfinite(loss):
-                raise ValueError(
+                raise InputError(
                     f"{self.name}: step {self.step}: the loss is {loss}, expected a finite one"
                 )
             self.step += 1
@@ -150,7 +151,7 @@ class PictureTrainer(Generic[Network]):
         """Go on from the state that was saved, if there is one.
 
         Raises:
-            ValueError: it is of another training.
+            InputError: it is of another training.
         """
         path = self._folder / STATE
         if not path.exists():
@@ -160,7 +161,7 @@ class PictureTrainer(Generic[Network]):
                 about = file.metadata() or {}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             if about["of"] != self._identity:
-                raise ValueError(
+                raise InputError(
                     f"{path}: is of another training ({about['of']}), expected {self._identity}; "
                     "another --run-dir starts anew"
                 )
@@ -173,7 +174,7 @@ class PictureTrainer(Generic[Network]):
                     **{k: tensors[f"{k}.{name}"].to(self.device) for k in MOMENTS},
                 }
         except (SafetensorError, RuntimeError, KeyError) as error:
-            raise ValueError(f"{path}: is no state of this training: {error}") from error
+            raise InputError(f"{path}: is no state of this training: {error}") from error
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -13,14 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mindeye_dist.errors import InputError, MissingPackageError
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.frozen.pretrained import load_part, load_settings
-from mindeye_dist.generators.latent_diffusion import (
-    LatentDiffusion,
-    Precision,
-    Sampling,
-    describe,
-)
+from mindeye_dist.generators.latent_diffusion import LatentDiffusion, Precision, Sampling, describe
 from mindeye_dist.generators.protocol import Pictures, Tokens, check_request
 
 DEFAULT = Sampling(steps=20, guidance=10.0)
@@ -46,7 +42,7 @@ class StableUnCLIP:
 
     Raises:
         ImportError: transformers, which the text encoder is of, is not installed.
-        ValueError: a part is missing, its weights do not fit its config, the parts do not fit each
+        InputError: a part is missing, its weights do not fit its config, the parts do not fit each
             other, or there is no such noise level.
     """
 
@@ -68,7 +64,7 @@ class StableUnCLIP:
         self._schedule = load_settings(DDPMScheduler, source, "image_noising_scheduler")
         levels = self._schedule.config.num_train_timesteps
         if not 0 <= noise_level < levels:
-            raise ValueError(f"{source}: got noise level {noise_level}, expected 0..{levels - 1}")
+            raise InputError(f"{source}: got noise level {noise_level}, expected 0..{levels - 1}")
         self._noise_level = noise_level
         self._model = LatentDiffusion(source, "unet", sampling, device=device, dtype=dtype)
         _check_fit(source, self._model.unet_config, constants)
@@ -90,7 +86,7 @@ class StableUnCLIP:
         """Return pictures in [0, 1], (batch, 3, side, side); see `Generator.__call__`.
 
         Raises:
-            ValueError: the request does not fit, or half precision made a picture not finite.
+            InputError: the request does not fit, or half precision made a picture not finite.
         """
         check_request(self, tokens, seeds, init, strength)
         prompt = self._constants["prompt"].expand(len(tokens), -1, -1)
@@ -128,7 +124,7 @@ def _load_constants(source: str | Path) -> dict[str, Tensor]:
         from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
         from transformers import CLIPTextModel, CLIPTokenizer
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             "stable-unclip needs a text encoder of transformers: pip install transformers"
         ) from error
     normalizer = load_part(StableUnCLIPImageNormalizer, source, "image_normalizer")
@@ -146,7 +142,7 @@ def _check_fit(source: str | Path, unet: Any, constants: dict[str, Tensor]) -> N
     expected = (2 * constants["mean"].shape[-1], constants["prompt"].shape[-1])
     got = (unet.projection_class_embeddings_input_dim, unet.cross_attention_dim)
     if unet.class_embed_type != "projection" or got != expected:
-        raise ValueError(
+        raise InputError(
             f"{source}/unet: got labels by {unet.class_embed_type!r}, of width {got[0]}, and words "
             f"of width {got[1]}, expected 'projection', {expected[0]} and {expected[1]}"
         )

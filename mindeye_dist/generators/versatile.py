@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.frozen.pretrained import load_part, load_settings
 from mindeye_dist.generators.latent_diffusion import LatentDiffusion, Precision, Sampling
@@ -42,7 +43,7 @@ class VersatileDiffusion:
         dtype: of the networks.
 
     Raises:
-        ValueError: a part is missing, it has no safetensors, its weights do not fit its config,
+        InputError: a part is missing, it has no safetensors, its weights do not fit its config,
             or it is of the dual-guided pipeline.
     """
 
@@ -60,14 +61,14 @@ class VersatileDiffusion:
         for part in ("image_unet", "vae"):
             folder = Path(source, part)
             if folder.is_dir() and not any(folder.glob("*.safetensors")):
-                raise ValueError(
+                raise InputError(
                     f"{folder}: has no safetensors; `python jobs/import_versatile.py {source} "
                     "--out FOLDER` makes them of .bin weights"
                 )
         self._model = LatentDiffusion(source, "image_unet", sampling, device=device, dtype=dtype)
         config = self._model.unet_config
         if config.dual_cross_attention:
-            raise ValueError(
+            raise InputError(
                 f"{source}/image_unet: got the UNet of VersatileDiffusionDualGuidedPipeline, which "
                 "takes text too, expected that of VersatileDiffusionPipeline"
             )
@@ -85,7 +86,7 @@ class VersatileDiffusion:
         """Return pictures in [0, 1], (batch, 3, side, side); see `Generator.__call__`.
 
         Raises:
-            ValueError: the request does not fit, or half precision made a picture not finite.
+            InputError: the request does not fit, or half precision made a picture not finite.
         """
         check_request(self, tokens, seeds, init, strength)
         return self._model.draw(
@@ -107,7 +108,7 @@ def convert(source: str | Path, folder: Path) -> None:
         folder: where to write.
 
     Raises:
-        ValueError: a part is missing or its weights do not fit its config.
+        InputError: a part is missing or its weights do not fit its config.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel, UniPCMultistepScheduler
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import DataError
 
 SPLITS = ("train", "val", "test")
 EMPTY = ("", "n/a")

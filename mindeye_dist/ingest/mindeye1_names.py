@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from mindeye_dist.errors import InputError
+
 Kind = Literal["257x768", "1x768", "autoencoder"]
 Rows = tuple[tuple[str, str], ...]
 
@@ -104,13 +106,13 @@ def kind_of(names: Iterable[str]) -> Kind:
     """Return the kind of a state dict from its published names.
 
     Raises:
-        ValueError: the names are of none of the three kinds, or of several.
+        InputError: the names are of none of the three kinds, or of several.
     """
     there = set(names)
     kinds = [kind for kind, mark in _MARKS.items() if mark in there]
     if len(kinds) != 1:
         marks = ", ".join(f"{mark} ({kind})" for kind, mark in _MARKS.items())
-        raise ValueError(
+        raise InputError(
             f"{len(there)} keys that are of no published kind, starting with "
             f"{sorted(there)[:3]}; expected exactly one of {marks}"
         )
@@ -123,13 +125,13 @@ def our_name(published: str, kind: Kind) -> str | None:
     Derived are the noise schedule's tables and the rotary frequencies.
 
     Raises:
-        ValueError: the key belongs to no part of the model.
+        InputError: the key belongs to no part of the model.
     """
     if kind != "autoencoder" and _DERIVED.fullmatch(published):
         return None
     renamed = _renamed(published, _ROWS[kind])
     if renamed is None:
-        raise ValueError(f"{published}: not a key of the published {kind} model")
+        raise InputError(f"{published}: not a key of the published {kind} model")
     return renamed
 
 
@@ -137,11 +139,11 @@ def published_name(ours: str, kind: Kind) -> str:
     """Return the published key for a tensor of ours.
 
     Raises:
-        ValueError: the published model has no such tensor.
+        InputError: the published model has no such tensor.
     """
     renamed = _renamed(ours, [(new, old) for old, new in _ROWS[kind]])
     if renamed is None:
-        raise ValueError(f"{ours}: the published {kind} model has no such tensor")
+        raise InputError(f"{ours}: the published {kind} model has no such tensor")
     return renamed
 
 

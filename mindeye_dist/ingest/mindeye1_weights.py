@@ -27,6 +27,7 @@ from mindeye_dist.config import (
     PriorConfig,
     ProjectorConfig,
 )
+from mindeye_dist.errors import CheckpointError, InputError
 from mindeye_dist.ingest.mindeye1_names import (
     Kind,
     derived_names,
@@ -42,7 +43,6 @@ from mindeye_dist.runs.checkpoint_writing import save_tensors
 from mindeye_dist.runs.checkpoints import (
     MODEL,
     STATE,
-    CheckpointError,
     Progress,
     check_shapes,
     complete_folder,
@@ -268,7 +268,7 @@ def sizes_of(kind: Kind, shapes: Shapes) -> Sizes:
     """Return the sizes that a state dict's shapes tell.
 
     Raises:
-        ValueError: a shape that tells a size is missing or has fewer axes.
+        InputError: a shape that tells a size is missing or has fewer axes.
     """
     return _lowlevel_sizes(shapes) if kind == "autoencoder" else _highlevel_sizes(kind, shapes)
 
@@ -326,7 +326,7 @@ def _lowlevel_sizes(shapes: Shapes) -> Sizes:
 
 def _side(shapes: Shapes, name: str, axis: int) -> int:
     if name not in shapes or len(shapes[name]) <= axis:
-        raise ValueError(
+        raise InputError(
             f"{name}: got {shapes.get(name)}, expected a shape whose axis {axis} counts"
         )
     return shapes[name][axis]

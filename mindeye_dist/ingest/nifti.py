@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.ingest.events import Trial
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import DataError
 
 _VOLUMES_AT_ONCE = 16
 _LARGEST = float(np.finfo(np.float16).max)
@@ -45,7 +45,7 @@ class Response:
 
     def __post_init__(self) -> None:
         if self.delay < 0 or self.window < 1:
-            raise ValueError(
+            raise InputError(
                 f"delay {self.delay} and window {self.window}: expected at least 0 and 1 volumes"
             )
 

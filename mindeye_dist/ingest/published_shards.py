@@ -25,8 +25,9 @@ from mindeye_dist.data.shards import (
     shard_entry,
     with_checksums,
 )
+from mindeye_dist.errors import DataError
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 SPLITS = ("train", "val", "test")
 _SHARD = re.compile(r"(?P<split>[a-z]+)_(?P<subject>.+)_(?P<number>\d+)\.tar")

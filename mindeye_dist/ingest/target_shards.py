@@ -15,16 +15,12 @@ from math import prod
 from mindeye_dist.data.dataset import picture_member
 from mindeye_dist.data.manifest import Shard, Targets
 from mindeye_dist.data.members import read_members
-from mindeye_dist.data.shards import (
-    Sample,
-    intact_shard,
-    read_index,
-    write_shard,
-)
+from mindeye_dist.data.shards import Sample, intact_shard, read_index, write_shard
 from mindeye_dist.data.target_encoder import BATCH, TargetEncoder, Views, encode_views
 from mindeye_dist.data.writer import SAMPLES_PER_SHARD, pack
+from mindeye_dist.errors import DataError
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 SOURCE = "source.txt"
 LARGEST_SHARD = 2**28

@@ -5,6 +5,7 @@ import math
 import torch
 
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.errors import InputError
 from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
 from mindeye_dist.randomness import seed_for
@@ -15,7 +16,7 @@ def build_model(config: ExperimentConfig, shapes: Shapes) -> MindEye | LowLevel:
     """Return the model, its weights drawn from the run's seed: the same on every rank.
 
     Raises:
-        ValueError: the targets' shapes do not fit the pipeline; names the target and its shape.
+        InputError: the targets' shapes do not fit the pipeline; names the target and its shape.
     """
     torch.manual_seed(seed_for(config.training.seed, "weights"))
     if config.pipeline == "highlevel":
@@ -26,7 +27,7 @@ def build_model(config: ExperimentConfig, shapes: Shapes) -> MindEye | LowLevel:
     model = LowLevel(config.model.lowlevel, shapes.num_voxels, (channels, height, width), dim)
     _, *sides = model.map_shape
     if num_tokens != math.prod(sides):
-        raise ValueError(
+        raise InputError(
             f"feature_map by {shapes.targets['feature_map'].encoder}: got {num_tokens} tokens, "
             f"expected {math.prod(sides)}, as the map under latents of {height} x {width} has"
         )
@@ -36,5 +37,5 @@ def build_model(config: ExperimentConfig, shapes: Shapes) -> MindEye | LowLevel:
 def _shape(shapes: Shapes, kind: str, length: int) -> tuple[int, ...]:
     shape = shapes.targets[kind].shape
     if len(shape) != length:
-        raise ValueError(f"{kind}: got shape {shape}, expected {length} axes")
+        raise InputError(f"{kind}: got shape {shape}, expected {length} axes")
     return shape

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mindeye_dist.config import LowLevelConfig
+from mindeye_dist.errors import InputError
 
 NORM_GROUPS = 32
 
@@ -41,7 +42,7 @@ class LowLevel(nn.Module):
         feature_dim: width of the teacher's features (512 in the published model).
 
     Raises:
-        ValueError: the upsampler cannot reach the latents' height and width.
+        InputError: the upsampler cannot reach the latents' height and width.
     """
 
     def __init__(
@@ -96,11 +97,11 @@ def map_sides(config: LowLevelConfig, latent_sides: list[int]) -> tuple[int, int
     """Return height and width of the map: every stage of the upsampler but the last doubles them.
 
     Raises:
-        ValueError: a side of the latents is no multiple of that.
+        InputError: a side of the latents is no multiple of that.
     """
     factor = 2 ** (len(config.upsampler_channels) - 1)
     if any(side < factor or side % factor for side in latent_sides):
-        raise ValueError(
+        raise InputError(
             f"latents: got height and width {tuple(latent_sides)}, expected multiples of {factor} "
             f"for an upsampler of {len(config.upsampler_channels)} stages"
         )

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mindeye_dist.config import ModelConfig, PriorConfig
+from mindeye_dist.errors import InputError
 from mindeye_dist.models.backbone import Backbone
 from mindeye_dist.models.diffusion import add_noise
 from mindeye_dist.models.prior import Prior
@@ -80,10 +81,10 @@ def build_prior(config: PriorConfig, num_tokens: int, dim: int) -> Prior | Query
     """Return the prior of the configured form.
 
     Raises:
-        ValueError: the form is for one token, and the targets have more.
+        InputError: the form is for one token, and the targets have more.
     """
     if config.form == "tokens":
         return Prior(config, num_tokens, dim)
     if num_tokens != 1:
-        raise ValueError(f"model.prior.form: got 'query' and {num_tokens} tokens, expected 1 token")
+        raise InputError(f"model.prior.form: got 'query' and {num_tokens} tokens, expected 1 token")
     return QueryPrior(config, dim)

@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
+from mindeye_dist.errors import CheckpointError, DataError
 from mindeye_dist.runs.checkpoints import (
     MANIFEST,
-    CheckpointError,
     Checkpoints,
     checkpoint_name,
     read_progress,
     rename_durably,
     verify,
 )
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 log = logging.getLogger(__name__)
 DIGITS = 12

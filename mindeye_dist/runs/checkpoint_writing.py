@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from mindeye_dist.distributed import agree, rank, world_size
+from mindeye_dist.errors import CheckpointError
 
 MODEL = "model.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -22,10 +23,6 @@ Parameters = Iterator[tuple[str, dict[str, Tensor]]]
 """Name, and `weight`, `exp_avg` and `exp_avg_sq`, of every parameter."""
 RankShard = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Weights and moments by name, in host memory."""
-
-
-class CheckpointError(Exception):
-    """A checkpoint that cannot be written, is not whole, or does not fit; lists the differences."""
 
 
 class HostCopies:

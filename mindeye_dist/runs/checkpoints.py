@@ -26,10 +26,10 @@ from torch.distributed import ProcessGroup
 
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.distributed import group_of_its_own, rank
+from mindeye_dist.errors import CheckpointError
 from mindeye_dist.runs.checkpoint_writing import (
     MODEL,
     MOMENTS,
-    CheckpointError,
     HostCopies,
     Parameters,
     RankShard,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mindeye_dist.errors import DataError
 from mindeye_dist.runs.folder import JOURNAL, SUMMARY
-from mindeye_dist.storage.store import DataError
 
 Report = Callable[[dict[str, Any]], None]
 """Takes one row of metrics."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.runs.checkpoint_writing import CheckpointError
+from mindeye_dist.errors import CheckpointError
 from mindeye_dist.runs.checkpoints import read_config, read_shapes
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.strict import paths

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.distributed import barrier, rank
+from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoint_copies import CheckpointCopies
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.runs.folder import (
@@ -25,10 +26,10 @@ def check_run_dir(config: ExperimentConfig, *, resume: bool, overwrite: bool) ->
     """Check that the run folder is new, or that its run is to be resumed or deleted.
 
     Raises:
-        ValueError: the folder holds a run and neither is asked for, or there is no run to resume.
+        InputError: the folder holds a run and neither is asked for, or there is no run to resume.
     """
     if "://" in config.run_dir:
-        raise ValueError(
+        raise InputError(
             f"run_dir: got {config.run_dir!r}, expected a folder that all workers share"
         )
     checkpoints, copy_to = Checkpoints(config.run_dir, 1), config.checkpoint.copy_to
@@ -38,19 +39,19 @@ def check_run_dir(config: ExperimentConfig, *, resume: bool, overwrite: bool) ->
     if resume:
         newest = checkpoints.newest()
         if newest is None and not copied:
-            raise ValueError(f"--resume: no good checkpoint in {checkpoints.folder}")
+            raise InputError(f"--resume: no good checkpoint in {checkpoints.folder}")
         if newest is not None:
             check_same_settings(newest, config)
         return
     if overwrite:
         return
     if checkpoints.folder.exists():
-        raise ValueError(
+        raise InputError(
             f"run_dir: {config.run_dir} holds a run; --resume goes on with it, "
             "--overwrite deletes it, --run-dir names another folder"
         )
     if copied:
-        raise ValueError(
+        raise InputError(
             f"checkpoint.copy_to: {copy_to} holds a run; --resume goes on with it, "
             "--overwrite deletes it"
         )

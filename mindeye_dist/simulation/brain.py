@@ -18,6 +18,7 @@ from jaxtyping import Float, Float16, Int
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.simulation.config import SimulationConfig
 from mindeye_dist.simulation.tuning import (
@@ -98,7 +99,7 @@ class SimulatedSubject:
         Offsets of sessions are not drawn, since z-scoring takes them away exactly.
 
         Raises:
-            ValueError: features of another shape or not finite, or a picture that comes twice.
+            InputError: features of another shape or not finite, or a picture that comes twice.
         """
         self._check(picture_ids, features)
         config = self.config
@@ -153,15 +154,15 @@ class SimulatedSubject:
     def _check(self, picture_ids: Sequence[int], features: np.ndarray) -> None:
         expected = (len(picture_ids), len(self.space.covariance))
         if features.shape != expected:
-            raise ValueError(
+            raise InputError(
                 f"{self.config.subject}: features have shape {features.shape}, expected {expected}"
             )
         if not np.isfinite(features).all():
-            raise ValueError(f"{self.config.subject}: features hold values that are not finite")
+            raise InputError(f"{self.config.subject}: features hold values that are not finite")
         if len(set(picture_ids)) != len(picture_ids):
-            raise ValueError(f"{self.config.subject}: a picture id comes more than once")
+            raise InputError(f"{self.config.subject}: a picture id comes more than once")
         if len(picture_ids) * self.config.num_repeats < 2:
-            raise ValueError(f"{self.config.subject}: got 1 trial, z-scoring needs at least 2")
+            raise InputError(f"{self.config.subject}: got 1 trial, z-scoring needs at least 2")
 
     def save(self, path: Path) -> None:
         """Write the truth as one safetensors file."""
@@ -293,7 +294,7 @@ class OptimalDecoder:
     def _evidence(self, voxels: np.ndarray) -> np.ndarray:
         num_voxels = len(self._readout)
         if voxels.ndim != 2 or voxels.shape[1] != num_voxels:
-            raise ValueError(
+            raise InputError(
                 f"{self._subject.config.subject}: voxels have shape {voxels.shape}, "
                 f"expected (brains, {num_voxels})"
             )
@@ -310,7 +311,7 @@ def estimate_ncsnr(
     """
     num_pictures, num_repeats, num_voxels = voxels.shape
     if num_repeats < 2:
-        raise ValueError(f"got {num_repeats} repeat, expected at least 2")
+        raise InputError(f"got {num_repeats} repeat, expected at least 2")
     noise = np.zeros(num_voxels)
     for start in range(0, num_pictures, 256):
         block = voxels[start : start + 256].astype(np.float32)

@@ -1,5 +1,6 @@
 """NSD's subjects: voxel counts, ncsnr, and the presets of a simulated brain."""
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.simulation.config import SimulationConfig
 
 NSD_VOXELS = {
@@ -37,10 +38,10 @@ def nsd_preset(subject: str) -> SimulationConfig:
     them (jobs/calibrate.py measures it).
 
     Raises:
-        ValueError: no such subject.
+        InputError: no such subject.
     """
     if subject not in NSD_VOXELS:
-        raise ValueError(f"got subject {subject!r}, expected one of {', '.join(NSD_VOXELS)}")
+        raise InputError(f"got subject {subject!r}, expected one of {', '.join(NSD_VOXELS)}")
     log_mean, log_sd = NSD_NCSNR[subject]
     return SimulationConfig(
         subject=subject,

@@ -26,16 +26,11 @@ from mindeye_dist.data.manifest import (
     Targets,
     write_manifest,
 )
-from mindeye_dist.data.shards import (
-    ABOUT_PICTURES,
-    checksum,
-)
+from mindeye_dist.data.shards import ABOUT_PICTURES, checksum
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.frozen.codecs import PixelCodec
-from mindeye_dist.frozen.efficientnet import (
-    EfficientNetLite0,
-    efficientnet_lite0_weights,
-)
+from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.frozen.encoders import ENCODED_AT_ONCE, EncoderMap
 from mindeye_dist.frozen.projection import (
     ENCODER_FILE,
@@ -44,28 +39,16 @@ from mindeye_dist.frozen.projection import (
     fit_projection,
     project,
 )
-from mindeye_dist.pictures import (
-    PictureFiles,
-    decode,
-    encode_jpeg,
-    small,
-    square_jpeg,
-)
+from mindeye_dist.pictures import PictureFiles, decode, encode_jpeg, small, square_jpeg
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.shapes import Kind
-from mindeye_dist.simulation.brain import (
-    SimulatedSubject,
-    make_subject,
-)
+from mindeye_dist.simulation.brain import SimulatedSubject, make_subject
 from mindeye_dist.simulation.config import SimulatedDataset, SimulationConfig
 from mindeye_dist.simulation.nsd import nsd_preset
 from mindeye_dist.simulation.scenes import render_scene
 from mindeye_dist.simulation.tuning import fit_feature_space
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import (
-    DataError,
-    Store,
-)
+from mindeye_dist.storage.store import Store
 
 log = logging.getLogger(__name__)
 Watch = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -219,12 +202,12 @@ def simulation_configs(settings: SimulatedDataset) -> list[SimulationConfig]:
     """Return the settings of every subject: the preset's, or those of the flags.
 
     Raises:
-        ValueError: there is no such preset, or both it and flags are given.
+        InputError: there is no such preset, or both it and flags are given.
     """
     if not settings.preset:
         return [replace(settings.simulation, subject=name) for name in settings.subjects]
     if settings.simulation != SimulationConfig():
-        raise ValueError(
+        raise InputError(
             f"--preset {settings.preset}: got --simulation flags too, expected one of both"
         )
     return [nsd_preset(settings.preset.removeprefix("nsd-"))]

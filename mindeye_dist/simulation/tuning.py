@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Num
 
+from mindeye_dist.errors import InputError
 from mindeye_dist.simulation.config import SimulationConfig
 
 ROIS = ("V1", "V2", "V3", "hV4", "ventral", "lateral", "parietal")
@@ -50,7 +51,7 @@ class FeatureSpace:
         _check_pictures(clip_tokens, pictures)
         values = clip_tokens.reshape(len(clip_tokens), -1)
         if values.shape[1] != len(self.token_mean):
-            raise ValueError(
+            raise InputError(
                 f"clip_tokens have {values.shape[1]} values a picture, "
                 f"expected {len(self.token_mean)}"
             )
@@ -83,12 +84,12 @@ def fit_feature_space(
         num_lowlevel: Components of the low-level grid.
 
     Raises:
-        ValueError: too few pictures, shapes that disagree, or values that are not finite.
+        InputError: too few pictures, shapes that disagree, or values that are not finite.
     """
     _check_pictures(clip_tokens, pictures)
     num_pictures = len(clip_tokens)
     if num_pictures < 2 * (num_semantic + num_lowlevel):
-        raise ValueError(
+        raise InputError(
             f"got {num_pictures} training pictures, expected at least "
             f"{2 * (num_semantic + num_lowlevel)} for {num_semantic} semantic and {num_lowlevel} "
             "low-level components"
@@ -118,7 +119,7 @@ def lowlevel_grid(
     """Return luminance, two opponent colours and oriented contrast on a grid of 8 x 8 places."""
     num_pictures, height, width, _ = pictures.shape
     if height % GRID or width % GRID:
-        raise ValueError(f"pictures are {height} x {width}, expected multiples of {GRID}")
+        raise InputError(f"pictures are {height} x {width}, expected multiples of {GRID}")
     rgb = pictures.astype(np.float32) / (255 if pictures.dtype == np.uint8 else 1)
     red, green, blue = rgb[..., 0], rgb[..., 1], rgb[..., 2]
     luminance = (red + green + blue) / 3
@@ -152,7 +153,7 @@ def _whiten(
     scores, spread, axes = randomized_svd(values, num_components, random_state=0)
     deviations = spread / len(values) ** 0.5
     if deviations[-1] < 1e-4 * deviations[0]:
-        raise ValueError(
+        raise InputError(
             f"the training pictures vary in fewer than {num_components} directions, expected more"
         )
     whitened = scores * len(values) ** 0.5
@@ -165,11 +166,11 @@ def _whiten(
 
 def _check_pictures(clip_tokens: np.ndarray, pictures: np.ndarray) -> None:
     if len(clip_tokens) != len(pictures):
-        raise ValueError(f"got clip_tokens of {len(clip_tokens)} and {len(pictures)} pictures")
+        raise InputError(f"got clip_tokens of {len(clip_tokens)} and {len(pictures)} pictures")
     if not np.isfinite(clip_tokens).all():
-        raise ValueError("clip_tokens hold values that are not finite")
+        raise InputError("clip_tokens hold values that are not finite")
     if not np.isfinite(pictures).all():
-        raise ValueError("pictures hold values that are not finite")
+        raise InputError("pictures hold values that are not finite")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from threading import Lock, get_ident
 
+from mindeye_dist.errors import InputError
+
 ROOM_LEFT = 0.9
 """What is deleted goes down to this share of the limit, so that it is not done for every file."""
 COUNTED_AFTER = 1 / 64
@@ -20,7 +22,7 @@ class DiskCache:
     """A folder of members, at most so many bytes, and a 64th of them more for each process.
 
     Raises:
-        ValueError: on construction, if the folder cannot be made or read.
+        InputError: on construction, if the folder cannot be made or read.
     """
 
     def __init__(self, folder: str, max_bytes: int) -> None:
@@ -31,7 +33,7 @@ class DiskCache:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._make_room()
         except OSError as error:
-            raise ValueError(f"data.disk_cache: {folder} cannot be used: {error}") from error
+            raise InputError(f"data.disk_cache: {folder} cannot be used: {error}") from error
 
     def get(self, checksum: str, size: int) -> bytes | None:
         """Return a member's bytes, unchecked; none where it is not there."""

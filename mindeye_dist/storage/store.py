@@ -15,28 +15,16 @@ import fsspec
 from fsspec.asyn import AsyncFileSystem, sync
 from fsspec.implementations.local import LocalFileSystem
 
+from mindeye_dist.errors import DataError
 from mindeye_dist.storage.disk_cache import DiskCache
 from mindeye_dist.storage.open_files import OpenFiles
-from mindeye_dist.storage.ranges import (
-    ONCE,
-    UNREADABLE,
-    Counts,
-    Joined,
-    Range,
-    Reader,
-    join,
-    tried,
-)
+from mindeye_dist.storage.ranges import ONCE, UNREADABLE, Counts, Joined, Range, Reader, join, tried
 from mindeye_dist.storage.signed_urls import SignedReads
 
 LONGEST_READ = 2**20
 LONGEST_AHEAD = 4096
 PIECE, PIECES = 8 * 2**20, 8
 """Bytes of a large file that are fetched as one, and how many of these at once."""
-
-
-class DataError(Exception):
-    """Data that cannot be had or is not as it should be; names URL, subject, shard, key, offset."""
 
 
 def why(error: BaseException) -> str:

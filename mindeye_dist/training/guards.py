@@ -17,22 +17,11 @@ from torch import Tensor
 from mindeye_dist.batch import Batch
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.distributed import agree, gather, world_size
+from mindeye_dist.errors import DivergedError, MiscountError
 
 NAMED = 5
 """Maximum number of parameters, or of samples of a kind, that a message names."""
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-class NonFiniteError(Exception):
-    """The loss or the gradient of a batch is NaN or infinite; names the step and the samples."""
-
-
-class DivergedError(Exception):
-    """Ranks hold different weights; names the step, the ranks and the first such parameters."""
-
-
-class MiscountError(Exception):
-    """An epoch did not deliver every sample of the manifest once; names the first of the others."""
 
 
 def poison_if_non_finite(loss: Float[Tensor, ""]) -> Float[Tensor, ""]:

@@ -7,10 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 
-class PreemptedError(Exception):
-    """A run has ended on notice, with a checkpoint of the step that it had reached."""
-
-
 @contextmanager
 def sigterm_notice() -> Iterator[threading.Event]:
     """Yield an event that the first SIGTERM sets; a second SIGTERM has its previous effect.

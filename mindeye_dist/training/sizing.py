@@ -13,6 +13,7 @@ from typing import Literal
 from torch import nn
 
 from mindeye_dist.config import ModelConfig
+from mindeye_dist.errors import InputError
 
 Stage = Literal[0, 1, 2, 3]
 
@@ -65,9 +66,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.gpus < 1:
-            raise ValueError(f"gpus: got {self.gpus}, expected at least 1")
+            raise InputError(f"gpus: got {self.gpus}, expected at least 1")
         if self.offload and self.stage == 0:
-            raise ValueError("offload: got ZeRO 0, expected 1 to 3, whose shards can be offloaded")
+            raise InputError("offload: got ZeRO 0, expected 1 to 3, whose shards can be offloaded")
 
 
 @dataclass(frozen=True, kw_only=True)

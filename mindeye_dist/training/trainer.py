@@ -24,6 +24,7 @@ from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.loader import TrainLoader, eval_batches
 from mindeye_dist.distributed import agree, any_rank, gather, local_slice, rank, world_size
+from mindeye_dist.errors import NonFiniteError, PreemptedError
 from mindeye_dist.randomness import seed_for
 from mindeye_dist.runs.checkpoints import Checkpoints, Progress
 from mindeye_dist.runs.journal import Report
@@ -31,14 +32,12 @@ from mindeye_dist.training.backends.protocol import Backend
 from mindeye_dist.training.draws import Mixing, draw_mixing, no_mixing
 from mindeye_dist.training.guards import (
     Ledger,
-    NonFiniteError,
     bad_samples,
     check_ranks,
     describe_non_finite,
     poison_if_non_finite,
 )
 from mindeye_dist.training.objective import Losses, Objective
-from mindeye_dist.training.preemption import PreemptedError
 from mindeye_dist.training.schedule import one_cycle
 
 log = logging.getLogger(__name__)

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mindeye_dist.errors import CheckpointError
 from mindeye_dist.runs.checkpoints import (
     MANIFEST,
     MODEL,
     STATE,
-    CheckpointError,
     Checkpoints,
     Progress,
     TrainingState,

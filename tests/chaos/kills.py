@@ -24,8 +24,8 @@ from jobs.worker import worker
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.distributed import rank
+from mindeye_dist.errors import DataError
 from mindeye_dist.runs.checkpoints import Checkpoints, read_weights
-from mindeye_dist.storage.store import DataError
 from mindeye_dist.strict import override
 from mindeye_dist.training.trainer import Trainer
 from tests.chaos.record import NEVER, record

@@ -20,10 +20,10 @@ import torch
 from jobs.worker import worker
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.distributed import rank
+from mindeye_dist.errors import DivergedError, NonFiniteError
 from mindeye_dist.strict import override
 from mindeye_dist.training.backends.deepspeed_backend import DeepSpeedBackend
 from mindeye_dist.training.backends.torch_backend import TorchBackend
-from mindeye_dist.training.guards import DivergedError, NonFiniteError
 from tests.chaos.record import NEVER, record
 from tests.conftest import tiny_run, write_tiny_subject
 from tests.forked import run_ranks

@@ -18,7 +18,8 @@ from unittest import mock
 from s3fs import S3FileSystem
 
 from mindeye_dist.config import DataConfig
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.errors import DataError
+from mindeye_dist.storage.store import Store
 from tests.chaos.proxy import ISSUE, Faults, counts, proxy
 from tests.chaos.record import NEVER, record
 from tests.conftest import write_random_subject

@@ -17,7 +17,8 @@ from pathlib import Path
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.errors import DataError
+from mindeye_dist.storage.store import Store
 from tests.chaos.record import NEVER, record
 from tests.conftest import write_tiny_subject
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from mindeye_dist.data.loader import eval_batches
-from mindeye_dist.data.shards import BadSampleError
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.errors import BadSampleError, DataError
+from mindeye_dist.storage.store import Store
 from tests.broken_shards import (
     flip,
     in_memory,

@@ -20,9 +20,10 @@ from mindeye_dist.data.shards import (
     write_shard,
 )
 from mindeye_dist.data.writer import pack, write_shards
+from mindeye_dist.errors import DataError
 from mindeye_dist.ingest.published_shards import read_voxel_shape
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 
 def samples(count):

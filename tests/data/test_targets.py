@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from mindeye_dist.data.members import MemberPlace
-from mindeye_dist.data.shards import BadSampleError, Member, Sample
+from mindeye_dist.data.shards import Member, Sample
 from mindeye_dist.data.targets import checked_array
+from mindeye_dist.errors import BadSampleError
 from mindeye_dist.storage import npy
 from mindeye_dist.storage.store import Store
 

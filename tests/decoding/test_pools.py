@@ -12,10 +12,10 @@ from PIL import Image
 from mindeye_dist.data.target_encoder import TargetEncoder
 from mindeye_dist.decoding.pools.faiss_files import build_pool
 from mindeye_dist.decoding.pools.faiss_pool import Pool, retrieve
+from mindeye_dist.errors import DataError
 from mindeye_dist.pictures import encode_jpeg
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.simulation.scenes import render_scene
-from mindeye_dist.storage.store import DataError
 
 SHAPE = (9, 12)
 FEATURES = SHAPE[0] * SHAPE[1]

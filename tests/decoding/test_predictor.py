@@ -9,10 +9,11 @@ from jobs.opening.encoders import data_shapes
 from jobs.worker import worker
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.errors import DataError
 from mindeye_dist.evaluation.retrieval import evaluate
 from mindeye_dist.models.build import build_model
 from mindeye_dist.runs.checkpoints import Checkpoints, read_weights
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 from mindeye_dist.training.losses import prior_errors
 

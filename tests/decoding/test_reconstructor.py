@@ -11,9 +11,9 @@ from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.target_encoder import TargetEncoder
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor
+from mindeye_dist.errors import DataError
 from mindeye_dist.randomness import seed_for
 from mindeye_dist.runs.checkpoints import Checkpoints
-from mindeye_dist.storage.store import DataError
 from mindeye_dist.strict import override
 from tests.conftest import tiny_run
 from tests.evaluation.test_lowlevel import TinyCodec

@@ -10,13 +10,14 @@ from jobs.opening.checkpoints import open_data
 from jobs.worker import worker
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.errors import DataError
 from mindeye_dist.evaluation.lowlevel import evaluate_lowlevel, evaluate_lowlevel_alone
 from mindeye_dist.evaluation.picture_scores import PictureJudge
 from mindeye_dist.evaluation.retrieval import evaluate
 from mindeye_dist.pictures import decode, encode_png
 from mindeye_dist.reports.page import write_report
 from mindeye_dist.runs.checkpoints import Checkpoints
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 
 

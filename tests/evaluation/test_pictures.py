@@ -9,13 +9,7 @@ import torch
 
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.evaluation import controls as rows_module
-from mindeye_dist.evaluation.controls import (
-    Brains,
-    derangement,
-    drawn_by,
-    kept,
-    picture_rows,
-)
+from mindeye_dist.evaluation.controls import Brains, derangement, drawn_by, kept, picture_rows
 from mindeye_dist.evaluation.pictures import Judges, PictureSettings, evaluate_pictures
 from mindeye_dist.evaluation.retrieval import evaluate
 from mindeye_dist.frozen.metric_networks import FeatureNetwork

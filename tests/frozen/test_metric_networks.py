@@ -8,12 +8,7 @@ from safetensors.torch import save_file
 
 from mindeye_dist.frozen.clip import DEVIATION, MEAN, ClipTokens
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
-from mindeye_dist.frozen.metric_networks import (
-    image_embedding,
-    open_lite0,
-    open_network,
-    resize,
-)
+from mindeye_dist.frozen.metric_networks import image_embedding, open_lite0, open_network, resize
 
 # key -> torchvision's network, the published layer, the published side
 PUBLISHED = {

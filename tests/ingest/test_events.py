@@ -2,8 +2,8 @@
 
 import pytest
 
+from mindeye_dist.errors import DataError
 from mindeye_dist.ingest.events import read_events
-from mindeye_dist.storage.store import DataError
 
 
 @pytest.fixture

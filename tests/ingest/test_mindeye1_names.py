@@ -6,12 +6,7 @@ import pytest
 import torch
 
 from mindeye_dist.ingest.mindeye1_names import kind_of, our_name, published_name
-from mindeye_dist.ingest.mindeye1_weights import (
-    PUBLISHED_SIZES,
-    build,
-    published_shapes,
-    sizes_of,
-)
+from mindeye_dist.ingest.mindeye1_weights import PUBLISHED_SIZES, build, published_shapes, sizes_of
 from mindeye_dist.models.lowlevel import LowLevel
 from mindeye_dist.models.mindeye import MindEye
 

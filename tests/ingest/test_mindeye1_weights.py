@@ -17,6 +17,7 @@ from mindeye_dist.config import (
     PriorConfig,
     ProjectorConfig,
 )
+from mindeye_dist.errors import CheckpointError
 from mindeye_dist.ingest.mindeye1_names import our_name
 from mindeye_dist.ingest.mindeye1_weights import (
     PUBLISHED_SIZES,
@@ -29,7 +30,7 @@ from mindeye_dist.ingest.mindeye1_weights import (
     schedule_tables,
     write_checkpoint,
 )
-from mindeye_dist.runs.checkpoints import CheckpointError, verify
+from mindeye_dist.runs.checkpoints import verify
 from tests.reference.test_models import fill
 
 VOXELS = 30

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from mindeye_dist.data.shards import decode_npy
+from mindeye_dist.errors import DataError
 from mindeye_dist.ingest.events import Trial
 from mindeye_dist.ingest.nifti import (
     Response,
@@ -18,7 +19,6 @@ from mindeye_dist.ingest.nifti import (
     usable_voxels,
     zscore,
 )
-from mindeye_dist.storage.store import DataError
 
 
 def trial(volume, line=2, run="1", session="1", picture="", split="train"):

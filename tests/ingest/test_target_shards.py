@@ -13,13 +13,9 @@ from mindeye_dist.data.dataset import Dataset, computed_targets
 from mindeye_dist.data.manifest import Targets, read_manifest
 from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import decode_npy, intact_shard, read_index
-from mindeye_dist.data.target_encoder import (
-    TargetEncoder,
-    Views,
-    check_encoder,
-    encode_views,
-)
+from mindeye_dist.data.target_encoder import TargetEncoder, Views, check_encoder, encode_views
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.errors import DataError
 from mindeye_dist.ingest import target_shards as embedding
 from mindeye_dist.ingest.target_shards import (
     Task,
@@ -32,7 +28,7 @@ from mindeye_dist.ingest.target_shards import (
     without_repeats,
 )
 from mindeye_dist.pictures import decode, encode_jpeg
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 VIEWS = Views(count=2, how="release", seed=3)
 

@@ -20,8 +20,9 @@ from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import Targets, read_manifest, write_manifest
 from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import decode_npy, read_index
+from mindeye_dist.errors import DataError
 from mindeye_dist.pictures import decode, encode_jpeg
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 
 VOLUMES = 24
 SPLITS = ("train", "val", "test")

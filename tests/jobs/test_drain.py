@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from jobs.worker import worker
+from mindeye_dist.errors import PreemptedError
 from mindeye_dist.runs.checkpoints import Checkpoints, read_progress, read_weights
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
-from mindeye_dist.training.preemption import PreemptedError
 from tests.conftest import flags
 from tests.ray_cluster import ANY_PORTS, BIN, ROOT, head
 

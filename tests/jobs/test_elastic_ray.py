@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from jobs.worker import worker
+from mindeye_dist.errors import PreemptedError
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.strict import override
-from mindeye_dist.training.preemption import PreemptedError
 from tests.conftest import flags
 from tests.jobs.test_drain import await_step, node, nodes_with_cpus, read_run
 from tests.ray_cluster import ROOT, head

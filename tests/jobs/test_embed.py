@@ -30,10 +30,11 @@ from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import read_index
 from mindeye_dist.data.target_encoder import TargetEncoder, Views
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.errors import DataError
 from mindeye_dist.frozen import teachers
 from mindeye_dist.frozen.codecs import AutoencoderKLCodec, PixelCodec
 from mindeye_dist.runs.journal import read_journal
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 
 COUNTS = {"train": 23, "val": 7, "test": 9}

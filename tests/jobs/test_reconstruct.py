@@ -30,12 +30,13 @@ from mindeye_dist.decoding.reconstruction_shards import (
     read_record,
     read_shard,
 )
+from mindeye_dist.errors import DataError
 from mindeye_dist.evaluation import pictures as evaluate_pictures
 from mindeye_dist.pictures import decode
 from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.shapes import TargetShape
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from tests.conftest import ray_environment, write_tiny_subject
 from tests.decoding.test_reconstructor import psnr
 from tests.lab import make_lab, write_generator

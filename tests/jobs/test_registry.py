@@ -8,11 +8,8 @@ from jobs.opening.checkpoints import given
 from jobs.registry import end_parent, register, resolve, set_alias, start_parent
 from jobs.tracking import tracked
 from jobs.worker import worker
-from mindeye_dist.runs.checkpoints import (
-    CheckpointError,
-    Checkpoints,
-    verify,
-)
+from mindeye_dist.errors import CheckpointError
+from mindeye_dist.runs.checkpoints import Checkpoints, verify
 from mindeye_dist.runs.folder import TRACKED_RUN
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override

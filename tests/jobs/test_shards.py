@@ -20,17 +20,12 @@ from mindeye_dist.data.manifest import Targets, read_manifest, write_manifest
 from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import DISTINCT, VOXELS, read_index
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.errors import DataError
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
-from tests.published_shards import (
-    FRACTIONAL_TIME,
-    INTEGER_TIME,
-    pack,
-    sample,
-    write_published,
-)
+from tests.published_shards import FRACTIONAL_TIME, INTEGER_TIME, pack, sample, write_published
 
 COUNTS = {"train": [3, 3, 2], "val": [2], "test": [3, 1]}
 LONGER = {"train": [6, 5], "val": [4], "test": [5]}

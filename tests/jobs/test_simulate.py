@@ -13,22 +13,14 @@ from jobs.options.simulate import Simulate
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
-from mindeye_dist.frozen.projection import (
-    SCENES_ENCODER,
-    ProjectedEncoder,
-)
-from mindeye_dist.pictures import (
-    decode,
-    encode_jpeg,
-)
+from mindeye_dist.errors import DataError
+from mindeye_dist.frozen.projection import SCENES_ENCODER, ProjectedEncoder
+from mindeye_dist.pictures import decode, encode_jpeg
 from mindeye_dist.simulation.brain import SimulatedSubject
 from mindeye_dist.simulation.config import SimulationConfig
 from mindeye_dist.simulation.scenes import render_scene
 from mindeye_dist.simulation.subject_shards import encode, load_pictures
-from mindeye_dist.storage.store import (
-    DataError,
-    Store,
-)
+from mindeye_dist.storage.store import Store
 
 SMALL = Simulate(
     train_pictures=120,

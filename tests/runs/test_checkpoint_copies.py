@@ -12,15 +12,10 @@ import pytest
 import torch
 
 from jobs.worker import worker
+from mindeye_dist.errors import CheckpointError, DataError
 from mindeye_dist.runs.checkpoint_copies import CheckpointCopies, fetch_checkpoint
-from mindeye_dist.runs.checkpoints import (
-    MANIFEST,
-    CheckpointError,
-    Checkpoints,
-    Progress,
-    read_weights,
-)
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.runs.checkpoints import MANIFEST, Checkpoints, Progress, read_weights
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 
 

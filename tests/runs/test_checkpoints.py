@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 import mindeye_dist.runs.checkpoints
 from jobs.worker import worker
 from mindeye_dist.decoding.predictor import Predictor
+from mindeye_dist.errors import CheckpointError
 from mindeye_dist.models.build import build_model
 from mindeye_dist.runs.checkpoints import (
-    CheckpointError,
     Checkpoints,
     Progress,
     TrainingState,

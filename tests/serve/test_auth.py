@@ -5,7 +5,7 @@ import traceback
 
 import pytest
 
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import DataError
 from serve.auth import DEFAULT_FILE, Tokens, default_token_file, is_loopback, open_tokens
 
 SECRET = "secret-of-this-test-0123456789"

@@ -7,8 +7,9 @@ import pytest
 
 import mindeye_dist.storage.store
 from jobs.worker import worker
+from mindeye_dist.errors import DataError
 from mindeye_dist.runs.journal import read_journal
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
 
 

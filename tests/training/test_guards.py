@@ -17,17 +17,13 @@ import torch
 
 from jobs.worker import worker
 from mindeye_dist.data.loader import TrainLoader
-from mindeye_dist.runs.checkpoints import (
-    Checkpoints,
-    read_progress,
-)
+from mindeye_dist.errors import MiscountError, NonFiniteError
+from mindeye_dist.runs.checkpoints import Checkpoints, read_progress
 from mindeye_dist.runs.journal import read_journal, read_summary
 from mindeye_dist.strict import override
 from mindeye_dist.training.backends.torch_backend import TorchBackend
 from mindeye_dist.training.guards import (
     Ledger,
-    MiscountError,
-    NonFiniteError,
     check_ranks,
     describe_divergence,
     poison_if_non_finite,
@@ -35,12 +31,7 @@ from mindeye_dist.training.guards import (
 )
 from tests.broken_shards import flip, member_offset, open_loader
 from tests.chaos.numeric import FAULTS, Fault, strike_all
-from tests.training.test_workers import (
-    NO_DROPOUT,
-    assert_same,
-    sharded,
-    variant,
-)
+from tests.training.test_workers import NO_DROPOUT, assert_same, sharded, variant
 
 BAD = Fault("nan voxel", step=7, place=2)
 SKIP = {"training.on_non_finite": "skip"}

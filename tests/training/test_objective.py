@@ -13,11 +13,7 @@ from mindeye_dist.models.lowlevel import LowLevelOutputs
 from mindeye_dist.models.mindeye import Outputs
 from mindeye_dist.training.draws import Mixing
 from mindeye_dist.training.losses import cosine_similarity, latent_errors, soft_contrastive
-from mindeye_dist.training.objective import (
-    HighLevelObjective,
-    LowLevelObjective,
-    prior_tokens,
-)
+from mindeye_dist.training.objective import HighLevelObjective, LowLevelObjective, prior_tokens
 from tests.forked import run_ranks
 from tests.gathers import take_step
 

@@ -13,12 +13,7 @@ import pytest
 import torch
 
 from jobs.worker import worker
-from mindeye_dist.runs.checkpoints import (
-    Checkpoints,
-    TrainingState,
-    read_progress,
-    read_weights,
-)
+from mindeye_dist.runs.checkpoints import Checkpoints, TrainingState, read_progress, read_weights
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
 from tests.conftest import train_each, train_heeding_sigterm

@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 
 from jobs.worker import worker
-from mindeye_dist.runs.checkpoints import (
-    Checkpoints,
-    read_progress,
-)
+from mindeye_dist.errors import NonFiniteError
+from mindeye_dist.runs.checkpoints import Checkpoints, read_progress
 from mindeye_dist.runs.journal import Journal, read_journal, read_journal_from, read_summary
 from mindeye_dist.strict import override
-from mindeye_dist.training.guards import NonFiniteError
 
 
 def test_non_finite_loss_names_step_and_samples(tiny_config):

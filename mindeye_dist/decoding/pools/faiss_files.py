@@ -22,10 +22,11 @@ from mindeye_dist.data.manifest import Shard
 from mindeye_dist.data.target_encoder import BATCH, TargetEncoder, Views, encode_views
 from mindeye_dist.data.writer import write_shards
 from mindeye_dist.decoding.pools.faiss_index import fit_components, write_search_index
+from mindeye_dist.errors import DataError
 from mindeye_dist.pictures import decode, square_jpeg, thumbnail
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.storage import npy
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import from_dict
 
 FORMAT = "mindeye-dist-pool/2"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import DataError
 
 NUM_COMPONENTS = 128
 FITTED_ON = 1024

@@ -31,9 +31,10 @@ from mindeye_dist.decoding.pools.faiss_index import (
     search_index,
     unit_tokens,
 )
+from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.pictures import THUMBNAIL_SIDE, copies_among, decode, thumbnail
 from mindeye_dist.shapes import TargetShape
-from mindeye_dist.storage.store import DataError, Store
+from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import check
 
 
@@ -86,7 +87,7 @@ class Pool:
             excluded: numbers of pictures that are no answer.
 
         Raises:
-            ValueError: embeddings of another width, not finite or of no length; more pictures
+            InputError: embeddings of another width, not finite or of no length; more pictures
                 asked for than candidates, or than the probed lists hold.
             DataError: tokens of a picture are damaged.
         """
@@ -102,7 +103,7 @@ class Pool:
         cosines = np.empty((len(brains), k), np.float32)
         for brain, found in enumerate(self._first_stage(brains, candidates, nprobe, barred)):
             if len(found) < k:
-                raise ValueError(
+                raise InputError(
                     f"nprobe: got {nprobe}, whose lists hold {len(found)} candidates for brain "
                     f"{brain}, expected at least k, {k}"
                 )
@@ -144,13 +145,13 @@ class Pool:
     ) -> Float[np.ndarray, "brains features"]:
         features = int(np.prod(self.about.shape))
         if embeddings.shape[1] != features:
-            raise ValueError(
+            raise InputError(
                 f"embeddings: got {embeddings.shape[1]} features, expected {features} as "
                 f"{self.folder} has {self.about.shape[0]} tokens of {self.about.shape[1]}"
             )
         length = np.linalg.norm(embeddings.astype(np.float32), axis=1, keepdims=True)
         if len(bad := np.flatnonzero(~np.isfinite(length) | (length == 0))):
-            raise ValueError(
+            raise InputError(
                 f"embeddings: that of brain {bad[0]} has length {length[bad[0], 0]}, expected a "
                 "finite one above 0"
             )
@@ -205,7 +206,7 @@ class Pool:
 
     def _sample(self, number: int) -> Sample:
         if not 0 <= number < len(self):
-            raise ValueError(f"picture: got {number}, expected 0 to {len(self) - 1}")
+            raise InputError(f"picture: got {number}, expected 0 to {len(self) - 1}")
         shard = int(np.searchsorted(self._ends, number, side="right"))
         if shard not in self._samples:
             self._samples[shard] = read_index(self._store, self.about.shards[shard])
@@ -222,7 +223,7 @@ def retrieve(
     """Return each brain's nearest picture of the pool (JPEG), to be scored as a reconstruction.
 
     Raises:
-        ValueError: the embeddings do not fit, or nothing is found.
+        InputError: the embeddings do not fit, or nothing is found.
         DataError: the pool is damaged.
     """
     numbers, _ = pool.search(embeddings, 1, candidates, nprobe, excluded)

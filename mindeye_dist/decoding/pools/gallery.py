@@ -60,7 +60,7 @@ class SplitGallery:
             k: pictures for each brain.
 
         Raises:
-            ValueError: there are not as many.
+            InputError: there are not as many.
         """
         check(1 <= k <= len(self), "k", k, f"1 to the gallery's {len(self)} pictures")
         cosines = embeddings @ self._unit.T
@@ -110,7 +110,7 @@ def val_leads(predictor: Predictor, val: Dataset, search: Search) -> Leads:
         search: of the gallery, without copies of the val split's pictures.
 
     Raises:
-        ValueError: there is but one picture in the gallery.
+        InputError: there is but one picture in the gallery.
     """
     embeddings = predictor.embed(val.averages())
     own = val.all_targets("clip_tokens").reshape(len(val), -1)

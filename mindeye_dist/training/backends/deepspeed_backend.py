@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mindeye_dist.config import ComputeConfig, OptimizerConfig, TrainingConfig
 from mindeye_dist.distributed import local_device, rank, world_size
+from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoints import MOMENTS
 from mindeye_dist.training.backends.protocol import (
     ParameterState,
@@ -41,7 +42,7 @@ class DeepSpeedBackend:
         deepspeed = _import_deepspeed()
         _skip_shared_memory_kernel()
         if not torch.distributed.is_initialized():
-            raise ValueError("compute.backend deepspeed: needs a process group (Ray or torchrun)")
+            raise InputError("compute.backend deepspeed: needs a process group (Ray or torchrun)")
         deepspeed.init_distributed(dist_backend=torch.distributed.get_backend(), verbose=False)
         self.shapes = whole_shapes(model)
         self._stage = compute.zero_stage

@@ -7,7 +7,7 @@ from ray.train import TrainingFailedError
 
 from jobs.on_ray.launch import connect, count_fitting, room_for_workers, root_cause
 from mindeye_dist.config import ComputeConfig, ExperimentConfig
-from mindeye_dist.storage.store import DataError
+from mindeye_dist.errors import DataError
 
 
 @pytest.mark.parametrize(
