@@ -10,7 +10,11 @@ follow Scotti et al. (2023), MindEye; defaults are the published values unless s
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mindeye_dist.strict import check
+from mindeye_dist.strict import Change, check
+
+CHANGES: tuple[Change, ...] = ()
+"""Changes of stored configs since format 0: add one here when a setting is renamed, removed, or new
+with a default that differs from the behaviour before."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,7 +129,7 @@ def read_manifest(store: Store) -> Manifest:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DataError(f"{where}: expected a manifest of format {FORMAT!r}")
     try:
-        manifest = from_dict(Manifest, values)
+        manifest = from_dict(Manifest, values, partial=True)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
     for path in _paths(manifest):

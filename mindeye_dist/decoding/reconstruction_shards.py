@@ -169,7 +169,7 @@ def read_record(store: Store) -> Record:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DataError(f"{where}: expected reconstructions of format {FORMAT!r}")
     try:
-        return from_dict(Record, values)
+        return from_dict(Record, values, partial=True)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
 

@@ -198,7 +198,7 @@ class SmallAutoencoder:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {})["autoencoder"])
                 tensors = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
-            config = from_dict(AutoencoderConfig, about["config"])
+            config = from_dict(AutoencoderConfig, about["config"], partial=True)
             network = Autoencoder(config)
             network.load_state_dict(tensors)
             return cls(network, config, about["side"], about=about["about"], device=device)

@@ -228,9 +228,9 @@ class SmallGenerator:
             )
         changed = {"steps": steps, "guidance": guidance}
         config = from_dict(
-            GeneratorConfig, about["config"] | {k: v for k, v in changed.items() if v}
+            GeneratorConfig, about["config"] | {k: v for k, v in changed.items() if v}, partial=True
         )
-        targets = from_dict(TargetShape, about["targets"])
+        targets = from_dict(TargetShape, about["targets"], partial=True)
         network = PictureTransformer(config, codec.shape, token_shape(targets))
         try:
             network.load_state_dict(tensors)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.config import CHANGES, ExperimentConfig
 from mindeye_dist.distributed import group_of_its_own, rank
 from mindeye_dist.errors import CheckpointError
 from mindeye_dist.runs.checkpoint_writing import (
@@ -39,7 +39,7 @@ from mindeye_dist.runs.checkpoint_writing import (
 )
 from mindeye_dist.runs.folder import CHECKPOINTS
 from mindeye_dist.shapes import Shapes
-from mindeye_dist.strict import from_dict, to_dict
+from mindeye_dist.strict import from_dict, from_stored, removed_in_use, to_stored
 
 log = logging.getLogger(__name__)
 CONFIG, STATE, MANIFEST = "config.json", "state.json", "manifest.json"
@@ -62,7 +62,7 @@ class Progress:
     skipped: int = 0
 
 
-Record = TypeVar("Record", ExperimentConfig, Shapes, Progress)
+Record = TypeVar("Record", Shapes, Progress)
 CopyCheckpoint = Callable[[Path, Collection[str]], None]
 
 
@@ -246,8 +246,26 @@ def file_digest(path: Path) -> str:
 
 
 def read_config(path: Path) -> ExperimentConfig:
-    """Return the config that a checkpoint was trained with."""
-    return _read(ExperimentConfig, path / CONFIG)
+    """Return the config that a checkpoint was trained with, by this version or an earlier one.
+
+    Raises:
+        CheckpointError: the file cannot be read, or sets what the model no longer has.
+    """
+    values = read_stored_config(path)
+    lost = removed_in_use(values, CHANGES)
+    if model := [name for name in lost if name.startswith("model.")]:
+        raise CheckpointError(f"{path}: this version of the model no longer has {model[0]}")
+    for name, value in lost.items():
+        log.warning("%s: trained with %s = %r, which this version no longer has", path, name, value)
+    try:
+        return from_stored(ExperimentConfig, values, CHANGES, drop=True)
+    except ValueError as error:
+        raise CheckpointError(f"{path / CONFIG}: cannot be read: {error}") from error
+
+
+def read_stored_config(path: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's config.json, in the format that it was written in."""
+    return _read_json(path / CONFIG)
 
 
 def read_shapes(path: Path) -> Shapes:
@@ -313,7 +331,7 @@ def check_shapes(
 
 def checkpoint_files(config: ExperimentConfig, shapes: Shapes) -> dict[str, Any]:
     """Return the JSON files that make a checkpoint self-contained."""
-    return {CONFIG: to_dict(config), "shapes.json": dataclasses.asdict(shapes)}
+    return {CONFIG: to_stored(config, CHANGES), "shapes.json": dataclasses.asdict(shapes)}
 
 
 def checkpoint_name(step: int) -> str:
@@ -341,6 +359,16 @@ def _safetensors(path: Path) -> Iterator[Any]:
 
 def _read(kind: type[Record], path: Path) -> Record:
     try:
-        return from_dict(kind, json.loads(path.read_text()))
+        return from_dict(kind, _read_json(path), partial=True)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: got {type(values).__name__}, expected a JSON object")
+    return values

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.config import CHANGES, ExperimentConfig
 from mindeye_dist.errors import CheckpointError
-from mindeye_dist.runs.checkpoints import read_config, read_shapes
+from mindeye_dist.runs.checkpoints import read_config, read_shapes, read_stored_config
 from mindeye_dist.shapes import Shapes
-from mindeye_dist.strict import paths
+from mindeye_dist.strict import paths, removed_in_use
 
 MAY_CHANGE = (
     "run_dir",
@@ -44,7 +44,7 @@ def check_same_run(path: Path, config: ExperimentConfig, shapes: Shapes) -> None
     Raises:
         CheckpointError: lists every other setting or shape that differs.
     """
-    then = paths(read_config(path)) | paths(read_shapes(path))
+    then = _stored_settings(path) | paths(read_shapes(path))
     _check_same(path, then, paths(config) | paths(shapes))
 
 
@@ -54,7 +54,16 @@ def check_same_settings(path: Path, config: ExperimentConfig) -> None:
     Raises:
         CheckpointError: lists the settings that differ and may not.
     """
-    _check_same(path, paths(read_config(path)), paths(config))
+    _check_same(path, _stored_settings(path), paths(config))
+
+
+def _stored_settings(path: Path) -> dict[str, object]:
+    """Return a checkpoint's settings by dotted path; settings in use must all still exist."""
+    if lost := removed_in_use(read_stored_config(path), CHANGES):
+        raise CheckpointError(
+            f"{path}: cannot be resumed, this version no longer has {', '.join(lost)}"
+        )
+    return paths(read_config(path))
 
 
 def _check_same(path: Path, then: Mapping[str, object], now: Mapping[str, object]) -> None:

@@ -179,7 +179,9 @@ class SimulatedSubject:
     def load(cls, path: Path) -> "SimulatedSubject":
         """Read what `save` wrote."""
         with safe_open(path, framework="numpy") as file:
-            config = from_dict(SimulationConfig, json.loads(file.metadata()["config"]))
+            config = from_dict(
+                SimulationConfig, json.loads(file.metadata()["config"]), partial=True
+            )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         space, sheet = (
             {

@@ -227,7 +227,7 @@ def _read_about(folder: Path) -> PoolAbout:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DataError(f"{where}: expected a pool of format {FORMAT!r}")
     try:
-        about = from_dict(PoolAbout, values)
+        about = from_dict(PoolAbout, values, partial=True)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
     if set(about.files) != set(FILES) or len(about.shape) != 2:
