@@ -12,7 +12,18 @@ from typing import Literal
 
 from mindeye_dist.strict import Change, check
 
-CHANGES: tuple[Change, ...] = ()
+CHANGES = (
+    Change(
+        format=1,
+        removed={
+            "data.sampling": "permutation",
+            "data.count_copies": False,
+            "model.prior.half_precision_eps": 1e-5,
+            "loss.overwrite_own_partner": False,
+            "optimizer.decay_gains": False,
+        },
+    ),
+)
 """Changes of stored configs since format 0: add one here when a setting is renamed, removed, or new
 with a default that differs from the behaviour before."""
 
@@ -52,13 +63,9 @@ class DataConfig:
     """Train on the augmented variants of a target where its set has any; validation never does."""
     train_on: Literal["train", "train+val"] = "train"
     """`train+val` is for a final run: its last checkpoint counts, since val is no judge then."""
-    sampling: Literal["permutation", "with_replacement"] = "permutation"
-    """`with_replacement` draws a shard, then a sample of it, as published: some come never."""
-    repeat_draw: Literal["cycle", "step", "random", "mean", "random_combine"] = "random_combine"
-    """How training makes one response of a picture's repeats; evaluation averages them. `step`
-    takes the same row for a whole batch, as published."""
-    count_copies: bool = False
-    """Treat the copies that stand in for missing repeats as repeats, as published."""
+    repeat_draw: Literal["cycle", "random", "mean", "random_combine"] = "random_combine"
+    """Way to make one training response of a picture's repeats: each in turn, one at random, their
+    mean, or the published mixture of these. Evaluation averages them."""
     computed: ComputedConfig = field(default_factory=ComputedConfig)
     cache_gib: float = 4.0
     """Decoded samples of a split from S3, and computed targets, that each worker keeps in memory at
@@ -119,8 +126,6 @@ class PriorConfig:
     timesteps: int = 100
     condition_dropout: float = 0.2
     """Chance that a sample's condition is replaced by the null table; its noisy tokens likewise."""
-    half_precision_eps: float = 1e-5
-    """Epsilon of a norm whose input has half precision; published: 1e-3, full precision 1e-5."""
 
     def __post_init__(self) -> None:
         sizes = ("depth", "heads", "head_dim", "feedforward_factor", "timesteps")
@@ -173,8 +178,6 @@ class LossConfig:
     prior_weight: float = 30.0
     mix_prior_target: bool = True
     """Mix the prior's target like its condition; the released trainer left the target unmixed."""
-    overwrite_own_partner: bool = False
-    """Give an unmixed sample that is its own partner weight 0, as the published MixCo does."""
     latent_weight: float = 1 / 0.18215
     """Low level: weight of the latents' absolute error, one over the published VAE's scale."""
     map_weight: float = 0.1
@@ -202,8 +205,6 @@ class OptimizerConfig:
     second_moment_decay: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.01
-    decay_gains: bool = False
-    """Decay the gains of norms too, as the published filter did against its intent."""
     clip_norm: float = 0.0
     """Largest norm of the whole gradient; 0 leaves it alone, as published."""
 

@@ -35,7 +35,7 @@ class Dataset:
     Args:
         store: the shards.
         manifest: what they hold.
-        config: subject, cache, and whether copies count as repeats.
+        config: subject and size of the memory cache.
         split: "train", "val", "test", or several joined by "+".
         sets: name in the manifest of the stored set of each kind of target; what is computed
             instead is put into `sources`.
@@ -68,7 +68,6 @@ class Dataset:
             kind: StoredTargets(store, subject.target_set(kind, name), parts, self.samples)
             for kind, name in sets.items()
         }
-        self._count_copies = config.count_copies
         self._finite: set[str] = set()
         self._distinct: dict[int, int] = {}
         self._kept = ReadOnce(int(config.cache_gib * 2**30))
@@ -194,7 +193,7 @@ class Dataset:
         if number.size != 1 or not 1 <= number.item() <= len(responses):
             raise BadSampleError(f"{counted}: is {number}, expected 1..{len(responses)}")
         # A copy that torch may write to; without, the cache would keep the other rows as well.
-        return responses[: len(responses) if self._count_copies else int(number.item())].copy()
+        return responses[: int(number.item())].copy()
 
 
 def picture_member(sample: Sample) -> str:

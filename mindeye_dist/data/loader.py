@@ -43,8 +43,6 @@ class TrainLoader:
         self.dataset = dataset
         self.config = config
         self.seed = training.seed
-        names = np.array([sample.shard for sample in dataset.samples])
-        self._shards = [np.flatnonzero(names == name) for name in dict.fromkeys(names.tolist())]
         self.global_batch_size = training.global_batch_size
         self.bad = BadSamples(config.subject, config.max_bad_samples)
 
@@ -55,10 +53,6 @@ class TrainLoader:
     def order(self, step: int) -> Int[np.ndarray, " batch"]:
         """Return the sample numbers of a step's global batch."""
         count = len(self.dataset)
-        if self.config.sampling == "with_replacement":
-            draw = numpy_generator(self.seed, "order", "with replacement", step)
-            shards = draw.integers(0, len(self._shards), self.global_batch_size)
-            return np.array([draw.choice(self._shards[shard]) for shard in shards.tolist()])
         stream = np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size)
         epochs = np.unique(stream // count).tolist()
         return np.concatenate(
@@ -130,9 +124,7 @@ class TrainLoader:
         return self.dataset.batch(indices, responses, targets, place)
 
     def _turn(self, step: int, position: int, index: int) -> int:
-        """Return which row `cycle` and `step` take, modulo the number of rows."""
-        if self.config.repeat_draw == "step":
-            return step % max(1, len(self.dataset) // self.global_batch_size)
+        """Return the row that `cycle` takes, modulo the number of rows."""
         return (step * self.global_batch_size + position) // len(self.dataset) + index
 
     def _view(self, source: TargetSource, step: int, position: int) -> int:

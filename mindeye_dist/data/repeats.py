@@ -25,7 +25,7 @@ def draw_repeat(
 ) -> Float[np.ndarray, " voxels"]:
     """Return one response, in the repeats' precision where it is one of them.
 
-    `cycle` and `step` take row `turn` modulo their number, `random` any row, `mean` their mean.
+    `cycle` takes row `turn` modulo their number, `random` any row, `mean` their mean.
     `random_combine` is the published low-level recipe, drawn for each sample: with 50 % a random
     convex combination, with 30 % the mean, else any row.
     """
@@ -37,7 +37,7 @@ def draw_repeat(
     if how in ("mean", "combine"):
         weights = chance[1 : 1 + number] if how == "combine" else np.ones(number)
         return (weights / weights.sum()).astype(np.float32) @ single(voxels)
-    row = turn % number if how in ("cycle", "step") else int(chance[1] * number)
+    row = turn % number if how == "cycle" else int(chance[1] * number)
     return voxels[row]
 
 

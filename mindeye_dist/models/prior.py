@@ -42,7 +42,7 @@ class Prior(nn.Module):
         )
         self.relative_bias = nn.Embedding(BIAS_BUCKETS, config.heads)
         self.layers = nn.ModuleList(Layer(config, dim) for _ in range(config.depth))
-        self.norm = GainNorm(dim, config.half_precision_eps, stable=True)
+        self.norm = GainNorm(dim, stable=True)
         self.output = nn.Linear(dim, dim, bias=False)
 
     def forward(
@@ -107,12 +107,12 @@ class Attention(nn.Module):
         super().__init__()
         heads, head_dim = config.heads, config.head_dim
         self.heads = heads
-        self.norm = GainNorm(dim, config.half_precision_eps)
+        self.norm = GainNorm(dim)
         self.null_kv = nn.Parameter(torch.randn(2, head_dim))
         self.query = nn.Linear(dim, heads * head_dim, bias=False)
         self.key_value = nn.Linear(dim, 2 * head_dim, bias=False)
         self.output = nn.Linear(heads * head_dim, dim, bias=False)
-        self.output_norm = GainNorm(dim, config.half_precision_eps)
+        self.output_norm = GainNorm(dim)
 
     def forward(
         self,
@@ -145,15 +145,11 @@ class Attention(nn.Module):
 
 
 class GainNorm(nn.Module):
-    """LayerNorm with a gain and no bias; `stable` divides by the largest entry first.
+    """LayerNorm with a gain and no bias; `stable` divides by the largest entry first."""
 
-    Epsilon is 1e-5, and `half_precision_eps` where the input has half precision.
-    """
-
-    def __init__(self, dim: int, half_precision_eps: float, stable: bool = False) -> None:
+    def __init__(self, dim: int, stable: bool = False) -> None:
         super().__init__()
         self.stable = stable
-        self.half_precision_eps = half_precision_eps
         self.gain = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Float[Tensor, "batch length dim"]) -> Float[Tensor, "batch length dim"]:
@@ -161,8 +157,7 @@ class GainNorm(nn.Module):
         if self.stable:
             # The clamp keeps the sign: a largest entry below zero would flip it.
             x = x / x.amax(dim=-1, keepdim=True).detach().clamp(min=1e-6)
-        eps = 1e-5 if x.dtype == torch.float32 else self.half_precision_eps
-        return functional.layer_norm(x, self.gain.shape, self.gain.to(x.dtype), eps=eps)
+        return functional.layer_norm(x, self.gain.shape, self.gain.to(x.dtype))
 
 
 class SwiGLU(nn.Module):
@@ -180,10 +175,10 @@ def feed_forward(config: PriorConfig, dim: int, inner_norm: bool = False) -> nn.
     """Return the pre-norm SwiGLU block of a layer; `inner_norm` adds NormFormer's second norm."""
     hidden = config.feedforward_factor * dim
     return nn.Sequential(
-        GainNorm(dim, config.half_precision_eps),
+        GainNorm(dim),
         nn.Linear(dim, 2 * hidden, bias=False),
         SwiGLU(),
-        *([GainNorm(hidden, config.half_precision_eps)] if inner_norm else []),
+        *([GainNorm(hidden)] if inner_norm else []),
         nn.Linear(hidden, dim, bias=False),
     )
 

@@ -34,7 +34,7 @@ class QueryPrior(nn.Module):
         self.layers = nn.ModuleList(
             Layer(config, dim, inner_norm=True) for _ in range(config.depth)
         )
-        self.norm = GainNorm(dim, config.half_precision_eps, stable=True)
+        self.norm = GainNorm(dim, stable=True)
         self.output = nn.Linear(dim, dim, bias=False)
 
     def forward(

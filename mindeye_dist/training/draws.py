@@ -23,12 +23,10 @@ class Mixing:
     Attributes:
         mix_partner: position of each sample's partner.
         mix_coef: weight of the sample itself, 1 if it is not mixed.
-        drawn: whether there was a draw; without one every sample is its own partner.
     """
 
     mix_partner: Int[Tensor, " batch"]
     mix_coef: Float[Tensor, " batch"]
-    drawn: bool = True
 
 
 def draw_mixing(config: LossConfig, seed: int, batch: Batch) -> Mixing:
@@ -50,7 +48,7 @@ def no_mixing(batch: Batch) -> Mixing:
     device = batch.voxels.device
     count = batch.global_size
     own = torch.arange(count, device=device)
-    return Mixing(own, torch.ones(count, device=device), drawn=False)
+    return Mixing(own, torch.ones(count, device=device))
 
 
 def draw_prior(config: PriorConfig, seed: int, batch: Batch, purpose: str) -> PriorDraw:

@@ -162,10 +162,7 @@ class Ledger:
 
     def _compare(self, epoch: int, seen: Int[Tensor, " samples"]) -> None:
         delivered, expected = seen.cpu().numpy(), self._expected(epoch)
-        same = delivered.sum() == expected.sum()
-        if self._loader.config.sampling == "permutation":
-            same = bool((delivered == expected).all())
-        if not same:
+        if not np.array_equal(delivered, expected):
             few, many = (np.flatnonzero(s * (delivered - expected) > 0) for s in (-1, 1))
             raise MiscountError(
                 f"epoch {epoch + 1}: {delivered.sum()} samples were delivered, expected "

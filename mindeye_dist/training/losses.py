@@ -30,29 +30,25 @@ def bimixco(
     mix_partner: Int[Tensor, " batch"],
     mix_coef: Float[Tensor, " batch"],
     temperature: float,
-    overwrite_own_partner: bool = False,
 ) -> Float[Tensor, ""]:
     """Return the bidirectional contrastive loss of mixed brains, labelled by `mixing_labels`."""
     similarity = cosine_similarity(preds, targets) / temperature
-    labels = mixing_labels(mix_partner, mix_coef, overwrite_own_partner)
+    labels = mixing_labels(mix_partner, mix_coef)
     return _symmetric_cross_entropy(similarity, labels, labels.T)
 
 
 def mixing_labels(
     mix_partner: Int[Tensor, " batch"],
     mix_coef: Float[Tensor, " batch"],
-    overwrite_own_partner: bool = False,
 ) -> Float[Tensor, "batch batch"]:
     """Return how much each brain (row) matches each image.
 
-    Brain i matches image i with mix_coef[i] and image mix_partner[i] with the rest. Where a sample
-    is its own partner the two add up; the published code overwrites the first with the second
-    (`overwrite_own_partner`), so that an unmixed sample may weigh nothing.
+    Brain i matches image i with mix_coef[i] and image mix_partner[i] with the rest; if a sample
+    is its own partner, the two add up. (In the published code the second overwrites the first, so
+    that an unmixed sample may have weight 0.)
     """
     rows = torch.arange(len(mix_coef), device=mix_coef.device)
-    return torch.diag(mix_coef).index_put(
-        (rows, mix_partner), 1 - mix_coef, accumulate=not overwrite_own_partner
-    )
+    return torch.diag(mix_coef).index_put((rows, mix_partner), 1 - mix_coef, accumulate=True)
 
 
 def soft_clip(

@@ -128,14 +128,7 @@ class HighLevelObjective:
         prior = gather(errors, count).mean()
         temperature = self.temperature(epoch)
         if self.mixes(epoch):
-            contrastive = bimixco(
-                preds,
-                targets,
-                mixing.mix_partner,
-                mixing.mix_coef,
-                temperature,
-                config.overwrite_own_partner and mixing.drawn,
-            )
+            contrastive = bimixco(preds, targets, mixing.mix_partner, mixing.mix_coef, temperature)
         else:
             contrastive = soft_clip(preds, targets, temperature)
         total = config.contrastive_weight * contrastive + config.prior_weight * prior

@@ -23,15 +23,13 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 def parameter_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
     """Return the decayed and the undecayed parameters.
 
-    Matrices are decayed, biases and norm gains are not. (The published filter meant to spare the
-    gains too but matched none of them, and spared the prior's table of relative biases:
-    `decay_gains`.)
+    Matrices are decayed; biases and the gains of norms are not. (The published filter meant this
+    too, but matched no gain and spared the prior's table of relative biases.)
     """
     decayed: list[nn.Parameter] = []
     spared: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        decays = "bias" not in name if config.decay_gains else parameter.ndim > 1
-        (decayed if decays else spared).append(parameter)
+    for parameter in model.parameters():
+        (decayed if parameter.ndim > 1 else spared).append(parameter)
     return [
         {"params": decayed, "weight_decay": config.weight_decay},
         {"params": spared, "weight_decay": 0.0},

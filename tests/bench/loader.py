@@ -55,7 +55,7 @@ def main(out: Path) -> None:
         write_random_subject(local, NUM_VOXELS, TOKENS, SAMPLES, photo)
         copy(Path(local), Store(url))
         config = DataConfig(
-            url=local, targets="random", augmented=False, cache_gib=0.0, repeat_draw="step"
+            url=local, targets="random", augmented=False, cache_gib=0.0, repeat_draw="cycle"
         )
         disk, s3 = open_loader(config), open_loader(replace(config, url=url))
         memory = open_loader(replace(config, url=url, cache_gib=4.0))

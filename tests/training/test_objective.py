@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import ExperimentConfig, LossConfig
 from mindeye_dist.models.lowlevel import LowLevelOutputs
-from mindeye_dist.models.mindeye import Outputs
 from mindeye_dist.training.draws import Mixing
-from mindeye_dist.training.losses import cosine_similarity, latent_errors, soft_contrastive
+from mindeye_dist.training.losses import latent_errors, soft_contrastive
 from mindeye_dist.training.objective import HighLevelObjective, LowLevelObjective, prior_tokens
 from tests.forked import run_ranks
 from tests.gathers import take_step
@@ -64,26 +63,6 @@ def test_the_priors_target_is_mixed_like_its_condition():
     released = replace(ExperimentConfig(), loss=LossConfig(mix_prior_target=False))
     left = HighLevelObjective(released, 1.0).mix(batch, mixing)
     assert torch.equal(prior_tokens(left), batch.targets["clip_tokens"])
-
-
-def test_own_partner_option_reaches_the_loss():
-    """An unmixed sample that is its own partner weighs nothing in the published code."""
-    tokens = torch.nn.functional.normalize(torch.randn(4, 2, 3), dim=-1)
-    mixing = Mixing(mix_partner=torch.tensor([0, 2, 1, 3]), mix_coef=torch.ones(4))
-    outputs = Outputs(projected=torch.randn(4, 2, 3), pred_x_0=tokens)
-    values = []
-    for overwrite in (False, True):
-        loss = LossConfig(overwrite_own_partner=overwrite, mixco_fraction=1.0)
-        objective = HighLevelObjective(replace(ExperimentConfig(), loss=loss), 1.0)
-        for draw in (mixing, replace(mixing, drawn=False)):
-            losses = objective(outputs, batch_of(clip_tokens=tokens), 0, draw)
-            values.append(losses["contrastive"])
-    ours, validated, theirs, validated_too = values
-    # Two of the four weigh nothing in training; validation is not touched.
-    similarity = cosine_similarity(outputs.projected.flatten(1), tokens.flatten(1)) / 0.006
-    both = [-s.log_softmax(-1).diag()[[1, 2]].sum() / 4 for s in (similarity, similarity.T)]
-    torch.testing.assert_close(theirs, sum(both) / 2)
-    assert ours == validated == validated_too > theirs
 
 
 def test_low_level_total():
