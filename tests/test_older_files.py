@@ -1,7 +1,7 @@
 """Files of earlier versions are read. Oracle: tests/fixtures/format-0, written by commit 056f2e4.
 
-Its checkpoints are of step 6 of 12; outputs.npz holds the outputs of that commit for a few voxels, in
-the middle and at the end of the run that was not interrupted.
+Its checkpoints are of step 6 of 12. outputs.npz holds the outputs of that commit for a few voxels,
+in the middle and at the end of the run that was not interrupted.
 """
 
 import json

@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 import tyro
 
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.strict import check
+from mindeye_dist.strict import Change, check
 
 SWEEP = "sweep.json"
 """File in a sweep's folder with its options, config, space, MLflow run and sessions."""
+CHANGES = (Change(format=1, removed={"gpu_hours": 0.0, "patience": 0}),)
+"""Changes of the stored options since format 0; those of the run are in mindeye_dist/config.py."""
 Search = Literal["optuna", "random"]
 Scheduler = Literal["asha", "none"]
 

@@ -17,14 +17,15 @@ from jobs.on_ray.launch import room_for_workers
 from jobs.opening.demo_data import check_subject_data, simulate_demo
 from jobs.opening.encoders import data_shapes
 from jobs.registry import start_parent
-from jobs.sweeps.options import SWEEP, Tune
+from jobs.sweeps.options import CHANGES, SWEEP, Tune
 from jobs.sweeps.spaces import Space, check_space, parse_space, read_space, space_values
+from mindeye_dist.config import CHANGES as CONFIG_CHANGES
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.errors import InputError
 from mindeye_dist.runs.journal import write_atomically
 from mindeye_dist.storage.store import Store
-from mindeye_dist.strict import from_dict, override, paths, to_dict
+from mindeye_dist.strict import from_stored, override, paths, to_dict, to_stored
 
 CHANGEABLE = ("hours", "register_as", "alias")
 """Options that --resume may change."""
@@ -151,10 +152,13 @@ def begin(planned: Sweep) -> Sweep:
 
 
 def write_sweep(sweep: Sweep, sessions: list[dict[str, float]]) -> None:
-    """Write `sweep.json`."""
+    """Write `sweep.json`: its format number is that of the options; each config has its own."""
+    options = to_stored(sweep.options, CHANGES)
+    options["config"] = to_stored(sweep.options.config, CONFIG_CHANGES)
     stored = {
-        "options": to_dict(sweep.options),
-        "config": to_dict(sweep.config),
+        "format": options.pop("format"),
+        "options": options,
+        "config": to_stored(sweep.config, CONFIG_CHANGES),
         "space": space_values(sweep.space),
         "parent_run": sweep.parent_run,
         "sessions": sessions,
@@ -163,16 +167,21 @@ def write_sweep(sweep: Sweep, sessions: list[dict[str, float]]) -> None:
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """Read `sweep.json`.
+    """Read `sweep.json`, also of an earlier format.
 
     Raises:
-        InputError: a key is unknown or a value is invalid; the message names file and key.
+        InputError: a key is unknown, a value is invalid, or an option in use was removed since; the
+            message names file, key and value.
     """
     file = folder / SWEEP
     stored = json.loads(file.read_text())
+    values = {"format": stored.get("format", 0), **stored["options"]}
+    if values["format"] == 0:
+        values.pop("wait", None)  # either value: a sweep now always waits for a named cluster
     try:
-        options = from_dict(Tune, stored["options"])
-        config = from_dict(ExperimentConfig, stored["config"])
+        base = from_stored(ExperimentConfig, values["config"], CONFIG_CHANGES)
+        options = from_stored(Tune, {**values, "config": to_dict(base)}, CHANGES)
+        config = from_stored(ExperimentConfig, stored["config"], CONFIG_CHANGES)
     except ValueError as error:
         raise InputError(f"{file}: {error}") from error
     return Sweep(options, config, parse_space(stored["space"], str(file)), stored["parent_run"])

@@ -1,6 +1,8 @@
 """Sweeps on a real Ray cluster. Oracles: the best trial trained without Ray, MLflow's tables."""
 
 import json
+import pickle
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,14 +13,17 @@ from pathlib import Path
 import psutil
 import pytest
 import tyro
+from ray.tune.stopper import NoopStopper
 
 from jobs import tune
 from jobs.opening.checkpoints import given
+from jobs.recipes import recipe
 from jobs.sweeps import plan as sweep_plan
 from jobs.sweeps import run as sweep_run
-from jobs.sweeps.options import Tune
-from jobs.sweeps.records import read_trials
-from jobs.sweeps.spaces import trial_config
+from jobs.sweeps.options import CHANGES, Tune
+from jobs.sweeps.records import read_trials, rung_levels
+from jobs.sweeps.report import write_sweep_report
+from jobs.sweeps.spaces import space_values, trial_config
 from jobs.worker import worker
 from mindeye_dist.runs.checkpoints import verify
 from mindeye_dist.runs.journal import read_journal
@@ -27,6 +32,8 @@ from tests.conftest import flags, ray_environment
 from tests.ray_cluster import head
 
 ROOT = Path(__file__).parents[2]
+FORMAT_0 = ROOT / "tests/fixtures/format-0/sweep"
+"""A sweep of two trials as the code of commit 056f2e4 wrote it; of the journals a part."""
 SHORT = {
     "training.epochs": 6,
     "training.validate_every_epochs": 1,
@@ -206,6 +213,81 @@ def test_the_options_import_no_heavy_package():
     code = "import sys, jobs.sweeps.options, jobs.recipes; print(*sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True)
     assert not {"torch", "ray", "optuna", "mlflow"} & set(out.stdout.decode().split())
+
+
+@pytest.fixture
+def stored_sweep(tmp_path):
+    """Return the folder of a sweep that was written before sweep.json had a format number."""
+    folder = tmp_path / "sweep"
+    shutil.copytree(FORMAT_0, folder)
+    text = (folder / "sweep.json").read_text()
+    (folder / "sweep.json").write_text(text.replace("LAB", str(tmp_path)))
+    return folder
+
+
+def change_option(folder, **changes):
+    stored = json.loads((folder / "sweep.json").read_text())
+    stored["options"] |= changes
+    (folder / "sweep.json").write_text(json.dumps(stored))
+
+
+@pytest.mark.parametrize("waited", [False, True])
+def test_a_sweep_of_format_0_can_be_resumed(stored_sweep, waited):
+    """Oracle: the fixture's own file; what is written back has a format number."""
+    change_option(stored_sweep, wait=waited)
+    before = json.loads((stored_sweep / "sweep.json").read_text())
+    words = ["--recipe", "demo", "--run-dir", str(stored_sweep), "--resume", "--hours", "2"]
+    default = Tune(recipe="demo", config=recipe("demo"))
+    sweep = sweep_plan.resume(words, tyro.cli(Tune, default=default, args=words))
+    assert sweep.folder == stored_sweep
+    assert (sweep.options.trials, sweep.options.scheduler, sweep.options.hours) == (2, "asha", 2.0)
+    assert space_values(sweep.space) == before["space"]
+    assert sweep.config.optimizer.max_lr == before["config"]["optimizer"]["max_lr"]
+    after = json.loads((stored_sweep / "sweep.json").read_text())
+    assert after["format"] == CHANGES[-1].format
+    assert after["sessions"] == before["sessions"]
+    assert sweep_plan.read_sweep(stored_sweep) == sweep
+
+
+def test_a_sweep_of_format_0_has_the_same_report(stored_sweep):
+    """Oracle: report.json as the earlier code wrote it."""
+    before = json.loads((stored_sweep / "report.json").read_text())
+    options = sweep_plan.read_sweep(stored_sweep).options
+    write_sweep_report(
+        stored_sweep,
+        read_trials(stored_sweep / "trials"),
+        json.loads((stored_sweep / "sweep.json").read_text()),
+        levels=rung_levels(options.grace_epochs, options.reduction_factor, 3),
+        importance={},
+        command=before["command"],
+    )
+    after = json.loads((stored_sweep / "report.json").read_text())
+    same = ("space", "levels", "trials", "ranking", "rungs", "importance", "time")
+    assert {key: after[key] for key in same} == {key: before[key] for key in same}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("scheduler", "pbt"),
+        ("search", "grid"),
+        ("patience", 3),
+        ("gpu_hours", 2.5),
+        ("never_an_option", 1),
+    ],
+)
+def test_removed_and_unknown_options_in_use_are_errors(stored_sweep, key, value):
+    change_option(stored_sweep, **{key: value})
+    with pytest.raises(ValueError, match=f"sweep.json: .*{key}") as error:
+        sweep_plan.read_sweep(stored_sweep)
+    assert key == "never_an_option" or repr(value) in str(error.value)
+
+
+def test_a_stopper_in_the_state_of_a_format_0_search_is_replaced(monkeypatch):
+    """Tune's state names the removed class by module and name."""
+    monkeypatch.delitem(sys.modules, "jobs.stop", raising=False)
+    sweep_run.replace_removed_stopper()
+    assert pickle.loads(b"cjobs.stop\nPatience\n.") is NoopStopper
 
 
 def test_one_program_works_on_a_sweep_at_a_time(tmp_path):
