@@ -51,35 +51,35 @@ lint: setup
 	$(BIN)/lint-imports
 
 bench: setup  ## ratios against peers, run in turn: runs/bench.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.loader runs/bench.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.checkpoint runs/bench.json
-	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.reconstruct runs/bench.json
-	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.packing runs/bench.json
-	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.step runs/bench.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.tracking runs/bench.json
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.zero runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.loader runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.checkpoint runs/bench.json
+	OMP_NUM_THREADS=2 $(BIN)/python -m bench.reconstruct runs/bench.json
+	OMP_NUM_THREADS=2 $(BIN)/python -m bench.packing runs/bench.json
+	OMP_NUM_THREADS=2 $(BIN)/python -m bench.step runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.tracking runs/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.zero runs/bench.json
 
 bench-gpu: setup  ## the full-width step on one CUDA GPU, batch 32 and 300, bf16: under 8 minutes
 	for batch in 32 300; do \
-		$(BIN)/python -m tests.bench.step runs/bench.json --full --device cuda --precision bf16 \
+		$(BIN)/python -m bench.step runs/bench.json --full --device cuda --precision bf16 \
 			--batch $$batch --pairs 20 || exit 1; done
 
 CHAOS := shard_faults object_store numeric checkpoint_faults kills ray_kills
 chaos: setup  ## kills, damage, a failing object store: runs/chaos.json; fails where a bound is broken
 	broken=0; for part in $(CHAOS); do \
-		OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.$$part runs/chaos.json || broken=1; \
+		OMP_NUM_THREADS=1 $(BIN)/python -m chaos.$$part runs/chaos.json || broken=1; \
 	done; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m chaos && exit $$broken
 
 bench-search: setup  ## successive halving against random search, on 32 trained trials: 15 minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.search runs/bench.json runs/bench-search
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.search runs/bench.json runs/bench-search
 
 bench-serve: setup  ## what Ray Serve adds, and the demo's service under kills and overload: 12 minutes
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.serve runs/bench.json runs/demo
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.bench.serve_chaos runs/bench.json runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.serve runs/bench.json runs/demo
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.serve_chaos runs/bench.json runs/demo
 
 size: setup  ## two steps of the full published model: 20 GiB of memory, 18 GB of disk, minutes
 	mkdir -p runs/size
-	OMP_NUM_THREADS=2 $(BIN)/python -m tests.bench.size runs/size
+	OMP_NUM_THREADS=2 $(BIN)/python -m bench.size runs/size
 
 clean:
 	rm -rf $(VENV) runs data

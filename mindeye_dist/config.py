@@ -1,53 +1,43 @@
-"""Every knob of a run, on one page.
+"""Settings of a run: frozen dataclasses, composed in `ExperimentConfig`.
 
-Frozen dataclasses, composed in `ExperimentConfig`; strict.py reads and changes them. The dotted
-path of a knob (`optimizer.max_lr`) is also its command-line flag and its name in a search space.
-
-Facts of the data (voxels, tokens, their width) are not here: they come from the manifest. Names
-follow Scotti et al. (2023), MindEye; defaults are the published values unless said otherwise.
+The dotted path of a setting (`optimizer.max_lr`) is also its command-line flag and its name in a
+search space. Facts of the data (number of voxels and tokens, width of a token) are not settings:
+they come from the manifest. Names follow MindEye (Scotti et al. 2023); defaults are the published
+values unless the text says otherwise. `strict.py` reads and changes settings.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mindeye_dist.strict import Change, check
-
-CHANGES = (
-    Change(
-        format=1,
-        removed={
-            "data.sampling": "permutation",
-            "data.count_copies": False,
-            "model.prior.half_precision_eps": 1e-5,
-            "loss.overwrite_own_partner": False,
-            "optimizer.decay_gains": False,
-        },
-    ),
-)
-"""Changes of stored configs since format 0: add one here when a setting is renamed, removed, or new
-with a default that differs from the behaviour before."""
+from mindeye_dist.strict import check, check_counts, check_fractions
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputedConfig:
     """clip_tokens computed from the pictures while training, instead of read from a stored set.
 
-    Needs no jobs/embed.py first; costs an encoder on every worker and its time at every step.
+    Saves a run of jobs/embed.py; costs an encoder on every worker, and its time in every step.
     """
 
     encoder: str = ""
-    """Frozen model by its name in jobs/options/encoders.py; none reads the stored set."""
+    """Frozen encoder by name (see `jobs/embed.py --help`); empty reads the stored set."""
     weights: str = ""
+    """File or folder of the encoder's weights, or its name on a hub."""
     final: bool = False
+    """Use the final, projected embedding (1 x 768) of CLIP instead of all tokens."""
     antialias: bool = False
+    """Resize pictures with antialiasing, unlike the published preprocessing."""
     variants: int = 0
+    """Number of augmented variants of each picture."""
     augmentation: Literal["release", "development"] = "release"
+    """Augmentation of the published release, or of the development script behind its weights."""
     seed: int = 0
+    """Seed of the augmented variants."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the shards are and how they are read."""
+    """The shards, and how they are read."""
 
     url: str = "data/demo"
     """Folder or s3:// prefix that holds manifest.json."""
@@ -60,27 +50,28 @@ class DataConfig:
     teacher: str = "efficientnet-lite0-map"
     """Name of the teacher's feature_map set in the manifest (low-level pipeline)."""
     augmented: bool = True
-    """Train on the augmented variants of a target where its set has any; validation never does."""
+    """Train on the augmented variants of targets, if the set has any; validation never does."""
     train_on: Literal["train", "train+val"] = "train"
-    """`train+val` is for a final run: its last checkpoint counts, since val is no judge then."""
+    """Splits to train on. `train+val` is for a final run: the last checkpoint then counts as the
+    best, since val cannot select one."""
     repeat_draw: Literal["cycle", "random", "mean", "random_combine"] = "random_combine"
     """Way to make one training response of a picture's repeats: each in turn, one at random, their
     mean, or the published mixture of these. Evaluation averages them."""
     computed: ComputedConfig = field(default_factory=ComputedConfig)
     cache_gib: float = 4.0
-    """Decoded samples of a split from S3, and computed targets, that each worker keeps in memory at
-    most (GiB). A folder's are read each time, as the system keeps what was read."""
+    """Memory of each worker for a split's samples from S3 and for computed targets (GiB). Samples
+    in a folder are read anew each time: the operating system caches them."""
     prefetch_batches: int = 8
     """Batches read ahead of the training step."""
     disk_cache: str = ""
-    """Folder of this machine that keeps what was read from S3; none by default."""
+    """Local folder that caches members read from S3; empty for none."""
     disk_cache_gib: float = 50.0
-    """The least recently used of it is deleted above (GiB)."""
+    """Size limit of the disk cache (GiB); the least recently used members are deleted first."""
     on_bad_sample: Literal["raise", "skip"] = "raise"
-    """What training does where a sample is missing, damaged or not finite: `skip` lets another take
-    its place in the batch, names it in the log and counts it. Validation always raises."""
+    """Reaction of training to a sample that is missing, damaged or not finite: `skip` puts another
+    sample in its place, logs and counts it. Validation always raises."""
     max_bad_samples: int = 10
-    """Different bad samples that `skip` bears; one more stops the run with their list."""
+    """Maximum number of bad samples under `skip`; one more stops the run and lists them."""
 
     def __post_init__(self) -> None:
         got = self.max_bad_samples
@@ -92,13 +83,17 @@ class BackboneConfig:
     """Residual MLP from voxels to tokens (MindEye, section 3.1)."""
 
     hidden: int = 4096
+    """Width of the residual blocks."""
     num_blocks: int = 4
+    """Number of residual blocks."""
     input_dropout: float = 0.5
+    """Dropout after the first layer (0..1)."""
     block_dropout: float = 0.15
+    """Dropout in each residual block (0..1)."""
 
     def __post_init__(self) -> None:
-        _check_sizes("model.backbone", self, "hidden", "num_blocks")
-        _check_shares("model.backbone", self, "input_dropout", "block_dropout")
+        check_counts("model.backbone", self, "hidden", "num_blocks")
+        check_fractions("model.backbone", self, "input_dropout", "block_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +101,10 @@ class ProjectorConfig:
     """Token-wise MLP in front of the contrastive loss."""
 
     hidden: int = 2048
+    """Width of the hidden layers."""
 
     def __post_init__(self) -> None:
-        _check_sizes("model.projector", self, "hidden")
+        check_counts("model.projector", self, "hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,17 +116,23 @@ class PriorConfig:
     padding_tokens: int = 256
     """Learned tokens in front, where a caption would stand (form `query` only)."""
     depth: int = 6
+    """Number of transformer layers."""
     heads: int = 12
+    """Number of attention heads."""
     head_dim: int = 64
+    """Width of an attention head."""
     feedforward_factor: int = 4
+    """Width of the feed-forward layers, in multiples of a token's width."""
     timesteps: int = 100
+    """Number of steps of the noise schedule, in training and sampling."""
     condition_dropout: float = 0.2
-    """Chance that a sample's condition is replaced by the null table; its noisy tokens likewise."""
+    """Probability of replacing a sample's condition by learned null tokens; likewise its noisy
+    tokens."""
 
     def __post_init__(self) -> None:
         sizes = ("depth", "heads", "head_dim", "feedforward_factor", "timesteps")
-        _check_sizes("model.prior", self, *sizes)
-        _check_shares("model.prior", self, "condition_dropout")
+        check_counts("model.prior", self, *sizes)
+        check_fractions("model.prior", self, "condition_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,17 +140,23 @@ class LowLevelConfig:
     """Residual MLP and upsampler from voxels to latents (MindEye, section 3.4)."""
 
     hidden: int = 4096
+    """Width of the residual blocks."""
     num_blocks: int = 4
+    """Number of residual blocks."""
     input_dropout: float = 0.5
+    """Dropout after the first layer (0..1)."""
     block_dropout: float = 0.25
+    """Dropout in each residual block (0..1)."""
     map_channels: int = 64
+    """Channels of the map between MLP and upsampler."""
     upsampler_channels: tuple[int, ...] = (64, 128, 256)
     """Channels from the latents' resolution down to the map's, halving the side each time."""
     head_hidden: int = 512
+    """Width of the head that predicts the teacher's map."""
 
     def __post_init__(self) -> None:
-        _check_sizes("model.lowlevel", self, "hidden", "num_blocks", "map_channels", "head_hidden")
-        _check_shares("model.lowlevel", self, "input_dropout", "block_dropout")
+        check_counts("model.lowlevel", self, "hidden", "num_blocks", "map_channels", "head_hidden")
+        check_fractions("model.lowlevel", self, "input_dropout", "block_dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,26 +174,32 @@ class LossConfig:
     """BiMixCo first, SoftCLIP after, the prior's loss throughout (MindEye, section 3.3)."""
 
     mixco_fraction: float = 0.33
-    """Share of the epochs that use BiMixCo (0..1)."""
+    """Share of the epochs that use BiMixCo, the first ones (0..1)."""
     mix_alpha: float = 0.15
-    """mix_coef is drawn from Beta(mix_alpha, mix_alpha)."""
+    """Parameter of the distribution of mix_coef, Beta(mix_alpha, mix_alpha)."""
     mix_probability: float = 0.5
-    """Chance that a sample is mixed at all."""
+    """Probability that a sample is mixed (0..1)."""
     mixco_temperature: float = 0.006
+    """Temperature of BiMixCo, constant."""
     soft_temperature_start: float = 0.004
+    """Temperature of SoftCLIP in its first epoch."""
     soft_temperature_end: float = 0.0075
+    """Temperature of SoftCLIP in the last epoch, reached along half a cosine."""
     contrastive_weight: float = 1.0
+    """Weight of the contrastive loss."""
     prior_weight: float = 30.0
+    """Weight of the prior's mean squared error."""
     mix_prior_target: bool = True
-    """Mix the prior's target like its condition; the released trainer left the target unmixed."""
+    """Mix the prior's target like its condition; the released trainer leaves the target unmixed."""
     latent_weight: float = 1 / 0.18215
     """Low level: weight of the latents' absolute error, one over the published VAE's scale."""
     map_weight: float = 0.1
     """Low level: weight of the soft contrastive loss against the teacher's feature map."""
     map_temperature: float = 0.075
+    """Low level: temperature of the soft contrastive loss."""
 
     def __post_init__(self) -> None:
-        _check_shares("loss", self, "mixco_fraction", "mix_probability")
+        check_fractions("loss", self, "mixco_fraction", "mix_probability")
         for name in ("mix_alpha", *(n for n in vars(self) if "temperature" in n)):
             check(getattr(self, name) > 0, f"loss.{name}", getattr(self, name), "a value above 0")
 
@@ -195,18 +209,25 @@ class OptimizerConfig:
     """AdamW with the OneCycle schedule, momentum cycling included."""
 
     max_lr: float = 3e-4
+    """Learning rate at the end of the warm-up, the highest one."""
     warmup_epochs: float = 2.0
+    """Length of the warm-up (epochs)."""
     start_factor: float = 25.0
-    """The first learning rate is max_lr / start_factor."""
+    """Ratio of max_lr to the first learning rate."""
     final_factor: float = 1000.0
-    """The last learning rate is max_lr / start_factor / final_factor."""
+    """Ratio of the first learning rate to the last."""
     momentum_high: float = 0.95
+    """Decay rate of the first moment at the start and the end."""
     momentum_low: float = 0.85
+    """Decay rate of the first moment at the highest learning rate."""
     second_moment_decay: float = 0.999
+    """Decay rate of the second moment."""
     eps: float = 1e-8
+    """Epsilon of AdamW."""
     weight_decay: float = 0.01
+    """Weight decay of matrices; biases and gains of norms have none."""
     clip_norm: float = 0.0
-    """Largest norm of the whole gradient; 0 leaves it alone, as published."""
+    """Maximum norm of the gradient; 0 does not clip, as published."""
 
     def __post_init__(self) -> None:
         check(self.max_lr > 0, "optimizer.max_lr", self.max_lr, "a value above 0")
@@ -216,72 +237,84 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Length and batches, none of which depends on the number of workers."""
+    """Length and batches, independent of the number of workers."""
 
     seed: int = 42
+    """Seed of order, random draws, dropout and initial weights."""
     epochs: int = 240
+    """Length of the training (epochs)."""
     global_batch_size: int = 32
     """Samples of one optimizer step over all workers; all of them are negatives of each other."""
     max_micro_batch_size: int = 4096
-    """Most samples on one device at once; accumulation follows, with the same negatives."""
+    """Maximum number of samples on one device at once; more are accumulated, with the same
+    negatives."""
     validate_every_epochs: int = 5
+    """Epochs between validations."""
     on_non_finite: Literal["stop", "skip"] = "stop"
-    """What follows a loss or gradient that is NaN or infinite: `skip` leaves weights and moments as
-    they were before the step, names the batch in the log, and goes on with the next."""
+    """Reaction to a loss or gradient that is not finite: `skip` leaves weights and moments as they
+    were, logs the batch, and goes on with the next."""
     max_non_finite: int = 5
-    """Batches of a run that `skip` leaves out; one more stops it."""
+    """Maximum number of batches that `skip` leaves out; one more stops the run."""
     check_ranks_every: int = 50
     """Steps between comparisons of the weights that all workers hold, to the bit."""
 
     def __post_init__(self) -> None:
-        _check_sizes("training", self, "epochs", "global_batch_size")
-        _check_sizes("training", self, "max_micro_batch_size", "validate_every_epochs")
-        _check_sizes("training", self, "check_ranks_every")
+        check_counts("training", self, "epochs", "global_batch_size")
+        check_counts("training", self, "max_micro_batch_size", "validate_every_epochs")
+        check_counts("training", self, "check_ranks_every")
         check(self.max_non_finite >= 0, "training.max_non_finite", self.max_non_finite, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """When checkpoints are written and how many stay."""
+    """Writing and keeping of checkpoints."""
 
     every_steps: int = 500
+    """Steps between checkpoints; improved validations are saved as well."""
     keep: int = 2
-    """Newest checkpoints that are kept besides the best one."""
+    """Number of newest checkpoints to keep besides the best one."""
     in_background: bool = True
-    """Write them while training goes on; takes memory for a copy of weights and moments."""
+    """Write checkpoints while training goes on; needs memory for a copy of weights and moments."""
     copy_to: str = ""
-    """Folder or s3:// prefix, of this run alone, that all are copied to and --resume finds them."""
+    """Folder or s3:// prefix for copies of this run's checkpoints, which --resume finds."""
 
     def __post_init__(self) -> None:
-        _check_sizes("checkpoint", self, "every_steps", "keep")
+        check_counts("checkpoint", self, "every_steps", "keep")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeConfig:
-    """Machines, and how the model is spread over them; only precision and states change results."""
+    """Machines, and the model's spread over them; only precision and states change results."""
 
     num_workers: int = 1
+    """Number of workers, one process each; results do not depend on it."""
     min_workers: int = 0
-    """Fewest workers with which a run on Ray begins, and goes on when machines are lost, which
-    max_restarts must allow; it takes up to num_workers when they come. Each time all start anew,
-    from the last checkpoint. 0: always num_workers."""
+    """Minimum number of Ray workers to start, or to continue with after nodes are lost (needs
+    max_restarts). The run grows back to num_workers; each change restarts all workers from the last
+    checkpoint. 0 means num_workers."""
     max_restarts: int = 0
-    """How often Ray starts failed workers anew, from the last checkpoint; -1: always."""
+    """Maximum number of restarts by Ray after failures, from the last checkpoint; -1: no limit."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Device that computes."""
     backend: Literal["torch", "deepspeed"] = "torch"
+    """Library that holds model and optimizer: torch (DDP), or DeepSpeed (ZeRO)."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What DeepSpeed shards: nothing (0), optimizer (1), and gradients (2), and weights (3)."""
+    """State that DeepSpeed shards: none (0), optimizer (1), also gradients (2), also weights
+    (3)."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Precision of the computation; weights stay fp32 unless `states` says otherwise."""
     states: Literal["fp32", "bf16"] = "fp32"
-    """Precision of DeepSpeed's weights, gradients and moments; bf16 halves memory, and accuracy."""
+    """Precision of DeepSpeed's weights, gradients and moments; bf16 halves memory, less
+    accurately."""
     offload_optimizer: bool = False
     """Keep DeepSpeed's optimizer state in host memory."""
     cpus_per_worker: float = 1.0
+    """CPUs that Ray reserves for a worker."""
     gpus_per_worker: float = 1.0
-    """GPUs that Ray sets aside for a worker on CUDA; a share lets several trials use one."""
+    """GPUs that Ray reserves for a worker on CUDA; a fraction lets several trials share a GPU."""
 
     def __post_init__(self) -> None:
-        _check_sizes("compute", self, "num_workers")
+        check_counts("compute", self, "num_workers")
         fits = 0 <= self.min_workers <= self.num_workers
         check(fits, "compute.min_workers", self.min_workers, f"0..{self.num_workers}")
         check(self.max_restarts >= -1, "compute.max_restarts", self.max_restarts, "at least -1")
@@ -303,7 +336,7 @@ class ComputeConfig:
 
     @property
     def fewest_workers(self) -> int:
-        """With how many workers a run begins at least."""
+        """Minimum number of workers of the run."""
         return self.min_workers or self.num_workers
 
 
@@ -312,12 +345,14 @@ class TrackingConfig:
     """MLflow, beside the journal that every run keeps in its own folder."""
 
     mlflow: str = "sqlite"
-    """Tracking server URL; `sqlite` keeps a data base beside the run folder, `off` logs nothing."""
+    """URL of the tracking server; `sqlite` for a database beside the run folder, `off` for none."""
     experiment: str = "mindeye-dist"
+    """Name of the experiment in MLflow."""
     every_steps: int = 10
+    """Steps between rows of metrics."""
 
     def __post_init__(self) -> None:
-        _check_sizes("tracking", self, "every_steps")
+        check_counts("tracking", self, "every_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,37 +392,3 @@ class ExperimentConfig:
             self.optimizer.warmup_epochs,
             f"at most training.epochs ({self.training.epochs}); short runs want a shorter warm-up",
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructionConfig:
-    """How a brain becomes candidates, and candidates a picture (MindEye, section 3.3)."""
-
-    candidates: int = 16
-    """Pictures drawn for each brain; the one closest to its projector's output is chosen."""
-    strength: float = 0.85
-    """img2img: share of the blurry picture that is drawn anew; 1 starts from noise alone."""
-    seed: int = 42
-    batch_size: int = 16
-    """Candidates at once; pictures do not depend on it. GPUs want more than a CPU's caches."""
-    shared_noise: bool = False
-    """Give the generator the same noise for every picture, as published; candidates differ."""
-    averaged_samples: int = 0
-    """Samples of the prior whose mean every candidate of a brain is drawn from: what is uncertain
-    in them cancels. 0 draws each candidate from a sample of its own, as published."""
-
-    def __post_init__(self) -> None:
-        _check_shares("reconstruction", self, "strength")
-        got = self.averaged_samples
-        check(got >= 0, "reconstruction.averaged_samples", got, "0 or more")
-        _check_sizes("reconstruction", self, "candidates", "batch_size")
-
-
-def _check_sizes(section: str, values: object, *names: str) -> None:
-    for name in names:
-        check(getattr(values, name) >= 1, f"{section}.{name}", getattr(values, name), "at least 1")
-
-
-def _check_shares(section: str, values: object, *names: str) -> None:
-    for name in names:
-        check(0 <= getattr(values, name) <= 1, f"{section}.{name}", getattr(values, name), "0..1")

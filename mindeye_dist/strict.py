@@ -22,6 +22,18 @@ def check(holds: bool, path: str, got: object, expected: str) -> None:
         raise InputError(f"{path}: got {got!r}, expected {expected}")
 
 
+def check_counts(section: str, values: object, *names: str) -> None:
+    """Raise an InputError unless these settings of a section are at least 1."""
+    for name in names:
+        check(getattr(values, name) >= 1, f"{section}.{name}", getattr(values, name), "at least 1")
+
+
+def check_fractions(section: str, values: object, *names: str) -> None:
+    """Raise an InputError unless these settings of a section are from 0 to 1."""
+    for name in names:
+        check(0 <= getattr(values, name) <= 1, f"{section}.{name}", getattr(values, name), "0..1")
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """Return the config as nested dicts of plain values."""
     return dataclasses.asdict(config)

@@ -18,7 +18,7 @@ from serve.retriever import version_of
 from serve.settings import Service
 
 if TYPE_CHECKING:
-    from jobs.registry import Registered
+    from jobs.tracking.registry import Registered
 
 log = logging.getLogger("ray.serve.mindeye")
 Opened = TypeVar("Opened")

@@ -1,4 +1,4 @@
-"""Budgets and promises of the layout, so that it stays readable."""
+"""Budgets and promises of the layout, so that it stays readable. Contracts: pyproject.toml."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIBRARY = sorted((ROOT / "mindeye_dist").rglob("*.py"))
 SOURCES = [
     *LIBRARY,
-    *(path for folder in ("jobs", "serve") for path in sorted((ROOT / folder).glob("*.py"))),
+    *(path for folder in ("jobs", "serve") for path in sorted((ROOT / folder).rglob("*.py"))),
 ]
 MAX_FILE, MAX_FUNCTION = 400, 60
 
@@ -33,10 +33,69 @@ def test_the_pages_to_read_first_are_short():
     assert dict(functions(ROOT / "mindeye_dist/training/trainer.py"))["train_step"] <= 40
 
 
-def test_readme_names_every_file():
-    readme = (ROOT / "README.md").read_text()
-    names = {path.name for path in SOURCES if path.name != "__init__.py"}
-    assert {name for name in names if name not in readme} == set()
+def test_the_tree_is_short():
+    assert len(list((ROOT / "mindeye_dist").glob("*.py"))) - 1 <= 10, "beside __init__.py"
+    assert len(list((ROOT / "jobs").glob("*.py"))) <= 24
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES}), ids=str)
+def test_a_folder_says_what_it_is_for(folder):
+    """In three to eight lines, without code."""
+    tree = ast.parse((folder / "__init__.py").read_text())
+    if folder.name != "mindeye_dist":
+        assert [type(node) for node in tree.body] == [ast.Expr]
+        assert 3 <= len(ast.get_docstring(tree).splitlines()) <= 8
+
+
+NAMED_IN = {
+    "ray": ("jobs/on_ray/", "jobs/sweeps/", "serve/app.py"),
+    "mlflow": ("jobs/tracking/",),
+    "deepspeed": ("mindeye_dist/training/backends/deepspeed_backend.py",),
+    "optuna": ("jobs/sweeps/",),
+    "tyro": ("jobs/", "serve/"),
+    "fastapi": ("serve/",),
+    "pydantic": ("serve/",),
+}
+"""Where a package may be imported."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_packages_are_named_in_their_places_alone(path):
+    place = str(path.relative_to(ROOT))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    found = {package for package in imported & NAMED_IN.keys()}
+    assert {p for p in found if not place.startswith(NAMED_IN[p])} == set()
+
+
+LIGHT = [
+    *(path for path in sorted((ROOT / "jobs").glob("*.py")) if "__main__" in path.read_text()),
+    *sorted((ROOT / "jobs/options").glob("*.py")),
+    ROOT / "jobs/sweeps/options.py",
+]
+HEAVY = ("torch", "numpy", "ray", "mlflow", "optuna", "aiohttp", "botocore", "PIL")
+
+
+def test_commands_import_nothing_heavy():
+    """So that --help and the answer to a wrong flag come at once."""
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in LIGHT]
+    code = "\n".join(
+        ["import sys", *(f"import {module}" for module in modules)]
+        + [f"print(*sorted({set(HEAVY)} & set(sys.modules)))"]
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.split() == []
 
 
 def test_importing_the_library_does_nothing(tmp_path):

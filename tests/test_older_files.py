@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from jobs.worker import worker
-from mindeye_dist.config import CHANGES
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.errors import CheckpointError, InputError
@@ -24,6 +23,7 @@ from mindeye_dist.runs.checkpoints import (
     file_digest,
     read_config,
 )
+from mindeye_dist.runs.config_changes import CHANGES
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import Change, from_stored, to_stored
 

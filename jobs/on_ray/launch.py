@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.on_ray.board import Board, BoardHandler, shown_progress
 from jobs.on_ray.join import join
 from jobs.on_ray.prometheus import TrainingMeters
-from jobs.tracking import tracked
+from jobs.tracking.session import tracked
 from jobs.worker import worker
 from mindeye_dist.config import ComputeConfig, ExperimentConfig
 from mindeye_dist.distributed import rank

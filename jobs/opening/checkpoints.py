@@ -47,7 +47,7 @@ def given(checkpoint: str, mlflow: str = "") -> Path:
         CheckpointError: there is none of that name, or it cannot be fetched.
     """
     if checkpoint.startswith(SCHEME):
-        from jobs.registry import resolve  # MLflow takes seconds to import
+        from jobs.tracking.registry import resolve  # MLflow takes seconds to import
 
         return resolve(checkpoint, mlflow)
     if "://" in checkpoint:

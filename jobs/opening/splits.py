@@ -16,7 +16,6 @@ from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.decoding.reconstruction_shards import known, shard_path
 from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.storage.store import Store
-from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True)
@@ -26,13 +25,6 @@ class Part:
     path: str
     first: int
     stop: int
-
-
-def check_split(options: SplitOptions) -> None:
-    """See that the numbers among the options make sense."""
-    check(options.limit >= 0, "limit", options.limit, "0 or more")
-    for name in ("pictures_per_shard", "workers"):
-        check(getattr(options, name) >= 1, name, getattr(options, name), "1 or more")
 
 
 def open_split(options: SplitOptions, store: Store, predictor: Predictor) -> Dataset:

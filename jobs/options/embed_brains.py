@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-from jobs.opening.splits import check_split
 from jobs.options.checkpoints import CheckpointOptions
-from jobs.options.splits import SplitOptions
+from jobs.options.splits import SplitOptions, check_split
 
 
 @dataclass(frozen=True, kw_only=True)

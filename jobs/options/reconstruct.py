@@ -5,10 +5,9 @@ from typing import Annotated
 
 import tyro
 
-from jobs.opening.splits import check_split
 from jobs.options.reconstruction import DrawOptions
-from jobs.options.splits import SplitOptions
-from mindeye_dist.config import ReconstructionConfig
+from jobs.options.splits import SplitOptions, check_split
+from mindeye_dist.decoding.config import ReconstructionConfig
 
 
 @dataclass(frozen=True, kw_only=True)

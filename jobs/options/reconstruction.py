@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from jobs.options.checkpoints import RunOptions
 from jobs.options.generators import GeneratorOptions
-from mindeye_dist.config import ReconstructionConfig
+from mindeye_dist.decoding.config import ReconstructionConfig
 from mindeye_dist.strict import check
 
 

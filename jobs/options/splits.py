@@ -7,6 +7,8 @@ is there and intact is right, and a killed job goes on with the missing ones.
 from dataclasses import dataclass
 from typing import Literal
 
+from mindeye_dist.strict import check
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
@@ -26,3 +28,10 @@ class SplitOptions:
     """Ray workers, each with a copy of the models."""
     without_ray: bool = False
     """Compute in this very process."""
+
+
+def check_split(options: SplitOptions) -> None:
+    """Check the bounds of the numbers among the options."""
+    check(options.limit >= 0, "limit", options.limit, "0 or more")
+    for name in ("pictures_per_shard", "workers"):
+        check(getattr(options, name) >= 1, name, getattr(options, name), "1 or more")

@@ -16,13 +16,13 @@ from jobs.command import with_absolute_paths
 from jobs.on_ray.launch import room_for_workers
 from jobs.opening.demo_data import check_subject_data, simulate_demo
 from jobs.opening.encoders import data_shapes
-from jobs.registry import start_parent
 from jobs.sweeps.options import CHANGES, SWEEP, Tune
 from jobs.sweeps.spaces import Space, check_space, parse_space, read_space, space_values
-from mindeye_dist.config import CHANGES as CONFIG_CHANGES
+from jobs.tracking.registry import start_parent
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.errors import InputError
+from mindeye_dist.runs.config_changes import CHANGES as CONFIG_CHANGES
 from mindeye_dist.runs.journal import write_atomically
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import from_stored, override, paths, to_dict, to_stored

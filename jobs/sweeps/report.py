@@ -57,7 +57,7 @@ def write_sweep_report(
     }
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    source = resources.files("mindeye_dist").joinpath("report_sweep.html.j2").read_text()
+    source = resources.files("jobs.sweeps").joinpath("report.html.j2").read_text()
     page = environment.from_string(source).render(
         report=report,
         order=order,

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.recipes import flags, recipe
-from jobs.registry import end_parent, end_trials, register, set_alias
 from jobs.sweeps.options import SWEEP
 from jobs.sweeps.plan import Sweep, slots_of
 from jobs.sweeps.records import TrialRecord, rank_trials, read_trials, rung_levels
@@ -18,6 +17,7 @@ from jobs.sweeps.search import SCORE, setting_importance
 from jobs.sweeps.spaces import trial_config
 from jobs.sweeps.table import format_settings
 from jobs.sweeps.trial import TRIALS
+from jobs.tracking.registry import end_parent, end_trials, register, set_alias
 from mindeye_dist.data.manifest import MANIFEST
 from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoints import Checkpoints, file_digest

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from jobs.command import local_path
 from jobs.options.track import Track
-from jobs.tracking import (
+from jobs.tracking.record import (
     RUNNING,
     Tracking,
     new_tracking,
@@ -29,7 +29,7 @@ def track(options: Track) -> str:
     tracking, home = known_run(options), options.tracking.mlflow
     uri = tracking_uri(override(tracking.config, {"tracking.mlflow": home} if home else {}))
     check(uri != "off", "tracking.mlflow", uri, "a server's URL or `sqlite`: the run had none")
-    from jobs.mlflow_run import TOLD, Delivery  # MLflow takes seconds to import
+    from jobs.tracking.mlflow_delivery import TOLD, Delivery  # MLflow takes seconds to import
 
     delivery = Delivery(tracking, uri)
     try:

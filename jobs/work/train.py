@@ -11,7 +11,7 @@ from jobs.command import Printer, with_absolute_paths
 from jobs.opening.demo_data import check_subject_data, simulate_demo
 from jobs.options.train import Train
 from jobs.recipes import recipe
-from jobs.tracking import tracked
+from jobs.tracking.session import tracked
 from jobs.worker import worker
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.distributed import leave, rank

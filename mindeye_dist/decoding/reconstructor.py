@@ -16,8 +16,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.target_encoder import TargetEncoder
+from mindeye_dist.decoding.config import ReconstructionConfig
 from mindeye_dist.decoding.predictor import Predictor, check_codec, check_pipeline
 from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.frozen.codecs import LatentCodec, resize

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, UInt8
 
-from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.dataset import Dataset
+from mindeye_dist.decoding.config import ReconstructionConfig
 from mindeye_dist.decoding.pools.faiss_pool import Pool, retrieve
 from mindeye_dist.decoding.reconstructor import Reconstructions, Reconstructor
 from mindeye_dist.errors import InputError

@@ -4,8 +4,8 @@ The targets of every head come from here. An encoder takes images (batch, 3, hei
 [0, 1] and returns tokens (batch, tokens, dim), token 0 being the summary of the whole picture.
 Published MindEye uses CLIP ViT-L/14 (257 tokens of 768). The demo uses EfficientNet-Lite0 (Tan &
 Le 2019, without squeeze-and-excite): 50 tokens of 1280 channels, which `ProjectedEncoder` reduces
-(by principal components, or as scene_projection.py) and scales as Versatile Diffusion does (Xu et
-al. 2022).
+(by principal components, or as tools/scene_projection.py) and scales as Versatile Diffusion does
+(Xu et al. 2022).
 """
 
 from collections.abc import Mapping

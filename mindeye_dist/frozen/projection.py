@@ -19,7 +19,7 @@ ENCODER_FILE = "encoders/efficientnet-lite0.safetensors"
 
 
 SCENES_ENCODER = Path(__file__).parents[1] / "assets" / "scenes-encoder.safetensors"
-"""The projection of rendered scenes, which comes with the project: fixed (jobs/fit_scenes.py), so
+"""The projection of rendered scenes, which comes with the project: fixed (tools/fit_scenes.py), so
 that the generator that comes with it draws from the same tokens everywhere."""
 
 

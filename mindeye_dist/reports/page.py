@@ -138,7 +138,7 @@ def _page(report: dict[str, Any], evaluation: Evaluation, journal: list[dict[str
 
 
 def _template(name: str) -> str:
-    return resources.files("mindeye_dist").joinpath(name).read_text("utf-8")
+    return resources.files("mindeye_dist.reports").joinpath("templates", name).read_text("utf-8")
 
 
 def _rows(retrieval: dict[str, Any]) -> dict[str, dict[str, Any]]:

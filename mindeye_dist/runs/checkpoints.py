@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from mindeye_dist.config import CHANGES, ExperimentConfig
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.distributed import group_of_its_own, rank
 from mindeye_dist.errors import CheckpointError
 from mindeye_dist.runs.checkpoint_writing import (
@@ -37,6 +37,7 @@ from mindeye_dist.runs.checkpoint_writing import (
     rank_shard,
     write_rank_shard,
 )
+from mindeye_dist.runs.config_changes import CHANGES
 from mindeye_dist.runs.folder import CHECKPOINTS
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.strict import from_dict, from_stored, removed_in_use, to_stored

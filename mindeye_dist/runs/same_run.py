@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from mindeye_dist.config import CHANGES, ExperimentConfig
+from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.errors import CheckpointError
 from mindeye_dist.runs.checkpoints import read_config, read_shapes, read_stored_config
+from mindeye_dist.runs.config_changes import CHANGES
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.strict import paths, removed_in_use
 

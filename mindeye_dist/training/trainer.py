@@ -143,10 +143,9 @@ class Trainer:
                 check_ranks(self.backend.replicas(), progress.step)
             if last or progress.step % self.config.tracking.every_steps == 0:
                 self._report(self._metrics(progress.step, epoch, losses))
-            score = None
-            if last or self._ends_validation_epoch(batch.step):
-                score = self.validate(progress.step, epoch)
-            improved = score is not None and score > progress.best_score
+            validated = last or self._ends_validation_epoch(batch.step)
+            score = self.validate(progress.step, epoch) if validated else -math.inf
+            improved = score > progress.best_score
             if improved:
                 progress = replace(progress, best_step=progress.step, best_score=score)
             # Any rank may have notice, so all ranks ask together and save the same step.
@@ -154,7 +153,7 @@ class Trainer:
             due = progress.step % self.config.checkpoint.every_steps == 0
             if due or improved or last or preempted:
                 self._save(progress, wait=last or preempted)
-            if score is not None:
+            if validated:
                 self.unreported.append((self.saved_step, {"epoch": epoch + 1, "score": score}))
             self._report_saved_scores()
             if preempted:

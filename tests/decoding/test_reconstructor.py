@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from jobs.worker import worker
-from mindeye_dist.config import ReconstructionConfig
 from mindeye_dist.data.target_encoder import TargetEncoder
+from mindeye_dist.decoding.config import ReconstructionConfig
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor
 from mindeye_dist.errors import DataError

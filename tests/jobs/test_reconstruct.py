@@ -20,10 +20,11 @@ from jobs.opening.splits import out_folder
 from jobs.options.generators import GeneratorOptions
 from jobs.options.reconstruct import Reconstruct
 from jobs.reconstruct import Found, open_reconstructor
-from mindeye_dist.config import DataConfig, ReconstructionConfig
+from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest, write_manifest
 from mindeye_dist.data.shards import read_index, shard_entry, with_checksums
+from mindeye_dist.decoding.config import ReconstructionConfig
 from mindeye_dist.decoding.reconstruction_shards import (
     finished,
     read_reconstructions,

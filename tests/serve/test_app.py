@@ -17,8 +17,8 @@ import requests
 
 from jobs.on_ray.prometheus import TRAINING
 from jobs.opening.reconstruction import Found, open_reconstructor
-from jobs.registry import register, set_alias
-from jobs.tracking import tracked
+from jobs.tracking.registry import register, set_alias
+from jobs.tracking.session import tracked
 from jobs.worker import worker
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.runs.checkpoints import Checkpoints

@@ -14,8 +14,9 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from jobs.registry import register, set_alias, start_parent
-from jobs.tracking import tracked, tracking_uri
+from jobs.tracking.record import tracking_uri
+from jobs.tracking.registry import register, set_alias, start_parent
+from jobs.tracking.session import tracked
 from jobs.worker import worker
 from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.runs.folder import TRACKED_RUN

@@ -7,11 +7,11 @@ from unittest import mock
 
 import pytest
 
+from chaos.kills import read_ledger, train
 from jobs.worker import worker
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.strict import override
-from tests.chaos.kills import read_ledger, train
 from tests.forked import run_ranks
 
 LONG = {

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from chaos.numeric import FAULTS, Fault, strike_all
 from jobs.worker import worker
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.errors import MiscountError, NonFiniteError
@@ -30,7 +31,6 @@ from mindeye_dist.training.guards import (
     weight_checksum,
 )
 from tests.broken_shards import flip, member_offset, open_loader
-from tests.chaos.numeric import FAULTS, Fault, strike_all
 from tests.training.test_workers import NO_DROPOUT, assert_same, sharded, variant
 
 BAD = Fault("nan voxel", step=7, place=2)

@@ -1,0 +1,326 @@
+"""A run's journal, brought to MLflow: while it trains, or afterwards by jobs/track.py.
+
+MLflow may be slow, down or gone in between: training writes the journal and goes on, and a thread
+of its own reads it from there and sends what MLflow does not have yet. A resumed run goes on with
+the MLflow run that it began.
+"""
+
+import fcntl
+import hashlib
+import logging
+import math
+import os
+import random
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.tracking.record import RUNNING, Tracking, tracking_uri, write_tracking
+from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.errors import DataError
+from mindeye_dist.runs.folder import TRACKED_RUN
+from mindeye_dist.runs.journal import read_journal_from, write_atomically
+from mindeye_dist.strict import paths
+
+log = logging.getLogger(__name__)
+FLUSH_SECONDS = 20.0
+"""How long a run that ends waits for MLflow, at most."""
+CLOSING_TRIES = 3
+GATHER_SECONDS = 1.0
+FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+CALL_SECONDS = "15"
+ROWS = 50
+METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
+"""MLflow's own limits."""
+MARK, LOCK = "mindeye.run", "tracking.lock"
+TOLD = (MlflowException, SQLAlchemyError, DataError, OSError, ValueError)
+"""What comes of a server, a proxy or a data base that does not do as it should."""
+
+
+class Delivery:
+    """Sends MLflow what a run's journal has and MLflow has not; any call may be made again.
+
+    Exactly once means that MLflow's run has each key of each step once. The journal is read in its
+    order, and what was acknowledged is not read again. Whenever that leaves a doubt (MLflow knew
+    the run before, or a call failed, and may have been carried out all the same), MLflow's history
+    of every key is asked for first, and what it has is left out. MLflow's client repeats no call by
+    itself, which would go unseen.
+
+    MLflow cannot forget a metric. Of a run that was resumed at an earlier step, rows may have been
+    sent that the journal has lost since and has written anew: losses alike, times not. Those of
+    the first time stay, and the same keys of the same steps are not sent again. So it is with a
+    trial that took over another's checkpoint and journal.
+    """
+
+    def __init__(self, tracking: Tracking, uri: str) -> None:
+        if uri.startswith("http"):
+            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", CALL_SECONDS)
+        self._tracking = tracking
+        self._uri = uri
+        self._run_dir = Path(tracking.config.run_dir)
+        self._lock: int | None = None
+        self._client: MlflowClient | None = None
+        self.run_id = ""
+        self.sent = 0
+        self._offset = 0
+        self._in_doubt = True
+        self._there: dict[str, set[int]] = {}  # steps that MLflow has, of those still to come
+        self._last = -1  # the last of them
+
+    def open(self) -> None:
+        """Find the run in MLflow, or make it there; once.
+
+        Raises:
+            BlockingIOError: another process is sending it.
+        """
+        if self.run_id:
+            return
+        self._take_lock()
+        self._client = self._client or MlflowClient(self._uri)
+        experiment = experiment_id(self._client, self._tracking.config, self._uri)
+        run = self._find(experiment)
+        self._in_doubt = run is not None
+        if run is None:
+            run = self._make(experiment)
+        run_id = str(run.info.run_id)
+        self._describe(run)
+        # The run that its own server knows is also what a sweep registers.
+        file = self._run_dir / TRACKED_RUN
+        if self._at_home() or not file.exists():
+            write_atomically(file, run_id)
+        self.run_id = run_id
+
+    def send(self) -> None:
+        """Send what the journal has by now; after an error the next call goes on where it was."""
+        while True:
+            rows, offset = read_journal_from(str(self._run_dir), self._offset, ROWS)
+            if not rows:
+                return
+            self._send_rows(rows)
+            self._offset = offset
+
+    def end(self, status: str, ended: float) -> None:
+        """Tell how the run ended; a kill, which nobody saw, is no news where an end is known."""
+        assert self._client is not None  # it is open
+        if status == "KILLED" and self._client.get_run(self.run_id).info.status != RUNNING:
+            return
+        self._client.set_terminated(self.run_id, status=status, end_time=int(ended * 1000))
+
+    def close(self) -> None:
+        """Let others send it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take_lock(self) -> None:
+        if self._lock is not None:
+            return
+        descriptor = os.open(self._run_dir / LOCK, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise BlockingIOError(f"{self._run_dir}: another process is sending it") from error
+        except OSError:  # a file system without locks: there it is up to the user
+            log.info("mlflow: %s: cannot be locked", self._run_dir)
+        self._lock = descriptor
+
+    def _at_home(self) -> bool:
+        return self._uri == tracking_uri(self._tracking.config)
+
+    def _find(self, experiment: str) -> Run | None:
+        assert self._client is not None
+        file = self._run_dir / TRACKED_RUN
+        if file.exists():
+            try:
+                return self._client.get_run(file.read_text().strip())
+            except MlflowException as error:  # of another server, or one that lost its data
+                if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+                    raise
+        found = self._client.search_runs(
+            [experiment], f"tags.`{MARK}` = '{self._tracking.mark}'", max_results=1
+        )
+        return found[0] if found else None
+
+    def _make(self, experiment: str) -> Run:
+        assert self._client is not None
+        tags = {MARK: self._tracking.mark}
+        if self._tracking.parent and self._at_home():
+            tags[MLFLOW_PARENT_RUN_ID] = self._tracking.parent
+        return self._client.create_run(
+            experiment,
+            start_time=int(self._tracking.started * 1000),
+            tags=tags,
+            run_name=self._run_dir.absolute().name,
+        )
+
+    def _describe(self, run: Run) -> None:
+        """Tell what an earlier try did not come to: mark, params, and that it runs again."""
+        assert self._client is not None
+        run_id, config = run.info.run_id, self._tracking.config
+        if run.data.tags.get(MARK) != self._tracking.mark:
+            self._client.set_tag(run_id, MARK, self._tracking.mark)
+        known = paths(config) | {"data.subject": pseudonym(config.data.subject)}
+        params = [Param(k, str(v)) for k, v in known.items() if k not in run.data.params]
+        for part in parts(params, PARAMS_PER_CALL):
+            self._client.log_batch(run_id, params=part)
+        if self._tracking.status == RUNNING and run.info.status != RUNNING:
+            self._client.update_run(run_id, status=RUNNING)
+
+    def _send_rows(self, rows: list[dict[str, Any]]) -> None:
+        assert self._client is not None
+        if self._in_doubt:
+            self._ask(rows[0]["step"])
+        metrics = []
+        for metric in (metric for row in rows for metric in _metrics(row)):
+            steps = self._there.setdefault(metric.key, set())
+            if metric.step not in steps:  # a step's two rows, training and validation, share keys
+                steps.add(metric.step)
+                metrics.append(metric)
+        self._in_doubt = True  # until all calls are answered
+        for part in parts(metrics, METRICS_PER_CALL):
+            self._client.log_batch(self.run_id, metrics=part)
+        self._in_doubt = False
+        self.sent += len(metrics)
+        newest = rows[-1]["step"]
+        if newest > self._last:  # all that MLflow had is behind us
+            self._there = {k: {newest} for k, steps in self._there.items() if newest in steps}
+
+    def _ask(self, first: int) -> None:
+        assert self._client is not None
+        there = {}
+        for key in self._client.get_run(self.run_id).data.metrics:
+            history = self._client.get_metric_history(self.run_id, key)
+            there[key] = {metric.step for metric in history if metric.step >= first}
+        self._there = there
+        self._last = max((max(steps) for steps in there.values() if steps), default=-1)
+
+
+class Tracker:
+    """Sends a run's journal to MLflow in a thread of its own, and again until MLflow takes it.
+
+    Training never waits for it but when it closes, for a bounded time. What is not sent by then
+    stays in the journal, for jobs/track.py.
+    """
+
+    def __init__(self, tracking: Tracking, uri: str) -> None:
+        self._tracking = tracking
+        self._uri = uri
+        self._delivery = Delivery(tracking, uri)
+        self._written = threading.Event()
+        self._ended = threading.Event()
+        self._done = False
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
+        self._thread.start()
+
+    def __call__(self, metrics: dict[str, Any]) -> None:
+        """Take notice that the journal has a row."""
+        self._written.set()
+
+    def close(self, status: str) -> None:
+        """Send what the journal has, and how the run ended, for a bounded time."""
+        self._tracking = replace(self._tracking, status=status, ended=time.time())
+        try:
+            write_tracking(self._tracking)
+        except DataError as error:  # the disk is full: the run has worse to say
+            log.warning("mlflow: %s", error)
+        self._ended.set()
+        self._thread.join(FLUSH_SECONDS)
+        if not self._done:
+            log.warning(
+                "mlflow: %s did not take all metrics; the journal has them: "
+                "python jobs/track.py --run-dir %s",
+                self._uri,
+                self._tracking.config.run_dir,
+            )
+
+    def _run(self) -> None:
+        try:
+            self._keep_delivering()
+        finally:
+            self._delivery.close()
+
+    def _keep_delivering(self) -> None:
+        wait, tries = FIRST_WAIT, 0
+        while not self._done and tries < CLOSING_TRIES:
+            ended = self._ended.is_set()  # asked first: what was written before will be sent
+            pause = GATHER_SECONDS
+            try:
+                self._deliver(ended)
+                self._say(None)
+                wait = FIRST_WAIT
+            except TOLD as error:
+                self._say(error)
+                pause = wait * random.uniform(0.5, 1.0)  # many runs, one server
+                wait = min(2 * wait, LONGEST_WAIT)
+                tries += ended
+            if not ended:
+                self._ended.wait(pause)
+            elif not self._done:
+                time.sleep(FIRST_WAIT)
+
+    def _deliver(self, ended: bool) -> None:
+        self._delivery.open()
+        if self._written.is_set() or ended:  # before, an earlier session's rows may still be cut
+            self._delivery.send()
+        if ended:
+            self._delivery.end(self._tracking.status, self._tracking.ended)
+            self._done = True
+
+    def _say(self, error: Exception | None) -> None:
+        """Log that MLflow fails or takes metrics again, once each time."""
+        if error and not self._failing:
+            log.warning("mlflow: %s: %s; metrics stay in the journal", self._uri, error)
+        if self._failing and not error:
+            log.warning("mlflow: %s: takes metrics again", self._uri)
+        self._failing = error is not None
+
+
+def parts(values: Sequence[Any], most: int) -> list[Sequence[Any]]:
+    """Return a sequence in parts of at most so many."""
+    return [values[first : first + most] for first in range(0, len(values), most)]
+
+
+def pseudonym(subject: str) -> str:
+    """Return what a person is called where others may read it: the same always, but no name."""
+    return f"subject-{hashlib.sha256(subject.encode()).hexdigest()[:8]}"
+
+
+def experiment_id(client: MlflowClient, config: ExperimentConfig, uri: str) -> str:
+    """Return the id of the config's experiment, which is made where there is none.
+
+    Artefacts of a local data base lie beside it, not in the working directory of whoever was first.
+    """
+    name = config.tracking.experiment
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    local = uri.removeprefix("sqlite:///")
+    place = None if local == uri else (Path(local).parent / "mlartifacts").resolve().as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=place))
+    except MlflowException:
+        if found := client.get_experiment_by_name(name):  # somebody else was first
+            return str(found.experiment_id)
+        raise
+
+
+def _metrics(row: dict[str, Any]) -> list[Metric]:
+    # One time stamp for the row; NaN is no metric of ours, a non-finite loss stops the run.
+    stamp = round(row.get("time", 0) * 1000)
+    return [
+        Metric(key, float(value), stamp, int(row["step"]))
+        for key, value in row.items()
+        if key not in ("step", "time") and math.isfinite(value)
+    ]

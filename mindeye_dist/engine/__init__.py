@@ -1,1 +1,0 @@
-"""Engine: trainer, backends, schedule, journal."""
