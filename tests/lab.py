@@ -8,8 +8,9 @@ import torch
 from jobs import embed
 from jobs.worker import worker
 from mindeye_dist.data.manifest import read_manifest, write_manifest
-from mindeye_dist.frozen import efficientnet as frozen
 from mindeye_dist.frozen.codecs import PixelCodec
+from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
+from mindeye_dist.frozen.projection import ProjectedEncoder, fit_projection
 from mindeye_dist.generators.small import SmallGenerator
 from mindeye_dist.generators.small_network import GeneratorConfig, PictureTransformer
 from mindeye_dist.shapes import TargetShape
@@ -37,9 +38,9 @@ def make_lab(folder, truth="", subject="subj01", num_test=64, settings=None):
     shards, run, weights = folder / "shards", folder / "run", folder / "generator.safetensors"
     write_tiny_subject(shards, counts={"train": 6, "val": 4, "test": num_test})
     rename_subject(shards, subject, truth)
-    base = frozen.EfficientNetLite0(frozen.efficientnet_lite0_weights())
+    base = EfficientNetLite0(efficientnet_lite0_weights())
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    projected = frozen.ProjectedEncoder(base, frozen.fit_projection([base(images)], 4))
+    projected = ProjectedEncoder(base, fit_projection([base(images)], 4))
     (shards / "encoders").mkdir()
     projected.save(shards / "encoders" / "efficientnet-lite0.safetensors")
     for encoder, *more in (["efficientnet-lite0"], ["pixels", "--side", "4"]):
