@@ -392,3 +392,8 @@ class ExperimentConfig:
             self.optimizer.warmup_epochs,
             f"at most training.epochs ({self.training.epochs}); short runs want a shorter warm-up",
         )
+
+
+def mixco_epochs(mixco_fraction: float, epochs: int) -> int:
+    """Return the number of epochs, the first ones, that use BiMixCo; the others use SoftCLIP."""
+    return int(mixco_fraction * epochs)

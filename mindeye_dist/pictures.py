@@ -138,7 +138,7 @@ def small(rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "32 32 
     return np.asarray(picture)
 
 
-Drawn = UInt8[np.ndarray, "pictures side side 3"]
+RgbPictures = UInt8[np.ndarray, "pictures side side 3"]
 
 
 def as_unit(rgb: UInt8[np.ndarray, "*count height width 3"]) -> Float32[np.ndarray, "..."]:
@@ -146,7 +146,7 @@ def as_unit(rgb: UInt8[np.ndarray, "*count height width 3"]) -> Float32[np.ndarr
     return np.moveaxis(rgb, -1, -3).astype(np.float32) / 255
 
 
-def as_bytes(images: Float[np.ndarray, "pictures 3 height width"]) -> Drawn:
+def as_bytes(images: Float[np.ndarray, "pictures 3 height width"]) -> RgbPictures:
     """Return pictures in [0, 1] as 8-bit ones, colours last."""
     return np.moveaxis((images * 255).round().clip(0, 255).astype(np.uint8), 1, -1)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jobs.opening.reconstruction import Found, find, open_reconstructor
-from mindeye_dist.decoding.reconstructor import NotFiniteError, Reconstructor
+from mindeye_dist.decoding.reconstructor import NotFiniteError
 from serve.bodies import RefusedError
 from serve.retriever import DIGITS, Row, as_url, wrong_size
 from serve.schema import Candidate, PictureFormat, Reconstruction
@@ -49,7 +49,7 @@ class Drawer:
     ) -> list[Reconstruction | RefusedError]:
         """Return each row's candidates and the choice among them; 0 candidates are the most."""
         answers: dict[int, Reconstruction | RefusedError] = {}
-        expected = self._whole.predictor.shapes.num_voxels
+        expected = self._whole.predictor.num_voxels
         groups: dict[int, list[int]] = {}
         for number, (row, candidates, _) in enumerate(requests):
             if len(row) != expected:
@@ -67,13 +67,12 @@ class Drawer:
     def _draw(
         self, candidates: int, requests: Sequence[tuple[Row, int, PictureFormat]]
     ) -> list[Reconstruction | RefusedError]:
-        whole = self._whole
-        config = replace(whole.config, candidates=candidates)
-        parts = (whole.predictor, whole.generator, whole.encoder, config, whole.lowlevel)
+        config = replace(self._whole.config, candidates=candidates)
+        reconstructor = replace(self._whole, config=config)
         # Seeds come from the responses themselves: the same ones are drawn the same again.
         keys = [hashlib.sha256(row.tobytes()).hexdigest()[:DIGITS] for row, _, _ in requests]
         try:
-            made = Reconstructor(*parts)(np.stack([row for row, _, _ in requests]), keys)
+            made = reconstructor(np.stack([row for row, _, _ in requests]), keys)
         except NotFiniteError:
             if len(requests) == 1:
                 return [RefusedError(422, "voxels: what is drawn from them is not finite")]

@@ -84,7 +84,7 @@ class Decoder:
             copies = self._gallery.copies_of(val.pictures(range(len(val))))
             search = partial(self._gallery.search, excluded=copies)
         self._leads: Leads = val_leads(self.predictor, val, search)
-        subject = data.manifest.subject(self.predictor.config.data.subject)
+        subject = data.manifest.subject(self.predictor.subject)
         self._simulated = bool(subject.truth)
         self._kept: dict[tuple[int, PictureFormat], str] = {}
         self._card = self._describe(settings)
@@ -123,7 +123,7 @@ class Decoder:
         tokens = predictor.shapes.targets["clip_tokens"]
         return ModelCard(
             model=self.version,
-            num_voxels=predictor.shapes.num_voxels,
+            num_voxels=predictor.num_voxels,
             tokens=(int(tokens.shape[0]), int(tokens.shape[1])),
             parameters=sum(p.numel() for p in predictor.model.parameters()),
             encoder=tokens.encoder,
@@ -161,7 +161,7 @@ class Decoder:
         )
 
     def _embeddings(self, rows: Sequence[Row]) -> list[Float[np.ndarray, " f"] | RefusedError]:
-        expected = self.predictor.shapes.num_voxels
+        expected = self.predictor.num_voxels
         fits = [len(row) == expected for row in rows]
         found: dict[int, np.ndarray] = {}
         if kept := [number for number, fit in enumerate(fits) if fit]:
@@ -220,8 +220,8 @@ class Decoder:
             ],
             lead=Lead(
                 value=lead,
-                val_smaller=self._leads.smaller(lead),
-                val_right=self._leads.right_near(lead),
+                val_smaller=self._leads.fraction_below(lead),
+                val_right=self._leads.accuracy_near(lead),
             ),
         )
 

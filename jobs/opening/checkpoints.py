@@ -169,7 +169,7 @@ def lowlevel_beside(
         )
         if own.config.pipeline != "lowlevel":
             raise CheckpointError(f"{own.path}: is of the {own.config.pipeline} pipeline")
-        subject, other = own.config.data.subject, predictor.config.data.subject
+        subject, other = own.subject, predictor.subject
         if subject != other:
             raise DataError(f"{own.path}: is of {subject}, {predictor.path} of {other}")
         return opened(own)

@@ -13,7 +13,7 @@ from jobs.options.workers import Workers
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor
-from mindeye_dist.decoding.reconstruction_shards import known, shard_path
+from mindeye_dist.decoding.reconstruction_shards import output_shard_path, with_voxel_checksums
 from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.storage.store import Store
 
@@ -35,27 +35,24 @@ def open_split(options: SplitOptions, store: Store, predictor: Predictor) -> Dat
     """
     config = predictor.config.data
     dataset = Dataset(store, read_manifest(store), config, options.split)
-    got, expected = dataset.voxel_shape[1], predictor.shapes.num_voxels
+    got, expected = dataset.voxel_shape[1], predictor.num_voxels
     if got != expected:
         raise DataError(
-            f"{config.subject}: has {got} voxels, {predictor.path} was trained on {expected}"
+            f"{predictor.subject}: has {got} voxels, {predictor.path} was trained on {expected}"
         )
     return dataset
 
 
 def split_parts(options: SplitOptions, dataset: Dataset, made_with: Any) -> list[Part]:
-    """Return the parts of the brains that are meant; `made_with` as `shard_path` takes it."""
+    """Return the parts of the brains that are meant; `made_with` is the output's provenance."""
     size = options.pictures_per_shard
     count = min(options.limit or len(dataset), len(dataset))
     bounds = [(first, min(first + size, count)) for first in range(0, count, size)]
-    return [
-        Part(
-            shard_path(made_with, number, known(dataset.store, dataset.samples[first:stop])),
-            first,
-            stop,
-        )
-        for number, (first, stop) in enumerate(bounds)
-    ]
+    parts = []
+    for number, (first, stop) in enumerate(bounds):
+        samples = with_voxel_checksums(dataset.store, dataset.samples[first:stop])
+        parts.append(Part(output_shard_path(made_with, number, samples), first, stop))
+    return parts
 
 
 def voxels_of(

@@ -21,17 +21,25 @@ from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import Manifest, read_manifest
 from mindeye_dist.decoding.pools.faiss_pool import Pool
 from mindeye_dist.decoding.predictor import Predictor
-from mindeye_dist.decoding.reconstruction_shards import finished, made_with, reconstructions_of
+from mindeye_dist.decoding.reconstruction_shards import (
+    read_matching_record,
+    read_reconstructions,
+    reconstruction_provenance,
+)
 from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor
 from mindeye_dist.errors import InputError, UserError
 from mindeye_dist.evaluation.data import EvaluationData, check_data
 from mindeye_dist.evaluation.lowlevel import evaluate_lowlevel, evaluate_lowlevel_alone
-from mindeye_dist.evaluation.pictures import Made, PictureSettings, evaluate_pictures
+from mindeye_dist.evaluation.pictures import (
+    PictureSettings,
+    StoredReconstructions,
+    evaluate_pictures,
+)
 from mindeye_dist.evaluation.results import Evaluation
-from mindeye_dist.evaluation.retrieval import evaluate
+from mindeye_dist.evaluation.retrieval import evaluate_retrieval
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.reports.page import write_report
-from mindeye_dist.reports.words import FACTORS
+from mindeye_dist.reports.words import FACTOR_NAMES
 from mindeye_dist.runs.journal import read_journal, read_summary
 from mindeye_dist.storage.store import Store
 
@@ -88,12 +96,13 @@ def judge(
         drawn_over=reconstructor is not None,
     )
     if reconstructor is not None and beside is not None:
-        reconstructor = reconstructor.over(LowLevelPipeline(beside.predictor, beside.codec))
+        pipeline = LowLevelPipeline(beside.predictor, beside.codec)
+        reconstructor = replace(reconstructor, lowlevel=pipeline)
     judges = open_judges(options.networks, store, options.device) if reconstructor else None
-    made = made_before(options, reconstructor, data.splits["test"]) if reconstructor else None
+    stored = open_stored(options, reconstructor, data.splits["test"]) if reconstructor else None
     pool = Pool(Path(absolute_path(options.pool)), data.targets) if options.pool else None
     print("scoring retrieval, ridge and the linear decoders beside it", file=sys.stderr)
-    evaluation = evaluate(predictor, data, **chosen)
+    evaluation = evaluate_retrieval(predictor, data, **chosen)
     if beside is not None:
         print("scoring the low-level pictures", file=sys.stderr)
         lowlevel = evaluate_lowlevel(beside.predictor, beside.codec, beside.data, **chosen)
@@ -104,8 +113,8 @@ def judge(
             control_candidates=options.control_candidates,
             seed=options.seed,
         )
-        drawn = evaluate_pictures(reconstructor, data, judges, settings, pool, made)
-        evaluation = replace(evaluation, reconstructed=drawn)
+        result = evaluate_pictures(reconstructor, data, judges, settings, pool, stored)
+        evaluation = replace(evaluation, reconstructions=result)
     return evaluation
 
 
@@ -141,18 +150,20 @@ def open_reconstructor(
         return None
 
 
-def made_before(options: Evaluate, reconstructor: Reconstructor, test: Dataset) -> Made | None:
-    """Return what reads the reconstructions that were named, if there are any.
+def open_stored(
+    options: Evaluate, reconstructor: Reconstructor, test: Dataset
+) -> StoredReconstructions | None:
+    """Open the set of reconstructions given by --reconstructions.
 
     Raises:
-        DataError: they are not finished, or were made with something else.
+        DataError: the set is incomplete, or was made by other models, settings or voxels.
     """
     if not options.reconstructions:
         return None
     store = Store(absolute_path(options.reconstructions))
-    expected = made_with(reconstructor, "test", "average", options.device)
-    record = finished(store, expected, test.store, test.samples)
-    return partial(reconstructions_of, store, record)
+    expected = reconstruction_provenance(reconstructor, "test", "average", options.device)
+    record = read_matching_record(store, expected, test.store, test.samples)
+    return partial(read_reconstructions, store, record)
 
 
 def lowlevel_parts(
@@ -176,8 +187,8 @@ def print_scores(evaluation: Evaluation) -> None:
         for name in ("model", "ridge", "mean_picture", "shuffled"):
             pixcorr = evaluation.lowlevel.report[name]["pixcorr"]["mean"]
             print(f"low level, {name:15s} PixCorr {pixcorr:.3f}")
-    if evaluation.reconstructed:
-        metrics, rows = (evaluation.reconstructed.report[part] for part in ("metrics", "rows"))
+    if evaluation.reconstructions:
+        metrics, rows = (evaluation.reconstructions.report[part] for part in ("metrics", "rows"))
         width = max(len(row["label"]) for row in rows.values())
         for row in rows.values():
             values = [
@@ -185,9 +196,9 @@ def print_scores(evaluation: Evaluation) -> None:
                 for key, score in row["scores"].items()
             ]
             print(f"{row['label']:{width}s}  {'  '.join(values)}")
-        for name, row in evaluation.reconstructed.report["factors"].get("rows", {}).items():
+        for name, row in evaluation.reconstructions.report["factors"].get("rows", {}).items():
             shares = [
-                f"{FACTORS.get(factor, factor)} {score['mean']:.0%}"
+                f"{FACTOR_NAMES.get(factor, factor)} {score['mean']:.0%}"
                 for factor, score in row.items()
             ]
             print(f"{rows[name]['label']:{width}s}  right: {'  '.join(shares)}")

@@ -18,7 +18,7 @@ from mindeye_dist.data.dataset import Dataset, picture_member
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.data.members import read_members
 from mindeye_dist.data.shards import Sample, read_index
-from mindeye_dist.decoding.pools.faiss_files import ABOUT, MAX_SIDE, build_pool
+from mindeye_dist.decoding.pools.faiss_files import MAX_SIDE, POOL_JSON, build_pool
 from mindeye_dist.decoding.pools.faiss_pool import Pool
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.errors import DataError, InputError
@@ -51,7 +51,7 @@ def build(options: Build) -> int:
     """
     if "://" in options.out:
         raise InputError(f"--out: got {options.out}, expected a folder on this machine")
-    if Path(options.out, ABOUT).exists() and not options.overwrite:
+    if Path(options.out, POOL_JSON).exists() and not options.overwrite:
         raise DataError(f"{options.out}: is a pool already; --overwrite replaces it")
     if options.model.encoder == "efficientnet-lite0" and not options.data_url:
         raise InputError("--data-url: got none, efficientnet-lite0's projection is in its shards")

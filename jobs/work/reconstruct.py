@@ -14,9 +14,9 @@ from jobs.options.reconstruct import Reconstruct
 from mindeye_dist.data.manifest import Shard
 from mindeye_dist.data.shards import intact_shard
 from mindeye_dist.decoding.reconstruction_shards import (
-    MadeWith,
-    Record,
-    made_with,
+    Provenance,
+    ReconstructionRecord,
+    reconstruction_provenance,
     write_reconstructions,
     write_record,
 )
@@ -29,7 +29,7 @@ class Reconstructing:
     """Station that makes a shard of reconstructions, unless it is there; it holds the models."""
 
     def __init__(
-        self, options: Reconstruct, found: Found, made_with: MadeWith, parts: Sequence[Part]
+        self, options: Reconstruct, found: Found, made_with: Provenance, parts: Sequence[Part]
     ) -> None:
         self._options, self._made_with, self._parts = options, made_with, parts
         self._out = Store(options.out)
@@ -57,7 +57,7 @@ class Reconstructing:
         return {"shard": asdict(shard), "made": len(keys)}
 
 
-def reconstruct(options: Reconstruct) -> Record:
+def reconstruct(options: Reconstruct) -> ReconstructionRecord:
     """Make and write the reconstructions of a split, and return which shards they are in.
 
     Raises:
@@ -95,9 +95,9 @@ def on_cpu(options: Reconstruct) -> Reconstruct:
     return replace(options, device="cpu", draw=replace(options.draw, device="cpu"))
 
 
-def describe(options: Reconstruct, reconstructor: Reconstructor) -> MadeWith:
+def describe(options: Reconstruct, reconstructor: Reconstructor) -> Provenance:
     """Return what pictures by these models and options depend on."""
-    return made_with(reconstructor, options.split, options.repeats, options.device)
+    return reconstruction_provenance(reconstructor, options.split, options.repeats, options.device)
 
 
 def run(options: Reconstruct) -> None:

@@ -1,8 +1,9 @@
-"""Predictor: a checkpoint -> voxels in; embeddings, tokens or latents out. The only way there is.
+"""Predictor: inference with a checkpoint, the same for evaluation, batch jobs and the service.
 
-What is evaluated is what is served. A high-level checkpoint gives `embed`, the projector's tokens,
-flattened, for retrieval, and `tokens`, samples of the diffusion prior for reconstruction; a
-low-level one gives `latents` of a blurry picture (Scotti et al. 2023, section 3).
+In: voxels (brains, voxels). Out, from a high-level checkpoint: `embed`, the projector's flattened
+output (brains, tokens * dim) for retrieval, and `tokens`, samples of the diffusion prior (brains,
+tokens, dim) for reconstruction; from a low-level one: `latents` of a blurry picture. A "brain" is
+one row of voxels, the response to one picture. Scotti et al. (2023), section 3.
 """
 
 from collections.abc import Sequence
@@ -36,12 +37,13 @@ class Predictor:
     """A trained model on one device.
 
     Args:
-        path: folder of a checkpoint; verified against its digests before anything is read.
-        device: where to compute.
-        batch_size: brains at once.
+        path: folder of a checkpoint; its digests are verified before anything is read.
+        device: torch device, such as "cpu" or "cuda".
+        batch_size: brains per forward pass.
 
     Raises:
-        CheckpointError: the checkpoint is not whole or does not fit its own config.
+        CheckpointError: the checkpoint is incomplete or damaged, or its weights do not have the
+            shapes that its config asks for.
     """
 
     def __init__(self, path: Path, device: str = "cpu", batch_size: int = 64) -> None:
@@ -61,6 +63,16 @@ class Predictor:
         model.load_state_dict(weights)
         self.model: nn.Module = model.to(self.device).eval()
 
+    @property
+    def subject(self) -> str:
+        """Name of the subject that the model was trained on."""
+        return self.config.data.subject
+
+    @property
+    def num_voxels(self) -> int:
+        """Number of voxels that the model takes."""
+        return self.shapes.num_voxels
+
     @torch.no_grad()
     def embed(
         self, voxels: Float[np.ndarray, "brains voxels"]
@@ -68,12 +80,12 @@ class Predictor:
         """Return unit-norm embeddings, to be compared with flattened clip_tokens by cosine.
 
         Raises:
-            InputError: voxels of another number, or not finite; a low-level checkpoint.
+            InputError: the voxels are of another number or not finite; the checkpoint is low-level.
         """
         parts = []
-        model = self._model(MindEye, "embed")
+        model = self._checked_model(MindEye, "embed")
         for batch in self._batches(voxels):
-            projected = model.projector(model.backbone(batch)).flatten(1)
+            projected = model.projector(model.tokens(batch)).flatten(1)
             parts.append(torch.nn.functional.normalize(projected, dim=-1).cpu().numpy())
         return np.concatenate(parts)
 
@@ -81,21 +93,21 @@ class Predictor:
     def tokens(
         self, voxels: Float[np.ndarray, "brains voxels"], seeds: Sequence[int]
     ) -> Float[np.ndarray, "brains tokens dim"]:
-        """Return one sample of the prior a brain, in the scale of the targets.
+        """Sample the diffusion prior once per brain; the tokens have the scale of the targets.
 
-        Several tokens are divided by the norm of token 0, which is then 1; a single one keeps its
-        length, as the published 1 x 768 targets keep theirs. Each brain has a seed of its own, so a
-        sample does not depend on what else is in the batch.
+        Several tokens are divided by the norm of token 0, which is then 1; a single token keeps its
+        norm, as the published 1 x 768 targets do. Each brain has its own seed, so a sample does not
+        depend on the rest of the batch.
 
         Raises:
-            InputError: voxels of another number, or not finite; seeds of another number than
-                brains.
+            InputError: the voxels are of another number or not finite; there are not as many seeds
+                as brains; the checkpoint is low-level.
         """
         if len(seeds) != len(voxels):
             raise InputError(
                 f"seeds: got {len(seeds)}, expected one for each of {len(voxels)} brains"
             )
-        model, parts = self._model(MindEye, "tokens"), []
+        model, parts = self._checked_model(MindEye, "tokens"), []
         for number, batch in enumerate(self._batches(voxels)):
             first = number * self.batch_size
             sample = self._sample(model, batch, seeds[first : first + len(batch)])
@@ -109,26 +121,27 @@ class Predictor:
     def latents(
         self, voxels: Float[np.ndarray, "brains voxels"]
     ) -> Float[np.ndarray, "brains channels height width"]:
-        """Return the latents of a blurry picture for each brain.
+        """Return the predicted latents of a blurry picture for each brain.
 
         Raises:
-            InputError: voxels of another number, or not finite; a high-level checkpoint.
+            InputError: the voxels are of another number or not finite; the checkpoint is
+                high-level.
         """
-        model = self._model(LowLevel, "latents")
+        model = self._checked_model(LowLevel, "latents")
         parts = [model.latents(batch).cpu().numpy() for batch in self._batches(voxels)]
         return np.concatenate(parts)
 
-    def _model(self, kind: type[M], what: str) -> M:
+    def _checked_model(self, kind: type[M], method: str) -> M:
         if not isinstance(self.model, kind):
             raise InputError(
-                f"{what}: {self.path} is a checkpoint of the {self.config.pipeline} pipeline"
+                f"{method}: {self.path} is a checkpoint of the {self.config.pipeline} pipeline"
             )
         return self.model
 
     def _sample(
         self, model: MindEye, voxels: Float[Tensor, "batch voxels"], seeds: Sequence[int]
     ) -> Float[Tensor, "batch tokens dim"]:
-        condition = model.backbone(voxels)
+        condition = model.tokens(voxels)
         generators = [torch_generator(self.device, seed, "sample") for seed in seeds]
         shape = condition.shape[1:]
 
@@ -143,11 +156,10 @@ class Predictor:
         return sample_ddpm(model.prior.schedule, predict_x_0, noise)
 
     def _batches(self, voxels: np.ndarray) -> Sequence[torch.Tensor]:
-        expected = self.shapes.num_voxels
-        if voxels.ndim != 2 or voxels.shape[1] != expected:
+        if voxels.ndim != 2 or voxels.shape[1] != self.num_voxels:
             raise InputError(
-                f"voxels: got shape {voxels.shape}, expected (brains, {expected}) "
-                f"for {self.config.data.subject}"
+                f"voxels: got shape {voxels.shape}, expected (brains, {self.num_voxels}) "
+                f"for {self.subject}"
             )
         if len(voxels) == 0:
             raise InputError("voxels: got no brains, expected at least one")
@@ -159,10 +171,10 @@ class Predictor:
 
 
 def check_pipeline(predictor: Predictor, pipeline: Literal["highlevel", "lowlevel"]) -> None:
-    """See that a checkpoint is of a pipeline.
+    """Check that a checkpoint belongs to the given pipeline.
 
     Raises:
-        DataError: it is of the other one.
+        DataError: the checkpoint belongs to the other pipeline.
     """
     if predictor.config.pipeline != pipeline:
         raise DataError(
@@ -172,10 +184,10 @@ def check_pipeline(predictor: Predictor, pipeline: Literal["highlevel", "lowleve
 
 
 def check_codec(predictor: Predictor, codec: LatentCodec) -> None:
-    """See that a codec is the one whose latents a low-level checkpoint predicts.
+    """Check that a low-level checkpoint was trained on the latents of this codec.
 
     Raises:
-        DataError: it is another one.
+        DataError: the checkpoint was trained on the latents of another codec.
     """
     trained = predictor.shapes.targets["latents"]
     if codec.digest != trained.digest:

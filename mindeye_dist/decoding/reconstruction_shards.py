@@ -1,9 +1,9 @@
-"""Shards of reconstructions: pictures with their candidates, scores and what they were made with.
+"""Shards of reconstructions: chosen pictures with their candidates, scores and provenance.
 
-A sample is `KEY.png` (chosen), `KEY.lowlevel.png` where there was one, `KEY.candidate00.png` ...,
-`KEY.scores.npy` and `KEY.json`. A shard is never changed: its name ends with a digest of all that
-its pictures depend on, so what is there and intact is right. `reconstructions.json` is written
-last and says which shards belong together.
+A sample is `KEY.png` (the chosen candidate), `KEY.lowlevel.png` with a low-level pipeline,
+`KEY.candidate00.png` ..., `KEY.scores.npy` and `KEY.json`. A shard is never changed: its name ends
+with a digest of everything that its pictures depend on, so an intact shard need not be made again.
+`reconstructions.json` lists the shards of a set and is written last.
 """
 
 import dataclasses
@@ -41,20 +41,26 @@ CHOSEN, LOWLEVEL, SCORES, ABOUT = "png", "lowlevel.png", "scores.npy", "json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MadeWith:
-    """What the pictures of a set depend on, but for the voxels.
+class Provenance:
+    """Models and settings that the pictures of a set depend on, besides the voxels.
 
     Attributes:
-        repeats: the mean of each picture's distinct repeats, or the first alone.
+        subject: name of the subject.
+        split: name of the split.
+        repeats: mean of each picture's distinct repeats, or the first repeat alone.
         checkpoint: digest of the high-level checkpoint's manifest.
-        generator: name of the generator; generator_digest its digest.
-        encoder: name of the encoder of candidates; encoder_digest its digest.
+        generator: name of the generator.
+        generator_digest: digest of its weights.
+        encoder: name of the encoder of the candidates.
+        encoder_digest: digest of its weights.
         lowlevel: digest of the low-level checkpoint's manifest, "" without one.
         codec: digest of the codec of its latents, "" without one.
-        device: kind of device, whose random numbers are its own.
-        candidates: pictures a brain.
-        strength: share of the blurry picture that was drawn anew.
-        seed: that all seeds come from.
+        device: kind of device, each of which has its own random numbers.
+        candidates: number of candidates per brain.
+        strength: img2img strength, the fraction of the blurry picture that is replaced.
+        seed: seed of the run.
+        shared_noise: equal noise in the generator for every picture.
+        averaged_samples: number of samples of the prior whose mean all candidates share, or 0.
     """
 
     subject: str
@@ -76,22 +82,22 @@ class MadeWith:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """A finished set of reconstructions."""
+class ReconstructionRecord:
+    """Content of `reconstructions.json`: the provenance and the shards of a complete set."""
 
     format: str
-    made_with: MadeWith
+    made_with: Provenance
     shards: tuple[Shard, ...]
 
 
-def made_with(
+def reconstruction_provenance(
     reconstructor: Reconstructor, split: str, repeats: Literal["average", "first"], device: str
-) -> MadeWith:
-    """Return what a reconstructor's pictures of a split depend on, drawn on a kind of device."""
+) -> Provenance:
+    """Return the provenance of a reconstructor's pictures of a split, made on a kind of device."""
     predictor, lowlevel = reconstructor.predictor, reconstructor.lowlevel
     config = reconstructor.config
-    return MadeWith(
-        subject=predictor.config.data.subject,
+    return Provenance(
+        subject=predictor.subject,
         split=split,
         repeats=repeats,
         checkpoint=file_digest(predictor.path / MANIFEST),
@@ -110,8 +116,8 @@ def made_with(
     )
 
 
-def known(store: Store, samples: Sequence[Sample]) -> Sequence[Sample]:
-    """Return samples with their voxels' checksums, which an index by tar headers does not tell.
+def with_voxel_checksums(store: Store, samples: Sequence[Sample]) -> Sequence[Sample]:
+    """Return samples with checksums of their voxels, read where the shard's index has none.
 
     Raises:
         DataError: the voxels cannot be read.
@@ -123,15 +129,15 @@ def known(store: Store, samples: Sequence[Sample]) -> Sequence[Sample]:
     return [with_checksums(sample, {name: next(bodies) for name in names}) for sample in samples]
 
 
-def shard_path(made_with: Any, number: int, samples: Sequence[Sample]) -> str:
-    """Return the path of a set's shard, which tells settings, keys and voxels (by checksum).
+def output_shard_path(made_with: Any, number: int, samples: Sequence[Sample]) -> str:
+    """Return the path of an output shard; it ends with a digest of provenance, keys and voxels.
 
-    The name is no place for the subject's.
+    The path never contains the subject's name.
 
     Args:
-        made_with: a dataclass of all that the set depends on, its split among it.
-        number: of the shard.
-        samples: whose brains it is of.
+        made_with: dataclass with the provenance of the set, including its split.
+        number: number of the shard in the set.
+        samples: samples whose voxels the shard is made from, with checksums.
     """
     sha256 = hashlib.sha256(json.dumps(dataclasses.asdict(made_with)).encode())
     for sample in samples:
@@ -141,25 +147,27 @@ def shard_path(made_with: Any, number: int, samples: Sequence[Sample]) -> str:
 
 
 def write_reconstructions(
-    store: Store, path: str, made: Reconstructions, made_with: MadeWith
+    store: Store, path: str, made: Reconstructions, made_with: Provenance
 ) -> Shard:
-    """Write reconstructions as one shard with its index, and return its entry."""
+    """Write reconstructions as one shard with its index; return its entry for the record."""
     rows = [(key, _members(made, brain, made_with)) for brain, key in enumerate(made.keys)]
     return write_shard(store, path, pack(rows))
 
 
-def write_record(store: Store, made_with: MadeWith, shards: Sequence[Shard]) -> Record:
-    """Write which shards belong together; done last, it makes them a set."""
-    record = Record(format=FORMAT, made_with=made_with, shards=tuple(shards))
+def write_record(
+    store: Store, made_with: Provenance, shards: Sequence[Shard]
+) -> ReconstructionRecord:
+    """Write `reconstructions.json`, which completes the set."""
+    record = ReconstructionRecord(format=FORMAT, made_with=made_with, shards=tuple(shards))
     store.write(RECORD, json.dumps(dataclasses.asdict(record), indent=1).encode())
     return record
 
 
-def read_record(store: Store) -> Record:
-    """Return what a store of reconstructions holds.
+def read_record(store: Store) -> ReconstructionRecord:
+    """Read `reconstructions.json`.
 
     Raises:
-        DataError: there is no finished set.
+        DataError: the set is incomplete, or the file is of another format.
     """
     where = store.locate(RECORD)
     try:
@@ -169,49 +177,52 @@ def read_record(store: Store) -> Record:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DataError(f"{where}: expected reconstructions of format {FORMAT!r}")
     try:
-        return from_dict(Record, values, partial=True)
+        return from_dict(ReconstructionRecord, values, partial=True)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
 
 
-def finished(store: Store, expected: MadeWith, data: Store, samples: Sequence[Sample]) -> Record:
-    """Return the record of a finished set that was made as expected, from these samples' voxels.
+def read_matching_record(
+    store: Store, expected: Provenance, data: Store, samples: Sequence[Sample]
+) -> ReconstructionRecord:
+    """Read the record of a set that has the expected provenance and was made from these voxels.
 
     Args:
-        store: of the reconstructions.
-        expected: what they are to depend on.
-        data: the shards whose brains they are of.
-        samples: of the split, of which a set may hold the first ones alone.
+        store: folder of the reconstructions.
+        expected: provenance that the set must have.
+        data: shards of the voxels.
+        samples: samples of the split; the set may cover only the first of them.
 
     Raises:
-        DataError: there is no finished set, or it depends on something else.
+        DataError: the set is incomplete, or its provenance or its voxels differ.
     """
     record = read_record(store)
-    found, wanted = (dataclasses.asdict(one) for one in (record.made_with, expected))
-    if other := [f"{k} {found[k]!r}, not {wanted[k]!r}" for k in wanted if found[k] != wanted[k]]:
+    got, wanted = dataclasses.asdict(record.made_with), dataclasses.asdict(expected)
+    if other := [f"{k} {got[k]!r}, not {wanted[k]!r}" for k in wanted if got[k] != wanted[k]]:
         raise DataError(f"{store.locate(RECORD)}: was made with {'; '.join(other)}")
     first = 0
     for number, shard in enumerate(record.shards):
-        own = samples[first : first + shard.num_samples]
-        if shard.path != shard_path(expected, number, known(data, own)):
+        own = with_voxel_checksums(data, samples[first : first + shard.num_samples])
+        if shard.path != output_shard_path(expected, number, own):
             raise DataError(f"{store.locate(shard.path)}: is not of the voxels in {data.url}")
         first += shard.num_samples
     return record
 
 
-def reconstructions_of(
-    store: Store, record: Record, keys: Collection[str]
+def read_reconstructions(
+    store: Store, record: ReconstructionRecord, keys: Collection[str]
 ) -> Iterator[Reconstructions]:
-    """Yield a set's reconstructions of these pictures, shard by shard.
+    """Yield a set's reconstructions of the pictures with these keys, shard by shard.
 
     Raises:
-        DataError: some are not in the set, or a shard is missing or damaged.
+        DataError: pictures are not in the set, a shard is missing or damaged, or a chosen
+            candidate is not the one with the highest score.
     """
     missing = set(keys)
     for shard in record.shards:
-        if some := [sample for sample in read_index(store, shard) if sample.key in missing]:
-            missing -= {sample.key for sample in some}
-            yield _read(store, some)
+        if samples := [s for s in read_index(store, shard) if s.key in missing]:
+            missing -= {sample.key for sample in samples}
+            yield _read_samples(store, samples)
     if missing:
         raise DataError(
             f"{store.locate(RECORD)}: has no {', '.join(sorted(missing)[:3])}: lacks "
@@ -219,32 +230,7 @@ def reconstructions_of(
         )
 
 
-def read_reconstructions(store: Store) -> Reconstructions:
-    """Return all reconstructions of a finished set; `read_shard` gives them shard by shard.
-
-    Raises:
-        DataError: there is no finished set, or a shard is missing or damaged.
-    """
-    parts = [read_shard(store, shard) for shard in read_record(store).shards]
-    lowlevel = [part.lowlevel for part in parts if part.lowlevel is not None]
-    return Reconstructions(
-        keys=tuple(key for part in parts for key in part.keys),
-        candidates=np.concatenate([part.candidates for part in parts]),
-        scores=np.concatenate([part.scores for part in parts]),
-        lowlevel=np.concatenate(lowlevel) if lowlevel else None,
-    )
-
-
-def read_shard(store: Store, shard: Shard) -> Reconstructions:
-    """Return the reconstructions of one shard.
-
-    Raises:
-        DataError: it is missing or damaged, or names another choice than its scores do.
-    """
-    return _read(store, read_index(store, shard))
-
-
-def _read(store: Store, samples: Sequence[Sample]) -> Reconstructions:
+def _read_samples(store: Store, samples: Sequence[Sample]) -> Reconstructions:
     rows = [_read_sample(store, sample) for sample in samples]
     lowlevel = [picture for _, _, picture in rows if picture is not None]
     return Reconstructions(
@@ -259,7 +245,7 @@ def _candidate(number: int) -> str:
     return f"candidate{number:02d}.png"
 
 
-def _members(made: Reconstructions, brain: int, made_with: MadeWith) -> dict[str, bytes]:
+def _members(made: Reconstructions, brain: int, made_with: Provenance) -> dict[str, bytes]:
     chosen = int(made.chosen[brain])
     about = {
         "key": made.keys[brain],
@@ -275,7 +261,7 @@ def _members(made: Reconstructions, brain: int, made_with: MadeWith) -> dict[str
 
 
 def _read_sample(store: Store, sample: Sample) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Return a brain's candidates, their scores and the low-level picture, if there is one."""
+    """Return one brain's candidates, their scores and its low-level picture (or None)."""
     where = f"{store.locate(sample.shard)}: sample {sample.key}"
     bodies = dict(
         zip(

@@ -1,13 +1,14 @@
-"""Reconstruct: voxels -> candidates -> the picture that is closest to the projector's output.
+"""Reconstructor: voxels (brains, voxels) -> candidate pictures and the choice among them.
 
-Each brain gets samples of the prior, each sample a picture by the generator, drawn over the
-low-level pipeline's blurry one; every picture is encoded again, and the one whose tokens are
-closest to the projector's is chosen (Scotti et al. 2023, section 3.3). The true picture has no say.
-Seeds come from the run's and the picture's key, so that nothing depends on what else is drawn.
+For each brain the prior is sampled once per candidate, and the generator turns each sample into a
+picture, starting from the low-level pipeline's blurry one. Every candidate is encoded again; the
+chosen one has the tokens closest, by cosine, to the projector's output. The true picture plays no
+part. Seeds are derived from the run's seed and the picture's key, so a picture does not depend on
+the rest of the batch. Scotti et al. (2023), section 3.3.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 
 import numpy as np
@@ -22,15 +23,16 @@ from mindeye_dist.decoding.predictor import Predictor, check_codec, check_pipeli
 from mindeye_dist.errors import DataError, InputError
 from mindeye_dist.frozen.codecs import LatentCodec, resize
 from mindeye_dist.generators.protocol import Generator
+from mindeye_dist.pictures import as_bytes
 from mindeye_dist.randomness import seed_for
 
 Voxels = Float[np.ndarray, "brains voxels"]
-Sample = Callable[[list[int], list[int]], Float[Tensor, "batch tokens dim"]]
-"""From numbers of brains and of their candidates to tokens."""
+TokenSampler = Callable[[list[int], list[int]], Float[Tensor, "batch tokens dim"]]
+"""From indices of brains, and the number of the candidate for each, to its tokens."""
 
 
 class NotFiniteError(InputError):
-    """Tokens or pictures that are not finite; names the brains that they are of."""
+    """Non-finite tokens or pictures; the message names the keys of their brains."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ class LowLevelPipeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstructions:
-    """What was drawn for some brains.
+    """Candidate pictures of some brains, with the scores that choose among them.
 
     Attributes:
-        keys: of the pictures that were seen.
-        candidates: pictures that were drawn for each brain.
-        scores: cosine of each candidate's clip_tokens with the projector's.
-        lowlevel: the blurry pictures that were drawn over, where there were any.
+        keys: keys of the seen pictures.
+        candidates: generated pictures of each brain.
+        scores: cosine of each candidate's clip_tokens with the projector's output.
+        lowlevel: blurry pictures that generation started from; None without a low-level pipeline.
     """
 
     keys: tuple[str, ...]
@@ -59,87 +61,74 @@ class Reconstructions:
 
     @property
     def chosen(self) -> Int[np.ndarray, " brains"]:
-        """Return the number of each brain's best candidate, the first of equals."""
+        """Index of each brain's best candidate, the first one of equals."""
         return self.scores.argmax(axis=1)
 
     @property
     def pictures(self) -> UInt8[np.ndarray, "brains side side 3"]:
-        """Return each brain's best candidate."""
+        """Each brain's best candidate."""
         return self.candidates[np.arange(len(self.keys)), self.chosen]
 
 
+@dataclass(frozen=True)
 class Reconstructor:
-    """Draws pictures from voxels.
+    """Generates pictures from voxels; `dataclasses.replace` gives one with other settings.
 
-    Args:
-        predictor: a high-level checkpoint.
-        generator: draws from its tokens.
-        encoder: by whose clip_tokens the checkpoint was trained; it encodes candidates again.
-        config: how many candidates, how strong, which seed, how many at once.
-        lowlevel: gives blurry pictures to draw over; noise alone is drawn from without.
-        watch: passes the batches of a drawing on, and may say how far it is.
+    Attributes:
+        predictor: high-level checkpoint.
+        generator: maps the checkpoint's tokens to pictures.
+        encoder: frozen model of the clip_tokens that the checkpoint was trained on; it encodes the
+            candidates.
+        config: number of candidates, strength, seed and batch size.
+        lowlevel: source of the blurry pictures to start from; None starts from noise alone.
+        watch: iterates over the batches of a call, for instance to report progress.
 
     Raises:
-        DataError: these do not belong together.
+        DataError: the parts were not trained on the same clip_tokens, subject or latents.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        generator: Generator,
-        encoder: TargetEncoder,
-        config: ReconstructionConfig,
-        lowlevel: LowLevelPipeline | None = None,
-        *,
-        watch: Callable[[range], Iterable[int]] = iter,
-    ) -> None:
-        check_tokens(predictor, generator, encoder)
-        if lowlevel is not None:
-            check_lowlevel(predictor, lowlevel)
-        self.predictor, self.generator, self.encoder = predictor, generator, encoder
-        self.config, self.lowlevel, self.watch = config, lowlevel, watch
+    predictor: Predictor
+    generator: Generator
+    encoder: TargetEncoder
+    config: ReconstructionConfig
+    lowlevel: LowLevelPipeline | None = None
+    watch: Callable[[range], Iterable[int]] = field(default=iter, kw_only=True)
 
-    def over(self, lowlevel: LowLevelPipeline) -> "Reconstructor":
-        """Return what draws the same over the pictures of a low-level pipeline.
-
-        Raises:
-            DataError: it is of another brain, or its codec is another one.
-        """
-        parts = (self.predictor, self.generator, self.encoder, self.config)
-        return Reconstructor(*parts, lowlevel, watch=self.watch)
+    def __post_init__(self) -> None:
+        check_tokens(self.predictor, self.generator, self.encoder)
+        if self.lowlevel is not None:
+            check_lowlevel(self.predictor, self.lowlevel)
 
     def __call__(self, voxels: Voxels, keys: Sequence[str]) -> Reconstructions:
-        """Return the candidates of each brain, and how close each is to the projector's output.
+        """Return the candidates of each brain, scored by their cosine with the projector's output.
 
         Args:
-            voxels: of each brain.
-            keys: of the pictures that they saw, from which their seeds come.
+            voxels: one row per brain.
+            keys: keys of the seen pictures; the seeds are derived from them.
 
         Raises:
-            InputError: voxels of another number, or not finite; keys of another number than
-                brains; tokens or pictures that are not finite.
+            InputError: the voxels are of another number or not finite; there are not as many keys
+                as brains; tokens or pictures are not finite.
         """
-        _check_number("keys", len(keys), len(voxels))
-        wanted = self.predictor.embed(voxels)
-        lowlevel = self.blurry(voxels) if self.lowlevel else None
+        _check_count("keys", len(keys), len(voxels))
+        projected = torch.from_numpy(self.predictor.embed(voxels))
+        lowlevel = self.lowlevel_pictures(voxels) if self.lowlevel else None
 
         if self.config.averaged_samples:
             mean = torch.from_numpy(self._mean_tokens(voxels, keys))
-            return self._draw(
-                lambda brains, _: mean[brains], torch.from_numpy(wanted), keys, lowlevel
-            )
+            return self._generate(lambda brains, _: mean[brains], projected, keys, lowlevel)
 
-        # The backbone runs again for each candidate: a hundredth of the prior's many steps.
+        # The backbone runs again for each candidate, at a hundredth of the cost of the prior.
         def sample(brains: list[int], numbers: list[int]) -> Float[Tensor, "batch tokens dim"]:
             seeds = self._seeds("prior", keys, brains, numbers)
             return torch.from_numpy(self.predictor.tokens(voxels[brains], seeds))
 
-        return self._draw(sample, torch.from_numpy(wanted), keys, lowlevel)
+        return self._generate(sample, projected, keys, lowlevel)
 
     def _mean_tokens(
         self, voxels: Voxels, keys: Sequence[str]
     ) -> Float[np.ndarray, "brains tokens dim"]:
-        """Return the mean of each brain's samples of the prior, those of its first candidates."""
+        """Return the mean of each brain's first `averaged_samples` samples of the prior."""
         numbers = list(range(self.config.averaged_samples))
         means = []
         for brain, own in enumerate(voxels):
@@ -154,18 +143,18 @@ class Reconstructor:
         keys: Sequence[str],
         lowlevel: Float[Tensor, "pictures 3 _ _"] | None = None,
     ) -> Reconstructions:
-        """Return candidates drawn from given tokens, chosen by how close they come to them.
+        """Return candidates generated from the given tokens and scored by their cosine with them.
 
-        With the true tokens that is the most that the generator could give.
+        With the true clip_tokens this is the upper bound of the generator.
 
         Args:
-            tokens: in the scale of the targets.
-            keys: of the pictures, from which the seeds come.
-            lowlevel: pictures in [0, 1] to draw over.
+            tokens: one set per brain, in the scale of the targets.
+            keys: keys of the seen pictures; the seeds are derived from them.
+            lowlevel: pictures to start from, values in [0, 1].
 
         Raises:
-            InputError: other tokens than the generator's, or not finite; keys or pictures of
-                another number.
+            InputError: the tokens do not have the generator's shape or are not finite; there are
+                not as many keys or low-level pictures as tokens.
         """
         expected = self.generator.token_shape
         if len(tokens) == 0 or tokens.shape[1:] != expected:
@@ -173,25 +162,26 @@ class Reconstructor:
                 f"tokens: got {tokens.shape}, expected (brains, {expected[0]}, {expected[1]}) of "
                 "at least one brain"
             )
-        _check_number("keys", len(keys), len(tokens))
-        given = torch.from_numpy(tokens.astype(np.float32))
-        _check_finite(given, "tokens", keys)
+        _check_count("keys", len(keys), len(tokens))
+        rows = torch.from_numpy(tokens.astype(np.float32))
+        _check_finite(rows, "tokens", keys)
         if lowlevel is not None:
-            _check_number("low-level pictures", len(lowlevel), len(tokens))
+            _check_count("low-level pictures", len(lowlevel), len(tokens))
             _check_finite(lowlevel, "low-level picture", keys)
             lowlevel = resize(lowlevel, self.generator.side).clamp(0, 1)
-        wanted = normalize(given.flatten(1), dim=-1)
-        return self._draw(lambda brains, _: given[brains], wanted, keys, lowlevel)
+        unit = normalize(rows.flatten(1), dim=-1)
+        return self._generate(lambda brains, _: rows[brains], unit, keys, lowlevel)
 
     @torch.no_grad()
-    def blurry(self, voxels: Voxels) -> Float[Tensor, "brains 3 side side"]:
-        """Return the low-level pipeline's pictures in [0, 1], as large as the generator's.
+    def lowlevel_pictures(self, voxels: Voxels) -> Float[Tensor, "brains 3 side side"]:
+        """Return the low-level pipeline's blurry pictures in [0, 1], at the generator's size.
 
         Raises:
-            InputError: there is no low-level pipeline; voxels of another number, or not finite.
+            InputError: there is no low-level pipeline; the voxels are of another number or not
+                finite.
         """
         if self.lowlevel is None:
-            raise InputError("blurry pictures: got no low-level pipeline to make them")
+            raise InputError("low-level pictures: got no low-level pipeline to predict them")
         latents = torch.from_numpy(self.lowlevel.predictor.latents(voxels))
         parts = [
             resize(self.lowlevel.codec.decode(part), self.generator.side).clamp(0, 1).cpu()
@@ -200,10 +190,10 @@ class Reconstructor:
         return torch.cat(parts)
 
     @torch.no_grad()
-    def _draw(
+    def _generate(
         self,
-        sample: Sample,
-        wanted: Float[Tensor, "brains features"],
+        sample: TokenSampler,
+        reference: Float[Tensor, "brains features"],
         keys: Sequence[str],
         lowlevel: Float[Tensor, "brains 3 side side"] | None,
     ) -> Reconstructions:
@@ -214,21 +204,21 @@ class Reconstructor:
         for start in self.watch(range(0, len(pairs), self.config.batch_size)):
             some = pairs[start : start + self.config.batch_size]
             brains, numbers = [brain for brain, _ in some], [number for _, number in some]
-            tokens, names = sample(brains, numbers), [keys[brain] for brain in brains]
-            _check_finite(tokens, "tokens", names)
-            places = [""] * len(keys) if self.config.shared_noise else keys
-            seeds = self._seeds("generator", places, brains, numbers)
+            tokens, batch_keys = sample(brains, numbers), [keys[brain] for brain in brains]
+            _check_finite(tokens, "tokens", batch_keys)
+            seed_keys = [""] * len(keys) if self.config.shared_noise else keys
+            seeds = self._seeds("generator", seed_keys, brains, numbers)
             init = None if lowlevel is None else lowlevel[brains]
-            drawn = self.generator(tokens, seeds, init, self.config.strength)
-            _check_finite(drawn, f"picture by {self.generator.name}", names)
-            pictures = _eight_bits(drawn)
+            generated = self.generator(tokens, seeds, init, self.config.strength)
+            _check_finite(generated, f"picture by {self.generator.name}", batch_keys)
+            pictures = as_bytes(generated.float().cpu().numpy())
             candidates[brains, numbers] = pictures
-            scores[brains, numbers] = self._closeness(pictures, wanted[brains], names)
+            scores[brains, numbers] = self._similarities(pictures, reference[brains], batch_keys)
         return Reconstructions(
             keys=tuple(keys),
             candidates=candidates,
             scores=scores,
-            lowlevel=None if lowlevel is None else _eight_bits(lowlevel),
+            lowlevel=None if lowlevel is None else as_bytes(lowlevel.float().cpu().numpy()),
         )
 
     def _seeds(
@@ -239,24 +229,24 @@ class Reconstructor:
             for brain, number in zip(brains, numbers, strict=True)
         ]
 
-    def _closeness(
+    def _similarities(
         self,
         pictures: UInt8[np.ndarray, "batch side side 3"],
-        wanted: Float[Tensor, "batch features"],
-        names: Sequence[str],
+        reference: Float[Tensor, "batch features"],
+        keys: Sequence[str],
     ) -> Float[np.ndarray, " batch"]:
-        # What is judged is what is kept: the pictures in eight bits.
+        # The pictures are scored as they are stored: in eight bits.
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
         tokens = self.encoder.encode(images).float().cpu()
-        _check_finite(tokens, f"clip_tokens of a candidate by {self.encoder.name}", names)
-        return (normalize(tokens.flatten(1), dim=-1) * wanted).sum(dim=-1).numpy()
+        _check_finite(tokens, f"clip_tokens of a candidate by {self.encoder.name}", keys)
+        return (normalize(tokens.flatten(1), dim=-1) * reference).sum(dim=-1).numpy()
 
 
 def check_tokens(predictor: Predictor, generator: Generator, encoder: TargetEncoder) -> None:
-    """See that checkpoint, generator and encoder speak of the same clip_tokens.
+    """Check that checkpoint, generator and encoder use the same clip_tokens.
 
     Raises:
-        DataError: they do not, or the checkpoint is of the low-level pipeline.
+        DataError: their shapes or digests differ, or the checkpoint is low-level.
     """
     check_pipeline(predictor, "highlevel")
     trained = predictor.shapes.targets["clip_tokens"]
@@ -278,35 +268,26 @@ def check_tokens(predictor: Predictor, generator: Generator, encoder: TargetEnco
 
 
 def check_lowlevel(predictor: Predictor, lowlevel: LowLevelPipeline) -> None:
-    """See that a low-level pipeline is of the same brain as a checkpoint, and has its codec.
+    """Check that a low-level pipeline has the checkpoint's subject and voxels, and its own codec.
 
     Raises:
-        DataError: it is of another subject, of other voxels, or the codec is another one.
+        DataError: the subjects, the numbers of voxels or the codecs differ.
     """
     own = lowlevel.predictor
     check_pipeline(own, "lowlevel")
     check_codec(own, lowlevel.codec)
-    ours, theirs = (
-        f"{p.config.data.subject} with {p.shapes.num_voxels} voxels" for p in (predictor, own)
-    )
-    if ours != theirs:
-        raise DataError(f"{own.path}: is of {theirs}, {predictor.path} of {ours}")
+    high, low = (f"{p.subject} with {p.num_voxels} voxels" for p in (predictor, own))
+    if high != low:
+        raise DataError(f"{own.path}: is of {low}, {predictor.path} of {high}")
 
 
-def _eight_bits(
-    pictures: Float[Tensor, "batch 3 side side"],
-) -> UInt8[np.ndarray, "batch side side 3"]:
-    scaled = (pictures.float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return scaled.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def _check_number(what: str, got: int, brains: int) -> None:
+def _check_count(name: str, got: int, brains: int) -> None:
     if got != brains:
-        raise InputError(f"{what}: got {got}, expected one for each of {brains} brains")
+        raise InputError(f"{name}: got {got}, expected one for each of {brains} brains")
 
 
-def _check_finite(values: Tensor, what: str, names: Sequence[str]) -> None:
+def _check_finite(values: Tensor, label: str, keys: Sequence[str]) -> None:
     bad = (~torch.isfinite(values)).flatten(1).any(dim=1).cpu().tolist()
     if any(bad):
-        which = sorted({name for name, is_bad in zip(names, bad, strict=True) if is_bad})
-        raise NotFiniteError(f"{what}: values that are not finite for {', '.join(which)}")
+        bad_keys = sorted({key for key, is_bad in zip(keys, bad, strict=True) if is_bad})
+        raise NotFiniteError(f"{label}: values that are not finite for {', '.join(bad_keys)}")

@@ -1,8 +1,8 @@
 """Metrics of reconstructed pictures: pure functions of pictures or of their features.
 
-One value a picture, in the pictures' order, so that means, intervals and the worst cases are the
-caller's to take. Scotti et al. (2023), section 4.2. What cannot vary cannot correlate: the
-correlation of a flat picture, or of constant features, is 0.
+In: seen and reconstructed pictures (pictures, 3, height, width), or features (pictures, ...). Out:
+one value per picture, in the same order; the caller takes means and intervals. The correlation of
+a constant picture, or of constant features, counts as 0. Scotti et al. (2023), section 4.2.
 """
 
 import math
@@ -14,9 +14,9 @@ from jaxtyping import Bool, Float
 from mindeye_dist.errors import InputError
 
 BLOCK_VALUES = 2**24
-"""Features that are held in float64 at once, of as many pictures as these are: 128 MiB."""
+"""Largest number of feature values that are converted to float64 at once (128 MiB)."""
 
-# (pictures, 3, height, width) and (pictures, ...); that pairs match is checked with a message.
+# (pictures, 3, height, width) and (pictures, ...); _check_pairs compares the shapes of a pair.
 Pictures = Float[np.ndarray, "_ 3 _ _"]
 Features = Float[np.ndarray, "_ ..."]
 PerPicture = Float[np.ndarray, " pictures"]
@@ -40,12 +40,12 @@ def correlation(seen: Features, recon: Features) -> PerPicture:
     _check_pairs(seen, recon)
     r = np.zeros(len(seen))
     for block in _blocks(seen):
-        r[block] = (_standard(seen[block]) * _standard(recon[block])).sum(axis=1)
+        r[block] = (_standardise(seen[block]) * _standardise(recon[block])).sum(axis=1)
     return r
 
 
 def ssim(seen: Pictures, recon: Pictures) -> PerPicture:
-    """Return the structural similarity of each pair of pictures in [0, 1], as grey.
+    """Return the structural similarity of each pair of pictures in [0, 1], converted to grey.
 
     Luminance by ITU-R 709, Gaussian window of sigma 1.5, population covariance (Wang et al. 2004;
     published at 425 x 425).
@@ -79,11 +79,11 @@ def ssim(seen: Pictures, recon: Pictures) -> PerPicture:
 
 
 def two_way(features_seen: Features, features_recon: Features) -> PerPicture:
-    """Return, for each reconstruction, how often it is told from another picture (chance 0.5).
+    """Return each reconstruction's two-way identification accuracy (0..1, chance 0.5).
 
-    That is the share of the other seen pictures whose features correlate less with the
-    reconstruction's than those of the picture that was seen. The reconstruction stays and the
-    pictures are the distractors, as in the published code; ties count against it.
+    It is the fraction of the other seen pictures whose features correlate less with the
+    reconstruction's than the features of its own seen picture do. The distractors are seen
+    pictures, as in the published code; a tie counts as an error.
 
     Raises:
         InputError: the shapes differ, or there are fewer than two pictures.
@@ -92,36 +92,36 @@ def two_way(features_seen: Features, features_recon: Features) -> PerPicture:
     count = len(features_seen)
     if count < 2:
         raise InputError(f"two_way: got {count} pictures, expected at least 2")
-    # Equal pictures have equal r but for rounding, and must tie.
+    # Equal pictures have the same r up to rounding, and must tie.
     truth = correlation(features_seen, features_recon) - 1e-12
     beaten = np.zeros(count)
     for block in _blocks(features_recon):
-        recon = _standard(features_recon[block])
+        recon = _standardise(features_recon[block])
         for others in _blocks(features_seen):
-            r = _standard(features_seen[others]) @ recon.T
+            r = _standardise(features_seen[others]) @ recon.T
             beaten[block] += (r < truth[block]).sum(axis=0)
     return beaten / (count - 1)
 
 
 def varies(features: Features) -> Bool[np.ndarray, " pictures"]:
-    """Return whether each picture's features are not constant, so that they can correlate."""
+    """Return True for each picture whose features are not constant."""
     result = np.zeros(len(features), bool)
     for block in _blocks(features):
-        result[block] = _standard(features[block]).any(axis=1)
+        result[block] = _standardise(features[block]).any(axis=1)
     return result
 
 
 def _blocks(features: Features) -> Iterator[slice]:
-    """Yield ranges of pictures that together have at most `BLOCK_VALUES` features."""
+    """Yield slices of pictures with at most `BLOCK_VALUES` feature values each."""
     size = max(1, BLOCK_VALUES // max(1, math.prod(features.shape[1:])))
     for start in range(0, len(features), size):
         yield slice(start, start + size)
 
 
-def _standard(features: Features) -> Float[np.ndarray, "pictures flat"]:
-    """Return each picture's features flat, centred and of unit norm; zeros where constant."""
+def _standardise(features: Features) -> Float[np.ndarray, "pictures flat"]:
+    """Return each picture's features flattened, centred and of unit norm; zeros if constant."""
     flat = features.reshape(len(features), -1).astype(np.float64)
-    # What is left of a constant after its mean is rounding, not a pattern.
+    # A constant less its mean leaves rounding errors, which must not count as a pattern.
     tolerance = max(1e-12, 8 * float(np.finfo(features.dtype).eps))
     rounding = tolerance * np.linalg.norm(flat, axis=1, keepdims=True)
     flat -= flat.mean(axis=1, keepdims=True)

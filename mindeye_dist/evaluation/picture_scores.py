@@ -1,8 +1,8 @@
-"""Picture scores: seen and reconstructed pictures -> every published score, with its interval.
+"""Picture scores: seen and reconstructed pictures -> every published score with its interval.
 
-As published (Scotti et al. 2023, section 4.2): both sides are scaled to 256 x 256, the pixel scores
-to 425 x 425 from there, bilinearly and without antialias. What the published scores leave unsaid
-stands beside them: how many pictures have no correlation at all, and which networks are missing.
+As published, both sides are scaled to 256 x 256, and from there to 425 x 425 for the pixel scores,
+bilinearly and without antialiasing. The result also counts the pictures whose correlation is
+undefined, and names the networks that are missing. Scotti et al. (2023), section 4.2.
 """
 
 import os
@@ -30,12 +30,13 @@ from mindeye_dist.metrics import bootstrap_interval
 from mindeye_dist.randomness import numpy_generator
 
 SIDE, PIXEL_SIDE = 256, 425
+"""Side of the pictures for the networks and for the pixel scores, in pixels."""
 BATCH = 16
-"""Pictures that one network or thread has in work."""
+"""Number of pictures per forward pass of a network, or per task of a thread."""
 THREADS = min(8, os.cpu_count() or 1)
 FLAT = 1e-3
-"""Range of values of a channel, a quarter of an 8-bit step, up to which it is of one colour."""
-# A sampler's rounding; what lies further out is not in [0, 1] by mistake.
+"""Largest range of values in a channel of one colour: a quarter of an 8-bit step."""
+# Rounding of a sampler may leave [0, 1] by this much; anything further is an error.
 _OVERSHOOT = 1e-3
 
 Pictures = Float[np.ndarray, "pictures 3 height width"]
@@ -43,15 +44,15 @@ Features = Float32[np.ndarray, "pictures features"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """A score as reports show it.
+class PictureMetric:
+    """Description of a score for reports.
 
     Attributes:
-        label: its name.
-        chance: what a reconstruction of another picture gets, where that is known.
-        perfect: what the seen picture itself gets.
-        better: which way is better.
-        option: under which name the weights that it needs are given; empty for none.
+        label: name of the score.
+        chance: expected value for the reconstruction of another picture; None if unknown.
+        perfect: value for the seen picture itself.
+        better: direction of improvement.
+        option: command-line option of the network's weights; empty if it has no network.
     """
 
     label: str
@@ -61,18 +62,18 @@ class Metric:
     option: str = ""
 
 
-def _two_way(label: str, option: str) -> Metric:
-    return Metric(label=label, chance=0.5, perfect=1.0, better="higher", option=option)
+def _two_way(label: str, option: str) -> PictureMetric:
+    return PictureMetric(label=label, chance=0.5, perfect=1.0, better="higher", option=option)
 
 
-def _distance(label: str, option: str) -> Metric:
-    return Metric(label=label, chance=None, perfect=0.0, better="lower", option=option)
+def _distance(label: str, option: str) -> PictureMetric:
+    return PictureMetric(label=label, chance=None, perfect=0.0, better="lower", option=option)
 
 
-METRICS: Mapping[str, Metric] = MappingProxyType(
+METRICS: Mapping[str, PictureMetric] = MappingProxyType(
     {
-        "pixcorr": Metric(label="PixCorr", chance=None, perfect=1.0, better="higher"),
-        "ssim": Metric(label="SSIM", chance=None, perfect=1.0, better="higher"),
+        "pixcorr": PictureMetric(label="PixCorr", chance=None, perfect=1.0, better="higher"),
+        "ssim": PictureMetric(label="SSIM", chance=None, perfect=1.0, better="higher"),
         "alexnet2": _two_way("AlexNet(2)", "alexnet"),
         "alexnet5": _two_way("AlexNet(5)", "alexnet"),
         "inception": _two_way("Inception", "inception"),
@@ -83,7 +84,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "lite0_distance": _distance("EffNet-Lite0 distance", "lite0"),
     }
 )
-"""Every score by its key, in the order of the published table; Lite0's are not in that one."""
+"""Every score by its key, in the order of the published table; Lite0's two are additional."""
 
 
 def published_size(
@@ -94,17 +95,18 @@ def published_size(
 
 
 class PictureJudge:
-    """Scores many sets of reconstructions of the same pictures, whose features are made once.
+    """Scores sets of reconstructions of the same seen pictures, whose features are computed once.
 
     Args:
         seen: pictures in [0, 1], (pictures, 3, side, side).
-        networks: by whose features to judge, each for its key in `METRICS`.
-        gaps: why a metric is missing, by its key; for others without a network the result says
-            under which option its weights would have been given.
-        antialias: filter when pictures are made smaller. The published scores are not filtered.
+        networks: networks whose features are compared, one for each metric's key.
+        gaps: reason why a metric is missing, by its key. Other metrics without a network name the
+            option for their weights.
+        antialias: antialiased downscaling; the published scores have none.
 
     Raises:
-        InputError: the pictures are no pictures, or a network or gap is of no metric, or twice.
+        InputError: `seen` has another shape, type or range; a network or gap has an unknown key, or
+            a key occurs twice.
     """
 
     def __init__(
@@ -129,16 +131,16 @@ class PictureJudge:
         }
 
     def scores(self, recon: np.ndarray, seed: int) -> dict[str, dict[str, Any]]:
-        """Return the scores of reconstructions in [0, 1], (pictures, 3, side, side), by `METRICS`.
+        """Return all scores of reconstructions in [0, 1], (pictures, 3, side, side), by key.
 
-        Each has its `mean`, the 95 % bootstrap interval over pictures `ci`, `each` picture's score,
-        and how many and which are undefined, since a picture of one colour or constant features
-        cannot correlate. These count as what tells nothing: correlation 0, distance 1, two-way 0. A
-        metric that could not be taken has a `gap` only.
+        A score has its `mean`, the 95 % bootstrap interval `ci` over pictures, `each` picture's
+        value, the number `undefined` and the indices `undefined_pictures` of pictures of one colour
+        or with constant features. Undefined values count as correlation 0, distance 1 and two-way
+        0. A missing metric has only a `gap`.
 
         Raises:
-            InputError: there are not as many pictures as were seen, they have another shape, or
-                values are not finite or outside of [0, 1].
+            InputError: there are not as many pictures as seen ones, their shape differs, or values
+                are not finite or outside 0..1.
         """
         _check_pictures(recon, "reconstructed")
         if len(recon) != len(self._seen):
@@ -162,13 +164,13 @@ class PictureJudge:
         return list(dict.fromkeys(network.features for network in self._networks.values()))
 
     def _gap(self, key: str) -> str:
-        given = f"weights not given: --networks.{METRICS[key].option} PATH"
-        return self._gaps.get(key, given)
+        missing = f"weights not given: --networks.{METRICS[key].option} PATH"
+        return self._gaps.get(key, missing)
 
     def _pixel_scores(self, recon: Pictures) -> dict[str, tuple[PerPicture, np.ndarray]]:
-        """Return each pixel score of each picture, and for which it is undefined.
+        """Return values and undefined pictures of each pixel score.
 
-        In blocks: at 425 x 425 a thousand pictures are 4 GB.
+        The pictures are scored in blocks, since a thousand of 425 x 425 pixels take 4 GB.
         """
 
         def score(start: int) -> tuple[PerPicture, PerPicture]:
@@ -182,13 +184,13 @@ class PictureJudge:
             ]
             return pixcorr(*pair), ssim(*pair)
 
-        with ThreadPoolExecutor(THREADS) as pool:  # it is NumPy's and SciPy's work, one core each
+        with ThreadPoolExecutor(THREADS) as pool:  # NumPy and SciPy use one core each
             parts = list(pool.map(score, range(0, len(recon), BATCH)))
         correlations, similarities = (np.concatenate(part) for part in zip(*parts, strict=True))
-        flat = _of_one_colour(self._seen) | _of_one_colour(recon)
+        flat = _are_of_one_colour(self._seen) | _are_of_one_colour(recon)
         correlations[flat] = 0
-        nothing = np.zeros(len(recon), bool)  # luminance, contrast and structure always compare
-        return {"pixcorr": (correlations, flat), "ssim": (similarities, nothing)}
+        none = np.zeros(len(recon), bool)  # SSIM is defined for every picture
+        return {"pixcorr": (correlations, flat), "ssim": (similarities, none)}
 
     def _encode(self, function: Callable[..., Any], pictures: Pictures, side: str) -> Features:
         batches = []
@@ -208,13 +210,13 @@ class PictureJudge:
 def _feature_scores(
     network: FeatureNetwork, seen: Features, recon: Features
 ) -> tuple[PerPicture, Bool[np.ndarray, " pictures"]]:
-    """Return a network's score of each picture, and for which it is undefined."""
+    """Return values and undefined pictures of a network's score."""
     undefined = ~(varies(seen) & varies(recon))
     if network.score == "two_way":
-        values, nothing_told = two_way(seen, recon), 0.0
+        values, fallback = two_way(seen, recon), 0.0
     else:
-        values, nothing_told = 1 - correlation(seen, recon), 1.0
-    values[undefined] = nothing_told
+        values, fallback = 1 - correlation(seen, recon), 1.0
+    values[undefined] = fallback
     return values, undefined
 
 
@@ -230,23 +232,23 @@ def _summary(
     }
 
 
-def _of_one_colour(pictures: Pictures) -> Bool[np.ndarray, " pictures"]:
+def _are_of_one_colour(pictures: Pictures) -> Bool[np.ndarray, " pictures"]:
     return (np.ptp(pictures, axis=(2, 3)) <= FLAT).all(axis=1)
 
 
-def _check_pictures(pictures: np.ndarray, what: str) -> None:
+def _check_pictures(pictures: np.ndarray, label: str) -> None:
     shape = pictures.shape
     if len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3] or not pictures.size:
         raise InputError(
-            f"{what} pictures: got shape {shape}, expected (pictures, 3, side, side) with at "
+            f"{label} pictures: got shape {shape}, expected (pictures, 3, side, side) with at "
             "least one picture"
         )
     if pictures.dtype not in (np.float32, np.float64):
-        raise InputError(f"{what} pictures: got {pictures.dtype}, expected float32 in [0, 1]")
+        raise InputError(f"{label} pictures: got {pictures.dtype}, expected float32 in [0, 1]")
     # Comparisons with NaN are false.
     inside = (pictures >= -_OVERSHOOT) & (pictures <= 1 + _OVERSHOOT)
     broken = np.flatnonzero(~inside.all(axis=(1, 2, 3)))
     if len(broken):
         raise InputError(
-            f"{what} pictures {broken.tolist()}: got values that are not finite or outside of 0..1"
+            f"{label} pictures {broken.tolist()}: got values that are not finite or outside of 0..1"
         )

@@ -1,7 +1,8 @@
-"""Evaluate pictures: draw them for brains of the test split, and score them beside their controls.
+"""Evaluation of reconstructed pictures: brains of the test split -> scores beside controls.
 
-The published scores (Scotti et al. 2023, section 4.2) for every row of picture_rows.py; on rendered
-scenes also how often object, colour and place are right, which is known there.
+In: a Reconstructor and the splits. Out: the published scores for every row of controls.py; on
+rendered scenes, whose truth is known, also the accuracy of object, colour and place. Scotti et al.
+(2023), section 4.2.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,15 +15,23 @@ from jaxtyping import Float32, UInt8
 from mindeye_dist.decoding.pools.faiss_pool import Pool
 from mindeye_dist.decoding.reconstructor import Reconstructions, Reconstructor
 from mindeye_dist.errors import DataError, InputError
-from mindeye_dist.evaluation.controls import Brains, Row, drawn_by, kept, picture_rows, shown
+from mindeye_dist.evaluation.controls import (
+    BrainSelection,
+    ModelPictures,
+    PictureRow,
+    collect_pictures,
+    picture_rows,
+    reconstruct_brains,
+    shrink_for_page,
+)
 from mindeye_dist.evaluation.data import EvaluationData
 from mindeye_dist.evaluation.picture_scores import METRICS, PictureJudge
-from mindeye_dist.evaluation.results import PictureExample, Reconstructed
+from mindeye_dist.evaluation.results import PictureExample, ReconstructionResult
 from mindeye_dist.evaluation.scene_factors import (
     FACTORS,
-    FactorReader,
+    FactorClassifier,
     factor_scores,
-    fit_factor_reader,
+    fit_factor_classifier,
 )
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0
 from mindeye_dist.frozen.metric_networks import FeatureNetwork
@@ -31,21 +40,22 @@ from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.simulation.scene_objects import DRAWINGS
 from mindeye_dist.simulation.scenes import COLORS, PLACES
 
-Made = Callable[[Sequence[str]], Iterable[Reconstructions]]
-"""From keys to reconstructions that were made before, some at a time, in the keys' order."""
+StoredReconstructions = Callable[[Sequence[str]], Iterable[Reconstructions]]
+"""Reader of reconstructions made earlier: keys -> parts, in the keys' order."""
 SORTED_BY = "lite0_two_way"
-READER_PICTURES = 1000
-"""Training pictures that the judge of scenes learns from."""
+"""Metric that sorts the page's examples."""
+CLASSIFIER_PICTURES = 1000
+"""Number of training pictures that the classifier of scenes' factors is fitted to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureSettings:
-    """Which brains are reconstructed, and how thoroughly the controls are.
+    """Extent of an evaluation of pictures.
 
     Attributes:
-        pictures: of the test split, drawn by the seed; all of them where there are fewer.
-        control_candidates: of the rows that are drawn for comparison alone.
-        seed: of that choice, of the shuffle and of the intervals.
+        pictures: number of test pictures, chosen at random; all of them if there are fewer.
+        control_candidates: number of candidates per brain in the controls.
+        seed: seed of that choice, of the shuffle and of the intervals.
     """
 
     pictures: int = 100
@@ -55,15 +65,15 @@ class PictureSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Judges:
-    """What pictures are judged by.
+    """Networks that score pictures, and known facts of the seen pictures.
 
     Attributes:
-        networks: by whose features, each for its metric.
-        gaps: why a metric is missing, by its key.
-        encoder: reads the factors of scenes; without it they are not read.
-        factors: the truth about rendered scenes, by sample key; empty for other pictures.
-        captions: by sample key, where there are any.
-        antialias: filter when pictures are made smaller; the published scores are not filtered.
+        networks: networks of the metrics.
+        gaps: reason why a metric is missing, by its key.
+        encoder: network of the factors' classifier; without one the factors are not scored.
+        factors: true factors of rendered scenes by sample key; empty for other pictures.
+        captions: captions by sample key; may be empty.
+        antialias: antialiased downscaling; the published scores have none.
     """
 
     networks: Sequence[FeatureNetwork]
@@ -80,81 +90,101 @@ def evaluate_pictures(
     judges: Judges,
     settings: PictureSettings,
     pool: Pool | None = None,
-    made: Made | None = None,
-) -> Reconstructed:
-    """Return the scores of pictures that are drawn for brains of the test split, and examples.
+    stored: StoredReconstructions | None = None,
+) -> ReconstructionResult:
+    """Score the model's pictures of brains of the test split, and their controls.
 
-    With a pool, its nearest picture to each brain is scored beside them. The model's own pictures
-    may be `made` before by such a reconstructor; the others are drawn.
+    Args:
+        reconstructor: reconstructor to evaluate.
+        data: splits of its subject.
+        judges: networks and known facts that pictures are scored with.
+        settings: number of pictures and of the controls' candidates, and the seed.
+        pool: pool whose nearest pictures are scored as another control.
+        stored: pictures that this reconstructor made earlier, to score as the model's.
 
     Raises:
         DataError: a picture cannot be read.
-        InputError: there are fewer than two pictures; voxels or tokens that are not finite.
+        InputError: there are fewer than two pictures; voxels, tokens or features are not finite.
     """
     train, test = data.splits["train"], data.splits["test"]
     order = numpy_generator(settings.seed, "pictures").permutation(len(test))
     numbers = np.sort(order[: settings.pictures]).tolist()
-    brains = Brains(train=train, test=test, numbers=numbers)
-    files = test.pictures(numbers)
-    seen = as_unit(pixels(files, numbers, "test"))
+    brains = BrainSelection(train=train, test=test, numbers=numbers)
     if len(numbers) < 2:
         raise InputError(f"got {len(numbers)} test pictures, expected at least 2 to compare")
-    # Before anything is drawn, which takes long: what the judges cannot take is said at once.
+    files = test.pictures(numbers)
+    seen = as_unit(decode_equal_sizes(files, numbers, "test"))
+    # Generation takes long: errors of the networks and the classifier come before it.
     judge = PictureJudge(seen, judges.networks, gaps=judges.gaps, antialias=judges.antialias)
-    reader = _factor_reader(brains, judges, reconstructor.generator.side)
+    classifier = _factor_classifier(brains, judges, reconstructor.generator.side)
     few = settings.control_candidates
-    model = kept(made(brains.keys) if made else drawn_by(reconstructor, brains), few)
+    parts = stored(brains.keys) if stored else reconstruct_brains(reconstructor, brains)
+    model = collect_pictures(parts, few)
     rows = picture_rows(reconstructor, brains, model, few, settings.seed, pool)
     scores = {
         name: judge.scores(as_unit(row.pictures), settings.seed) for name, row in rows.items()
     }
-    report = _about(reconstructor, settings, len(numbers), len(test))
-    report |= _score_table(rows, scores)
-    truths: list[dict[str, tuple[str, str]]] = []
+    report = _settings_report(reconstructor, settings, len(numbers), len(test))
+    report |= _score_report(rows, scores)
+    truths: list[dict[str, tuple[str, str]]] = [{} for _ in numbers]
     report["factors"] = {}
-    if reader is not None:
-        known = [judges.factors[key] for key in brains.keys]
-        report["factors"], truths = _factors(reader, known, rows, seen, settings.seed)
-    told = scores["model"][SORTED_BY].get("each")
-    if told is None:
+    if classifier is not None:
+        true = [judges.factors[key] for key in brains.keys]
+        report["factors"], truths = _score_factors(classifier, true, rows, seen, settings.seed)
+    sort_scores = scores["model"][SORTED_BY].get("each")
+    if sort_scores is None:
         report["sorted_by"] = "similarity to the projector's output"
-        told = model.scores.max(axis=1)
-    examples = [
+        sort_scores = model.scores.max(axis=1).tolist()
+    examples = _examples(brains, files, model, sort_scores, truths, judges.captions)
+    return ReconstructionResult(report=report, examples=examples)
+
+
+def _examples(
+    brains: BrainSelection,
+    files: Sequence[bytes],
+    model: ModelPictures,
+    sort_scores: Sequence[float],
+    truths: Sequence[dict[str, tuple[str, str]]],
+    captions: Mapping[str, str],
+) -> list[PictureExample]:
+    return [
         PictureExample(
             number=number,
-            seen=files[place],
-            lowlevel=None if model.lowlevel is None else shown(model.lowlevel[place][None])[0],
-            candidates=model.shown[place],
-            scores=model.scores[place],
-            chosen=int(model.scores[place].argmax()),
-            score=float(told[place]),
-            caption=judges.captions.get(key, ""),
-            truths=truths[place] if truths else {},
+            seen=files[brain],
+            lowlevel=None
+            if model.lowlevel is None
+            else shrink_for_page(model.lowlevel[brain][None])[0],
+            candidates=model.page_candidates[brain],
+            scores=model.scores[brain],
+            chosen=int(model.scores[brain].argmax()),
+            score=float(sort_scores[brain]),
+            caption=captions.get(key, ""),
+            truths=truths[brain],
         )
-        for place, (number, key) in enumerate(zip(numbers, brains.keys, strict=True))
+        for brain, (number, key) in enumerate(zip(brains.numbers, brains.keys, strict=True))
     ]
-    return Reconstructed(report=report, examples=examples)
 
 
-def pixels(
+def decode_equal_sizes(
     files: Sequence[bytes], numbers: Sequence[int], split: str
 ) -> UInt8[np.ndarray, "pictures height width 3"]:
-    """Return picture files of one size decoded.
+    """Decode picture files that all have the same size.
 
     Raises:
-        DataError: one cannot be read, or is of another size than the first.
+        DataError: a file cannot be read, or its size differs from the first one's.
     """
-    rgb = [decode(f, f"{split} picture {n}") for f, n in zip(files, numbers, strict=True)]
-    for number, one in zip(numbers, rgb, strict=True):
-        if one.shape != rgb[0].shape:
+    pictures = [decode(f, f"{split} picture {n}") for f, n in zip(files, numbers, strict=True)]
+    height, width = pictures[0].shape[:2]
+    for number, rgb in zip(numbers, pictures, strict=True):
+        if rgb.shape[:2] != (height, width):
             raise DataError(
-                f"{split} picture {number}: is {one.shape[1]} x {one.shape[0]} pixels, expected "
-                f"{rgb[0].shape[1]} x {rgb[0].shape[0]} as the others"
+                f"{split} picture {number}: is {rgb.shape[1]} x {rgb.shape[0]} pixels, expected "
+                f"{width} x {height} as the others"
             )
-    return np.stack(rgb)
+    return np.stack(pictures)
 
 
-def _about(
+def _settings_report(
     reconstructor: Reconstructor, settings: PictureSettings, count: int, available: int
 ) -> dict[str, Any]:
     generator, config = reconstructor.generator, reconstructor.config
@@ -178,8 +208,8 @@ def _about(
     }
 
 
-def _score_table(
-    rows: Mapping[str, Row], scores: Mapping[str, Mapping[str, Any]]
+def _score_report(
+    rows: Mapping[str, PictureRow], scores: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     first = scores["model"]
     return {
@@ -198,7 +228,7 @@ def _score_table(
                 "label": row.label,
                 "note": row.note,
                 "scores": {
-                    key: {what: values[what] for what in ("mean", "ci", "undefined")}
+                    key: {part: values[part] for part in ("mean", "ci", "undefined")}
                     for key, values in scores[name].items()
                     if "gap" not in values
                 },
@@ -208,45 +238,47 @@ def _score_table(
     }
 
 
-def _factor_reader(brains: Brains, judges: Judges, side: int) -> FactorReader | None:
-    """Return what reads the factors of scenes; None where they are not known.
+def _factor_classifier(
+    brains: BrainSelection, judges: Judges, side: int
+) -> FactorClassifier | None:
+    """Fit the classifier of scenes' factors; return None if the true factors are unknown.
 
     Raises:
-        DataError: there are too few scenes to learn from.
+        DataError: there are too few training scenes.
     """
     train = brains.train
-    numbers = list(range(min(READER_PICTURES, len(train))))
+    numbers = list(range(min(CLASSIFIER_PICTURES, len(train))))
     keys = [train.samples[n].key for n in numbers]
     if judges.encoder is None or not {*keys, *brains.keys} <= judges.factors.keys():
         return None
-    pictures = as_unit(pixels(train.pictures(numbers), numbers, "training"))
+    pictures = as_unit(decode_equal_sizes(train.pictures(numbers), numbers, "training"))
     try:
         factors = [judges.factors[key] for key in keys]
-        return fit_factor_reader(judges.encoder, pictures, factors, side=side)
+        return fit_factor_classifier(judges.encoder, pictures, factors, side=side)
     except ValueError as error:
         raise DataError(f"reading factors off {len(numbers)} training scenes: {error}") from error
 
 
-def _factors(
-    reader: FactorReader,
+def _score_factors(
+    classifier: FactorClassifier,
     truth: Sequence[Mapping[str, str]],
-    rows: Mapping[str, Row],
+    rows: Mapping[str, PictureRow],
     seen: Float32[np.ndarray, "pictures 3 side side"],
     seed: int,
 ) -> tuple[dict[str, Any], list[dict[str, tuple[str, str]]]]:
-    """Return the table of factors, and true and read factors of the model's pictures."""
-    read = {name: reader(as_unit(row.pictures)) for name, row in rows.items()}
+    """Return the report's table, and the true and read label of each of the model's pictures."""
+    read = {name: classifier(as_unit(row.pictures)) for name, row in rows.items()}
     chance = {"kind": 1 / len(DRAWINGS), "color": 1 / len(COLORS), "place": 1 / len(PLACES)}
     shares = {name: factor_scores(labels, truth, seed) for name, labels in read.items()}
-    # Not one shuffle, as for the scores: every one.
+    # The mean over all shuffles; the scores above are from a single one.
     shares["shuffled"] = factor_scores(read["model"], truth, seed, shuffled=True)
     table = {
         "chance": chance | {"all": float(np.prod(list(chance.values())))},
         "rows": shares,
-        "ceiling": factor_scores(reader(seen), truth, seed),
+        "ceiling": factor_scores(classifier(seen), truth, seed),
     }
     both = [
-        {factor: (one[factor], read["model"][factor][place]) for factor in FACTORS}
-        for place, one in enumerate(truth)
+        {factor: (true[factor], read["model"][factor][number]) for factor in FACTORS}
+        for number, true in enumerate(truth)
     ]
     return table, both

@@ -1,4 +1,4 @@
-"""Results of an evaluation, as the reports read them."""
+"""Results of an evaluation: the interface between evaluation and reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ from mindeye_dist.errors import InputError
 
 @dataclass(frozen=True)
 class PictureExample:
-    """One reconstruction and what it was chosen from.
+    """One brain's reconstruction, with all its candidates.
 
     Attributes:
-        number: place in the test split.
-        seen: encoded picture that the brain saw.
-        lowlevel: blurry picture that drawing started from; None without one.
-        candidates: drawn pictures.
-        scores: cosine of each candidate's tokens with the projector's output.
-        chosen: the candidate that is the reconstruction.
-        score: what the page is sorted by, higher is better.
-        caption: of the seen picture; empty where none is known.
-        truths: true value and the one read from the reconstruction, by factor; may be empty.
+        number: index of the sample in the test split.
+        seen: encoded seen picture.
+        lowlevel: blurry picture that generation started from; None without one.
+        candidates: generated pictures.
+        scores: cosine of each candidate's clip_tokens with the projector's output.
+        chosen: index of the candidate that is the reconstruction.
+        score: score that the page sorts by; higher is better.
+        caption: caption of the seen picture; empty if unknown.
+        truths: true label, and label read from the reconstruction, by factor; empty if unknown.
 
     Raises:
-        InputError: a score that is not finite, or no candidate of that number.
+        InputError: a score is not finite, or `chosen` is not the index of a candidate.
     """
 
     number: int
@@ -51,14 +51,15 @@ class PictureExample:
 
 
 @dataclass(frozen=True)
-class Reconstructed:
-    """The reconstructions' part of an evaluation.
+class ReconstructionResult:
+    """Scores and examples of reconstructed pictures.
 
     Attributes:
-        report: JSON-able: generator, encoder (that chose), candidates, strength, seeds, pool, of,
-            sorted_by, metrics (label, chance, perfect, better, gap by key), rows (label, note,
-            scores by name), factors (chance, rows, ceiling; empty where the truth is unknown).
-        examples: in any order.
+        report: JSON-able scores: generator, encoder (of the candidates), candidates, strength,
+            seeds, pool (pictures scored), of (pictures in the split), sorted_by, metrics (label,
+            chance, perfect, better, gap by key), rows (label, note, scores by name), factors
+            (chance, rows, ceiling; empty if the scenes' factors are unknown).
+        examples: reconstructions, in any order.
     """
 
     report: dict[str, Any]
@@ -66,13 +67,13 @@ class Reconstructed:
 
 
 @dataclass(frozen=True)
-class Example:
-    """One retrieval: a query of the test pool and the pool's best matches for it, best first.
+class RetrievalExample:
+    """One query against the test pool.
 
     Attributes:
-        query: number of the sample whose brain (or image) asks.
-        matches: numbers of the samples whose images (or brains) answer.
-        rank: place of the true match, 1 is best.
+        query: index of the sample whose brain (or image) is the query.
+        matches: indices of the samples whose images (or brains) match best, best first.
+        rank: rank of the true match; 1 is best.
     """
 
     query: int
@@ -81,13 +82,13 @@ class Example:
 
 
 @dataclass(frozen=True)
-class LowLevel:
-    """The low-level pipeline's part of an evaluation.
+class LowLevelResult:
+    """Scores and examples of the low-level pipeline's blurry pictures.
 
     Attributes:
-        report: JSON-able.
-        examples: encoded picture that was seen, predicted picture, and what perfect latents give;
-            the latter with values in [0, 1].
+        report: JSON-able scores.
+        examples: triples of the encoded seen picture, the predicted picture and the decoded true
+            latents; the last two with values in [0, 1].
     """
 
     report: dict[str, Any]
@@ -98,18 +99,18 @@ class LowLevel:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation gives: the report and what its page shows.
+    """Scores of a checkpoint, and the examples that its page shows.
 
     Attributes:
-        report: JSON-able; without "retrieval" where a low-level checkpoint stands alone.
-        examples: by direction; empty without retrieval.
-        pictures: encoded pictures of the samples that the examples name.
-        lowlevel: of the low-level pipeline, where there is one.
-        reconstructed: pictures drawn from the brain and their scores, where they were made.
+        report: JSON-able scores; without "retrieval" for a low-level checkpoint alone.
+        examples: retrieval examples by direction; empty without retrieval.
+        pictures: encoded pictures of the samples in `examples`, by their index.
+        lowlevel: result of the low-level pipeline; None without one.
+        reconstructions: result of the reconstructed pictures; None without a generator.
     """
 
     report: dict[str, Any]
-    examples: dict[str, list[Example]]
+    examples: dict[str, list[RetrievalExample]]
     pictures: dict[int, bytes]
-    lowlevel: LowLevel | None = None
-    reconstructed: Reconstructed | None = None
+    lowlevel: LowLevelResult | None = None
+    reconstructions: ReconstructionResult | None = None

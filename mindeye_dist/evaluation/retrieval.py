@@ -1,15 +1,13 @@
-"""Evaluate: a Predictor on the test split -> a report that is JSON.
+"""Retrieval: a high-level checkpoint on the test split -> scores of both directions.
 
-Retrieval over the whole test pool in both directions, raw and centred, beside what frames it:
-chance, a ridge baseline on the same training data, brains shuffled against pictures, and, for a
-simulated subject, the best linear decoder and the ideal observer that know the truth. The low-level
-pipeline's blurry pictures are compared with the seen ones, beside the same controls. Who calls
-opens the data, since targets may be stored or computed.
+In: a Predictor and the splits. Out: top-1, top-5 and median rank over the whole test pool, raw and
+centred. Reference rows: chance, ridge regression on the same training data, brains shuffled against
+pictures and, for a simulated subject, the best linear decoder and the ideal observer, which know
+the simulator's parameters. Scotti et al. (2023), section 4.1.
 """
 
 import hashlib
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,9 @@ from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import Subject
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.errors import DataError
-from mindeye_dist.evaluation.data import EvaluationData, check_data, set_name
-from mindeye_dist.evaluation.results import Evaluation, Example
-from mindeye_dist.evaluation.ridge import fit_ridge
+from mindeye_dist.evaluation.data import EvaluationData, check_data, checkpoint_facts
+from mindeye_dist.evaluation.results import Evaluation, RetrievalExample
+from mindeye_dist.evaluation.ridge import ridge_predictions
 from mindeye_dist.metrics import (
     DIRECTIONS,
     PUBLISHED_POOL,
@@ -37,33 +35,38 @@ from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.simulation.brain import OptimalDecoder, SimulatedSubject
 from mindeye_dist.storage.store import Store
-from mindeye_dist.strict import to_dict
+
+NUM_MATCHES = 5
+"""Number of matches that the page shows for an example."""
 
 
-def evaluate(
+def evaluate_retrieval(
     predictor: Predictor, data: EvaluationData, *, num_examples: int = 12, seed: int = 0
 ) -> Evaluation:
-    """Return the evaluation of a high-level checkpoint on the test split.
+    """Evaluate a high-level checkpoint on the test split.
 
     Raises:
-        DataError: the data does not fit the checkpoint (see `check_data`).
+        DataError: the data do not fit the checkpoint (see `check_data`).
     """
     check_data(predictor, data)
-    splits, subject = data.splits, data.manifest.subject(predictor.config.data.subject)
-    voxels, clip_tokens = splits["test"].averages(), splits["test"].all_targets("clip_tokens")
+    subject = data.manifest.subject(predictor.subject)
+    train, val, test = (data.splits[name] for name in ("train", "val", "test"))
+    voxels, clip_tokens = test.averages(), test.all_targets("clip_tokens")
     images = clip_tokens.reshape(len(clip_tokens), -1)
     brains = predictor.embed(voxels)
     model = similarity(brains, images)
     order = numpy_generator(seed, "shuffled brains").permutation(len(brains))
     rows = {
-        "model": _both(brains, images, seed),
-        "ridge": _both(_ridge(splits, "clip_tokens", voxels), images, seed),
-        "shuffled": _both(brains[order], images, seed),
+        "model": _raw_and_centred(brains, images, seed),
+        "ridge": _raw_and_centred(
+            ridge_predictions(train, val, "clip_tokens", voxels), images, seed
+        ),
+        "shuffled": _raw_and_centred(brains[order], images, seed),
     }
-    if subject.truth and _tuned_to(subject, data.targets):
-        truth = _read_truth(splits["test"].store, subject)
-        rows |= _ceilings(truth, splits["test"], voxels, clip_tokens, seed)
-    examples: dict[str, list[Example]] = {
+    if subject.truth and _simulated_from(subject, data.targets):
+        truth = _read_truth(test.store, subject)
+        rows |= _ceilings(truth, test, voxels, clip_tokens, seed)
+    examples: dict[str, list[RetrievalExample]] = {
         direction: _examples(
             model if direction == "brain_to_image" else model.T, num_examples, seed
         )
@@ -71,43 +74,23 @@ def evaluate(
     }
     shown = sorted({n for page in examples.values() for e in page for n in (e.query, *e.matches)})
     retrieval = {"pool": len(brains), "chance": 1 / len(brains), **rows}
-    report = _about(predictor, data) | {"retrieval": retrieval}
+    report = checkpoint_facts(predictor, data) | {"retrieval": retrieval}
     if len(brains) >= PUBLISHED_POOL:
         report["retrieval_in_draws"] = {
             "model": retrieval_in_draws(brains, images, PUBLISHED_POOL, seed=seed),
             "shuffled": retrieval_in_draws(brains[order], images, PUBLISHED_POOL, seed=seed),
         }
-    pictures = dict(zip(shown, splits["test"].pictures(shown), strict=True))
+    pictures = dict(zip(shown, test.pictures(shown), strict=True))
     return Evaluation(report=report, examples=examples, pictures=pictures)
 
 
-def _about(predictor: Predictor, data: EvaluationData) -> dict[str, Any]:
-    """Return what a report says of checkpoint and data, whatever the pipeline."""
-    config, targets = predictor.config, data.targets
-    subject = data.manifest.subject(config.data.subject)
-    return {
-        "checkpoint": str(predictor.path),
-        "subject": config.data.subject,
-        "num_voxels": subject.num_voxels,
-        "simulated": bool(subject.truth),
-        "licence": data.manifest.licence,
-        "targets": {
-            "name": set_name(predictor),
-            "encoder": targets.encoder,
-            "digest": targets.digest,
-        },
-        "counts": {name: len(split) for name, split in data.splits.items()},
-        "config": to_dict(config),
-    }
-
-
-def _tuned_to(subject: Subject, targets: TargetShape) -> bool:
-    """Return whether a simulated brain was made from these targets; the ceilings are for them."""
+def _simulated_from(subject: Subject, targets: TargetShape) -> bool:
+    """Return whether a simulated subject responds to these targets: the ceilings need that."""
     simulated = subject.targets.get(DataConfig.targets)
     return simulated is not None and simulated.digest == targets.digest
 
 
-def _both(
+def _raw_and_centred(
     brains: Float[np.ndarray, "brains features"],
     images: Float[np.ndarray, "images features"],
     seed: int,
@@ -115,17 +98,6 @@ def _both(
     rows = scores(similarity(brains, images), numpy_generator(seed, "bootstrap"))
     centred = scores(similarity(brains, images, centred=True), numpy_generator(seed, "bootstrap"))
     return rows | {f"{direction}_centred": row for direction, row in centred.items()}
-
-
-def _ridge(
-    splits: Mapping[str, Dataset], kind: str, test_voxels: Float[np.ndarray, "brains voxels"]
-) -> Float[np.ndarray, "brains features"]:
-    train, val = splits["train"], splits["val"]
-    targets = [split.all_targets(kind) for split in (train, val)]
-    flat, val_flat = (rows.reshape(len(rows), -1) for rows in targets)
-    model = fit_ridge(train.averages(), flat, val.averages(), val_flat)
-    prediction: np.ndarray = model.predict(test_voxels)
-    return prediction
 
 
 def _read_truth(store: Store, subject: Subject) -> SimulatedSubject:
@@ -152,22 +124,21 @@ def _ceilings(
     ]
     evidence = decoder.similarity(voxels, subject.space(clip_tokens, np.stack(pictures)))
     observer = scores(evidence, numpy_generator(seed, "bootstrap"))
-    linear = _both(decoder.clip_tokens(voxels), clip_tokens.reshape(len(clip_tokens), -1), seed)
-    # A likelihood needs no centring: it already accounts for how common a picture or a brain is.
+    linear = _raw_and_centred(
+        decoder.clip_tokens(voxels), clip_tokens.reshape(len(clip_tokens), -1), seed
+    )
+    # Likelihoods need no centring: they already account for how common a picture or a brain is.
     centred = {f"{direction}_centred": row for direction, row in observer.items()}
     return {"optimal": observer | centred, "optimal_linear": linear}
 
 
 def _examples(
     scores_by_query: Float[np.ndarray, "queries candidates"], count: int, seed: int
-) -> list[Example]:
-    place = ranks(scores_by_query, "brain_to_image")
-    queries = numpy_generator(seed, "examples").permutation(len(place))[:count]
+) -> list[RetrievalExample]:
+    rank = ranks(scores_by_query, "brain_to_image")
+    queries = numpy_generator(seed, "examples").permutation(len(rank))[:count]
+    best = np.argsort(-scores_by_query[queries], axis=1, kind="stable")[:, :NUM_MATCHES]
     return [
-        Example(
-            query=int(query),
-            matches=tuple(int(n) for n in np.argsort(-scores_by_query[query], kind="stable")[:5]),
-            rank=int(place[query]) + 1,
-        )
-        for query in queries
+        RetrievalExample(query=int(query), matches=tuple(matches), rank=int(rank[query]) + 1)
+        for query, matches in zip(queries, best.tolist(), strict=True)
     ]

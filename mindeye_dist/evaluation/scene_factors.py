@@ -1,9 +1,10 @@
-"""Scene factors: kind, colour and place of the object, read out of pictures of rendered scenes.
+"""Scene factors: kind, colour and place of the object, classified from pictures of scenes.
 
-The truth about a rendered scene is known, so that a reconstruction can be asked whether it shows
-the right object, in the right colour, at the right place. The judge is linear, on features that it
-was not trained for, and learns from true pictures of the training split; its accuracy on true
-pictures of the test split is the ceiling. It sees pictures as small as reconstructions are.
+In: pictures (pictures, 3, height, width). Out: a label for each factor, and accuracies. The true
+factors of a rendered scene are known, so that a reconstruction can be checked for the right object
+in the right colour at the right place. The classifier is linear on frozen features and is fitted to
+true pictures of the training split, scaled to the reconstructions' size; its accuracy on the true
+pictures of the test split is the ceiling.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,24 +25,24 @@ from mindeye_dist.simulation.scenes import PLACES
 
 FACTORS = ("kind", "color", "place")
 ENCODED_SIDE = 224
-"""Pixels that the encoder sees each way: a map of 7 x 7."""
+"""Side of the encoder's input in pixels; its map has 7 x 7 positions."""
 BATCH = 8
-COMPONENTS = 20
-"""Principal components of a map's channels that the place is read from."""
+MAP_COMPONENTS = 20
+"""Number of principal components of the map's channels that predict the place."""
 COLOR_LEVELS = 5
-"""Levels of each channel in the histogram of colours."""
+"""Number of levels of each channel in the colour histogram."""
 COLOR_REACH = 0.08
-"""Standard deviation of the window around the place where colours are counted, in sides."""
-PENALTIES = tuple(float(10.0**power) for power in range(-6, 0))
-"""Ridge penalties to choose from, as a share of the pictures' mean square."""
+"""Standard deviation of the histogram's spatial window, as a fraction of the picture's side."""
+RELATIVE_PENALTIES = tuple(float(10.0**power) for power in range(-6, 0))
+"""Candidate ridge penalties, as fractions of the features' total variance."""
 HELD_OUT = 5
-"""One picture of so many is held out of training while the penalty is chosen."""
+"""Every HELD_OUT-th picture is held out to choose the penalty."""
 
 Pictures = Float[np.ndarray, "pictures 3 height width"]
 Rows = Float[np.ndarray, "pictures features"]
 
 
-def shrunk(pictures: Pictures, side: int) -> Float32[np.ndarray, "pictures 3 {side} {side}"]:
+def shrink(pictures: Pictures, side: int) -> Float32[np.ndarray, "pictures 3 {side} {side}"]:
     """Average pictures down to `side` x `side`; smaller ones are scaled up bilinearly."""
     images = torch.from_numpy(pictures).float()
     if min(images.shape[2:]) >= side:
@@ -51,12 +52,12 @@ def shrunk(pictures: Pictures, side: int) -> Float32[np.ndarray, "pictures 3 {si
 
 @dataclass(frozen=True, kw_only=True)
 class FactorFeatures:
-    """What the judge sees of pictures.
+    """Features of pictures, one set for each factor.
 
     Attributes:
-        pooled: the encoder's pooled vectors.
-        grid: principal components of its maps.
-        pixels: the pictures at the side of reconstructions.
+        pooled: the encoder's pooled vectors, for kind and colour.
+        grid: principal components of its maps, for the place.
+        pixels: the pictures at the reconstructions' size, for the colour.
     """
 
     pooled: Float32[np.ndarray, "pictures channels"]
@@ -64,13 +65,13 @@ class FactorFeatures:
     pixels: Float32[np.ndarray, "pictures 3 side side"]
 
 
-class FactorEye:
-    """Sees pictures as the judge does: through `side` x `side` pixels, then by EfficientNet-Lite0.
+class FactorEncoder:
+    """Computes `FactorFeatures`: scales pictures to `side` x `side`, then EfficientNet-Lite0.
 
     Args:
-        encoder: whose last map is read.
-        pictures: to whose maps the principal components are fitted, some hundred are enough.
-        side: of reconstructions (pixels).
+        encoder: network whose last map is used.
+        pictures: pictures to fit the principal components to; some hundred are enough.
+        side: side of the reconstructions, in pixels.
 
     Raises:
         InputError: there are not more pictures than components, or values are not finite.
@@ -78,8 +79,10 @@ class FactorEye:
 
     def __init__(self, encoder: EfficientNetLite0, pictures: Pictures, side: int = 64) -> None:
         self._encoder, self.side = encoder, side
-        maps = self._maps(shrunk(pictures, side))
-        projection = fit_projection([torch.cat([maps.mean(1, keepdim=True), maps], 1)], COMPONENTS)
+        maps = self._maps(shrink(pictures, side))
+        projection = fit_projection(
+            [torch.cat([maps.mean(1, keepdim=True), maps], 1)], MAP_COMPONENTS
+        )
         self._mean, self._basis = projection.map_mean, projection.map_basis
 
     def __call__(self, pictures: Pictures) -> FactorFeatures:
@@ -88,7 +91,7 @@ class FactorEye:
         Raises:
             InputError: values are not finite.
         """
-        pixels, pooled, grids = shrunk(pictures, self.side), [], []
+        pixels, pooled, grids = shrink(pictures, self.side), [], []
         for start in range(0, len(pixels), BATCH):
             maps = self._maps(pixels[start : start + BATCH])
             pooled.append(maps.mean(dim=1))
@@ -111,15 +114,15 @@ class FactorEye:
 
 
 @dataclass(frozen=True)
-class LinearReader:
-    """Ridge regression onto one column a label; the largest column is read.
+class RidgeClassifier:
+    """Ridge regression onto one-hot labels; the largest output is the predicted label.
 
     Attributes:
-        labels: names of the columns.
-        mean: of the features.
-        weights: of the centred features.
-        bias: share of each label in training.
-        penalty: that was chosen.
+        labels: label of each output.
+        mean: mean of the training features.
+        weights: weights of the centred features.
+        bias: frequency of each label in training (0..1).
+        penalty: chosen ridge penalty.
     """
 
     labels: tuple[str, ...]
@@ -129,19 +132,20 @@ class LinearReader:
     penalty: float
 
     def columns(self, features: Rows) -> Int[np.ndarray, " pictures"]:
-        """Return the number of the label that is read for each picture."""
+        """Return the index of each picture's predicted label."""
         return ((features - self.mean) @ self.weights + self.bias).argmax(axis=1)
 
     def __call__(self, features: Rows) -> list[str]:
-        """Return the label that is read for each picture."""
+        """Return each picture's predicted label."""
         return [self.labels[column] for column in self.columns(features)]
 
 
-def fit_linear_reader(features: Rows, truth: Sequence[str]) -> LinearReader:
-    """Fit all pictures by the penalty that reads most of the held-out ones right.
+def fit_ridge_classifier(features: Rows, truth: Sequence[str]) -> RidgeClassifier:
+    """Fit a classifier, with the penalty of the highest accuracy on held-out pictures.
 
     Raises:
-        InputError: there are not as many labels as pictures, too few, or only one label.
+        InputError: there are not as many labels as pictures, fewer than `HELD_OUT` pictures, or
+            only one distinct label.
     """
     labels = tuple(sorted(set(truth)))
     if len(features) != len(truth) or len(truth) < HELD_OUT or len(labels) < 2:
@@ -150,20 +154,20 @@ def fit_linear_reader(features: Rows, truth: Sequence[str]) -> LinearReader:
             f"expected one a picture, at least {HELD_OUT}, and at least two kinds"
         )
     wanted = np.array([labels.index(label) for label in truth])
-    held = np.arange(len(truth)) % HELD_OUT == 0
-    candidates = _ridges(features[~held], wanted[~held], labels, PENALTIES)
-    right = [int((r.columns(features[held]) == wanted[held]).sum()) for r in candidates]
-    best = PENALTIES[int(np.argmax(right))]
-    return _ridges(features, wanted, labels, (best,))[0]
+    held_out = np.arange(len(truth)) % HELD_OUT == 0
+    fits = _fit_penalties(features[~held_out], wanted[~held_out], labels, RELATIVE_PENALTIES)
+    right = [int((f.columns(features[held_out]) == wanted[held_out]).sum()) for f in fits]
+    best = RELATIVE_PENALTIES[int(np.argmax(right))]
+    return _fit_penalties(features, wanted, labels, (best,))[0]
 
 
-def _ridges(
+def _fit_penalties(
     features: Rows,
     wanted: Int[np.ndarray, " pictures"],
     labels: tuple[str, ...],
     penalties: Sequence[float],
-) -> list[LinearReader]:
-    """Return the fit by each penalty, from one decomposition of the features' covariance."""
+) -> list[RidgeClassifier]:
+    """Fit a classifier for each penalty, from one eigendecomposition of the covariance."""
     targets = np.eye(len(labels))[wanted]
     mean, bias = features.mean(axis=0, dtype=np.float64), targets.mean(axis=0)
     centred = features - mean
@@ -171,7 +175,7 @@ def _ridges(
     rotated = vectors.T @ (centred.T @ (targets - bias))
     scale = np.maximum(values, 0)
     return [
-        LinearReader(
+        RidgeClassifier(
             labels,
             mean,
             vectors @ (rotated / (scale + penalty * scale.sum())[:, None]),
@@ -182,39 +186,36 @@ def _ridges(
     ]
 
 
-class FactorReader:
-    """Reads kind, colour and place of a scene's object out of pictures.
+class FactorClassifier:
+    """Classifies kind, colour and place of the object in pictures of scenes.
 
     Args:
-        eye: that saw the training pictures.
-        features: of these.
-        factors: the truth about them.
+        encoder: computes the features.
+        features: features of the training pictures.
+        factors: true factors of the training pictures.
 
     Raises:
         InputError: there are not as many truths as pictures, or one lacks a factor.
     """
 
     def __init__(
-        self, eye: FactorEye, features: FactorFeatures, factors: Sequence[Mapping[str, str]]
+        self, encoder: FactorEncoder, features: FactorFeatures, factors: Sequence[Mapping[str, str]]
     ) -> None:
         truth = _by_factor(factors)
-        self._eye = eye
-        self._kind = fit_linear_reader(features.pooled, truth["kind"])
-        self._place = fit_linear_reader(features.grid, truth["place"])
-        # What a histogram says of the object's colour depends on which object it is.
+        self._encoder = encoder
+        self._kind = fit_ridge_classifier(features.pooled, truth["kind"])
+        self._place = fit_ridge_classifier(features.grid, truth["place"])
+        # The kind of the object is a feature too: colours are distributed differently on each kind.
         spread = np.sqrt(features.pooled.var(axis=0).sum())
         self._pooled_scale = float(1 / spread) if spread > 0 else 0.0
-        self._color = fit_linear_reader(
+        self._color = fit_ridge_classifier(
             self._color_features(features, truth["place"]), truth["color"]
         )
 
     def __call__(self, pictures: Pictures) -> dict[str, list[str]]:
-        """Return the labels of pictures in [0, 1], by factor."""
-        return self.read(self._eye(pictures))
-
-    def read(self, features: FactorFeatures) -> dict[str, list[str]]:
-        """Return the labels of pictures that the eye saw; colours at the place that is read."""
-        places = self._place(features.grid)
+        """Return the predicted labels of pictures in [0, 1], by factor."""
+        features = self._encoder(pictures)
+        places = self._place(features.grid)  # the colour is read there
         return {
             "kind": self._kind(features.pooled),
             "color": self._color(self._color_features(features, places)),
@@ -223,42 +224,42 @@ class FactorReader:
 
     def _color_features(self, features: FactorFeatures, places: Sequence[str]) -> Rows:
         centres = np.array([PLACES[place] for place in places])
-        # Square roots of shares: each histogram has norm 1, as the pooled vectors have about.
+        # Square roots: each histogram then has norm 1, about as the scaled pooled vectors have.
         histograms = np.sqrt(color_histograms(features.pixels, centres))
         return np.concatenate([histograms, features.pooled * self._pooled_scale], axis=1)
 
 
-def fit_factor_reader(
+def fit_factor_classifier(
     encoder: EfficientNetLite0,
     pictures: Pictures,
     factors: Sequence[Mapping[str, str]],
     *,
     side: int = 64,
-) -> FactorReader:
-    """Fit a judge to true pictures in [0, 1] and their factors.
+) -> FactorClassifier:
+    """Fit a classifier to true pictures in [0, 1] and their factors.
 
     Args:
-        encoder: by whose features pictures are seen.
-        pictures: some thousand; they may be `shrunk` already.
-        factors: kind, color and place of each.
-        side: of reconstructions (pixels).
+        encoder: network of the features.
+        pictures: about a thousand pictures of scenes, of any size.
+        factors: kind, color and place of each picture.
+        side: side of the reconstructions, in pixels.
 
     Raises:
         InputError: there are not as many truths as pictures, or one lacks a factor.
     """
     if len(pictures) != len(factors):
         raise InputError(f"got {len(factors)} truths for {len(pictures)} pictures")
-    eye = FactorEye(encoder, pictures[:256], side)
-    return FactorReader(eye, eye(pictures), factors)
+    factor_encoder = FactorEncoder(encoder, pictures[:256], side)
+    return FactorClassifier(factor_encoder, factor_encoder(pictures), factors)
 
 
 def color_histograms(
     pixels: Float32[np.ndarray, "pictures 3 side side"], centres: Float[np.ndarray, "pictures 2"]
 ) -> Float[np.ndarray, "pictures bins"]:
-    """Return the share of each colour around a place, softly counted.
+    """Return normalised colour histograms around the given centres.
 
-    Each pixel counts by a Gaussian window around its picture's centre (across, down; in sides), and
-    divides itself between the eight nearest of `COLOR_LEVELS`^3 colours.
+    Pixels are weighted by a Gaussian window around the picture's centre (across, down; as fractions
+    of the side), and divided linearly among the eight nearest of `COLOR_LEVELS`^3 colours.
     """
     count, side = len(pixels), pixels.shape[-1]
     grid = (np.arange(side) + 0.5) / side
@@ -288,11 +289,11 @@ def factor_scores(
     *,
     shuffled: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Return the share of pictures whose kind, color, place, and all three, are right.
+    """Return the accuracy of kind, color, place and all three, with 95 % intervals (0..1).
 
-    Each with its mean and 95 % bootstrap interval over pictures. Shuffled, each reading is held
-    against the truths of all other pictures: the mean of every way to deal them out. Its interval
-    is over pictures too: readings and truths are drawn together.
+    The intervals are bootstrapped over pictures. With `shuffled`, each reading is compared with the
+    truths of all other pictures, which gives the mean over all derangements; its bootstrap draws
+    readings and truths together.
 
     Raises:
         InputError: there are not as many readings as truths, or a truth lacks a factor.
@@ -322,9 +323,10 @@ def factor_scores(
 def _shuffled_interval(
     hits: Bool[np.ndarray, "readings truths"], generator: np.random.Generator, draws: int = 2000
 ) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the share of hits between different pictures.
+    """Return the 95 % bootstrap interval of the fraction of hits between different pictures.
 
-    A picture that is drawn more than once is none of its own others; a draw of one alone has none.
+    Pairs of a picture with itself are left out, also if it is drawn twice; so are draws of a single
+    picture.
     """
     count = len(hits)
     pairs = hits & ~np.eye(count, dtype=bool)

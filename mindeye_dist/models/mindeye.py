@@ -58,6 +58,10 @@ class MindEye(nn.Module):
         self.projector = Projector(config.projector, dim)
         self.prior = build_prior(config.prior, num_tokens, dim)
 
+    def tokens(self, voxels: Float[Tensor, "batch voxels"]) -> Float[Tensor, "batch tokens dim"]:
+        """Return the backbone's tokens, the input of the projector and the prior's condition."""
+        return self.backbone(voxels)
+
     def forward(
         self,
         voxels: Float[Tensor, "batch voxels"],
@@ -65,7 +69,7 @@ class MindEye(nn.Module):
         draw: PriorDraw,
     ) -> Outputs:
         """Return everything that the objective needs, for one batch of voxels and its targets."""
-        tokens = self.backbone(voxels)
+        tokens = self.tokens(voxels)
         x_t = add_noise(
             self.prior.schedule, self.prior.scale * clip_tokens, draw.timestep, draw.noise
         )

@@ -1,8 +1,8 @@
-"""Report: an evaluation and its run's journal -> `report.json`, and `report.html` for readers.
+"""Report: an evaluation and its run's journal -> `report.json` and the page `report.html`.
 
-The page is one file that asks the network for nothing: style, plots (SVG) and pictures (data URIs)
-are inside it. It puts every score (retrieval as in Scotti et al. 2023, section 4.1) beside what
-frames it: chance, a ridge baseline, shuffled brains and, for a simulated brain, the ideal observer.
+The page is one file without external resources: style, plots (SVG) and pictures (data URIs) are
+inside. Every score stands beside its references: chance, ridge regression, shuffled brains and, for
+a simulated brain, the ideal observer. Scotti et al. (2023), section 4.1.
 """
 
 import json
@@ -15,35 +15,36 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from mindeye_dist.evaluation.results import Evaluation, LowLevel
+from mindeye_dist.config import mixco_epochs
+from mindeye_dist.evaluation.results import Evaluation, LowLevelResult
 from mindeye_dist.metrics import DIRECTIONS
-from mindeye_dist.reports.pictures import pictures_page
+from mindeye_dist.reports.pictures import pictures_section
 from mindeye_dist.reports.plots import (
     INKS,
     bars,
-    opened,
-    painted,
+    from_unit,
+    open_rgb,
     percent,
     svg,
-    three,
+    three_decimals,
     thumbnail_uri,
 )
 from mindeye_dist.runs.folder import PAGE, REPORT
 from mindeye_dist.strict import paths
 
 CURVE_POINTS = 300
-
+"""Largest number of points in a curve."""
 MEASURES = {"raw": "", "centred": "_centred"}
-"""Suffix of a direction's key by how its scores were made."""
+"""Suffix of a direction's key in the report, by the kind of similarity."""
 
-ROWS = {
+RETRIEVAL_ROWS = {
     "model": "This model",
     "ridge": "Ridge regression",
     "optimal_linear": "Best linear decoder",
     "optimal": "Ideal observer",
     "shuffled": "Shuffled brains",
 }
-"""Rows of the retrieval table in reading order; rows it does not name follow under their own."""
+"""Labels of the retrieval table's rows, in order; other rows follow under their own names."""
 
 LOWLEVEL_ROWS = {
     "model": "This model",
@@ -52,7 +53,7 @@ LOWLEVEL_ROWS = {
     "mean_picture": "Mean picture for every brain",
     "shuffled": "Shuffled brains",
 }
-"""Rows of the low-level table in reading order."""
+"""Labels of the low-level table's rows, in order."""
 
 LOSSES = {
     "Total loss": {"train/total": "training", "val/total": "validation"},
@@ -78,7 +79,7 @@ CURVES = {
     }
     | SCHEDULES,
 }
-"""Lines of each plot of a pipeline by their key in the journal."""
+"""Plots of each pipeline by title; labels of their lines by key in the journal."""
 
 
 def write_report(
@@ -87,16 +88,16 @@ def write_report(
     """Write `report.json` and `report.html` into a folder and return the page's path.
 
     Args:
-        folder: made if it is not there.
-        evaluation: of the checkpoint.
-        journal: metrics of its run; may be empty.
-        train: what training took; a key may be missing, or None where it does not apply.
+        folder: created if missing.
+        evaluation: evaluation of the checkpoint.
+        journal: rows of its run's journal; may be empty.
+        train: summary of the training; keys may be missing, and are None if not applicable.
     """
     report = evaluation.report | {"train": train}
     if evaluation.lowlevel is not None:
         report["lowlevel"] = evaluation.lowlevel.report
-    if evaluation.reconstructed is not None:
-        report["pictures"] = evaluation.reconstructed.report
+    if evaluation.reconstructions is not None:
+        report["pictures"] = evaluation.reconstructions.report
     text = json.dumps(report, indent=2, sort_keys=True, allow_nan=False) + "\n"
     page = _page(report, evaluation, journal)
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,22 +119,26 @@ def _page(report: dict[str, Any], evaluation: Evaluation, journal: list[dict[str
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": _duration, "three": three}
-    made = evaluation.reconstructed
+    environment.filters |= {
+        "percent": percent,
+        "duration": _duration,
+        "three_decimals": three_decimals,
+    }
+    config, reconstructions = report["config"], evaluation.reconstructions
     rows = _rows(report["retrieval"]) if "retrieval" in report else {}
     return environment.get_template("report.html.j2").render(
         report=report,
         rows=rows,
         measures=MEASURES,
         bars={direction: _bars(rows, direction) for direction in DIRECTIONS if rows},
-        curves=_curves(journal, report["config"]),
-        switch=_switch(report["config"]),
+        curves=_curves(journal, config),
+        mixco_epochs=_mixco_epochs(config),
         examples=evaluation.examples,
-        pictures={n: thumbnail_uri(opened(data)) for n, data in evaluation.pictures.items()},
+        pictures={n: thumbnail_uri(open_rgb(data)) for n, data in evaluation.pictures.items()},
         lowlevel_rows=LOWLEVEL_ROWS,
         lowlevel_examples=_lowlevel_examples(evaluation.lowlevel),
-        made=None if made is None else pictures_page(made),
-        settings=paths(report["config"]),
+        reconstructions=None if reconstructions is None else pictures_section(reconstructions),
+        settings=paths(config),
     )
 
 
@@ -142,18 +147,18 @@ def _template(name: str) -> str:
 
 
 def _rows(retrieval: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the scores of each row by its label; chance, which has no interval, comes last."""
-    found = {name: row for name, row in retrieval.items() if isinstance(row, dict)}
-    rows = {label: found.pop(name) for name, label in ROWS.items() if name in found}
+    """Return each row's scores by its label; chance, without intervals, is the last row."""
+    others = {name: row for name, row in retrieval.items() if isinstance(row, dict)}
+    rows = {label: others.pop(name) for name, label in RETRIEVAL_ROWS.items() if name in others}
     pool = retrieval["pool"]
     chance = {"top1": retrieval["chance"], "top1_ci": None}
     chance |= {"top5": min(1, 5 / pool), "median_rank": (pool + 1) / 2}
     keys = [direction + suffix for direction in DIRECTIONS for suffix in MEASURES.values()]
-    return rows | found | {"Chance": dict.fromkeys(keys, chance)}
+    return rows | others | {"Chance": dict.fromkeys(keys, chance)}
 
 
 def _bars(rows: dict[str, dict[str, Any]], direction: str) -> Markup:
-    """Draw top-1 with its interval for every row: raw as a bar, centred as a thin one below it."""
+    """Plot every row's top-1 with its interval: raw as a wide bar, centred as a thin one below."""
     raw, centred = (direction + suffix for suffix in MEASURES.values())
     scores = [score for row in rows.values() for score in row.values()]
     return bars(
@@ -165,7 +170,7 @@ def _bars(rows: dict[str, dict[str, Any]], direction: str) -> Markup:
 
 
 def _curves(journal: list[dict[str, Any]], config: dict[str, Any]) -> dict[str, Markup | None]:
-    """Draw the journal over epochs; a plot that it has no rows for is None."""
+    """Plot the journal over epochs; a plot without rows in the journal is None."""
     last = max((row.get("total_steps", row["step"]) for row in journal), default=1)
     epochs = config["training"]["epochs"] / max(last, 1)
     plots: dict[str, Markup | None] = {}
@@ -185,8 +190,8 @@ def _plot(
     axes = figure.add_subplot(xlabel="epoch", xlim=(0, config["training"]["epochs"]))
     for (name, points), ink in zip(lines.items(), ("first", "second"), strict=False):
         marker = "o" if len(points) == 1 else ""
-        axes.plot(*_thinned(points).T, color=INKS[ink], label=name, marker=marker)
-    if (switch := _switch(config)) is not None:
+        axes.plot(*_average_bins(points).T, color=INKS[ink], label=name, marker=marker)
+    if 0 < (switch := _mixco_epochs(config)) < config["training"]["epochs"]:
         axes.axvline(switch, color=INKS["faint"], linestyle="--", linewidth=1, zorder=0)
     if legend:
         axes.legend(frameon=False)
@@ -196,29 +201,26 @@ def _plot(
     return svg(figure, f"{title} over epochs: {ends}")
 
 
-def _thinned(points: np.ndarray) -> np.ndarray:
-    """Return at most CURVE_POINTS points, each the mean of its neighbours."""
+def _average_bins(points: np.ndarray) -> np.ndarray:
+    """Return at most CURVE_POINTS points, each the mean of a bin of neighbours."""
     parts = np.array_split(points, min(len(points), CURVE_POINTS))
     return np.array([part.mean(axis=0) for part in parts])
 
 
-def _switch(config: dict[str, Any]) -> int | None:
-    """Return the epoch in which SoftCLIP takes over from BiMixCo, if both of them are used."""
+def _mixco_epochs(config: dict[str, Any]) -> int:
     if config["pipeline"] == "lowlevel":
-        return None
-    epochs = config["training"]["epochs"]
-    epoch = int(config["loss"]["mixco_fraction"] * epochs)
-    return epoch if 0 < epoch < epochs else None
+        return 0
+    return mixco_epochs(config["loss"]["mixco_fraction"], config["training"]["epochs"])
 
 
-def _lowlevel_examples(lowlevel: LowLevel | None) -> list[list[str]]:
-    """Return each example's three pictures: seen, predicted, and by perfect latents."""
+def _lowlevel_examples(lowlevel: LowLevelResult | None) -> list[list[str]]:
+    """Return data URIs of each example's pictures: seen, predicted, and by perfect latents."""
     return [
         [
-            thumbnail_uri(opened(seen)),
-            *(thumbnail_uri(painted(rgb)) for rgb in made),
+            thumbnail_uri(open_rgb(seen)),
+            *(thumbnail_uri(from_unit(rgb)) for rgb in decoded),
         ]
-        for seen, *made in (lowlevel.examples if lowlevel else ())
+        for seen, *decoded in (lowlevel.examples if lowlevel else ())
     ]
 
 

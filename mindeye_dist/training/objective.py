@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mindeye_dist.batch import Batch
-from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.config import ExperimentConfig, mixco_epochs
 from mindeye_dist.distributed import gather
 from mindeye_dist.metrics import DIRECTIONS, ranks, top_k
 from mindeye_dist.models.lowlevel import LowLevelOutputs
@@ -78,7 +78,7 @@ class HighLevelObjective:
         self.seed = config.training.seed
         self.epochs = config.training.epochs
         self.prior_scale = prior_scale
-        self.mixco_epochs = int(config.loss.mixco_fraction * self.epochs)
+        self.mixco_epochs = mixco_epochs(config.loss.mixco_fraction, self.epochs)
 
     def mixes(self, epoch: int) -> bool:
         """Return whether this epoch uses BiMixCo, on mixed voxels."""

@@ -1,4 +1,4 @@
-"""Pools: the search against exact NumPy search; broken, foreign and half-built folders."""
+"""Pools: search against exact search in NumPy; damaged pools, other encoders, killed builds."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from PIL import Image
 
 from mindeye_dist.data.target_encoder import TargetEncoder
 from mindeye_dist.decoding.pools.faiss_files import build_pool
-from mindeye_dist.decoding.pools.faiss_pool import Pool, retrieve
+from mindeye_dist.decoding.pools.faiss_pool import Pool
 from mindeye_dist.errors import DataError
 from mindeye_dist.pictures import encode_jpeg
 from mindeye_dist.shapes import TargetShape
@@ -24,7 +24,7 @@ COUNT = 120
 
 
 def colours(images):
-    """Return clip_tokens: the mean colours of a grid, less those of grey."""
+    """Return clip_tokens: mean colours of a grid of cells, less grey."""
     grid = torch.nn.functional.adaptive_avg_pool2d(images, 6).flatten(1) - 0.5
     return grid.reshape(len(images), *SHAPE)
 
@@ -42,7 +42,7 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def built(pictures, tmp_path_factory):
-    """Return the folder of a pool of them; read only."""
+    """Return the folder of a pool of these scenes; read only."""
     folder = tmp_path_factory.mktemp("pool")
     build_pool(folder, iter(pictures), encoder())
     return folder
@@ -53,8 +53,8 @@ def copied(built, tmp_path):
     return shutil.copytree(built, tmp_path / "pool")
 
 
-def planted(folder, tokens, flat_up_to=10_000):
-    """Build a pool of given tokens (pictures, tokens, dim), one tiny picture for all."""
+def pool_of(folder, tokens, flat_up_to=10_000):
+    """Build a pool of the given tokens (pictures, tokens, dim), with one tiny picture for all."""
     rest = iter(torch.from_numpy(tokens))
     picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
     one_picture = ((str(i), picture) for i in range(len(tokens)))
@@ -66,8 +66,8 @@ def planted(folder, tokens, flat_up_to=10_000):
     return Pool(folder, TARGETS)
 
 
-def exact(tokens, brains, k):
-    """Return the oracle's answer: every cosine, in float64, of the float16 tokens."""
+def search_exactly(tokens, brains, k):
+    """Search by NumPy: every cosine, in float64, of the float16 tokens."""
     rows = tokens.astype(np.float16).astype(np.float64).reshape(len(tokens), -1)
     lengths = np.linalg.norm(brains, axis=1)[:, None] * np.linalg.norm(rows, axis=1)
     cosines = brains.astype(np.float64) @ rows.T / lengths
@@ -76,7 +76,7 @@ def exact(tokens, brains, k):
 
 
 def recall(found, expected):
-    """Return the share of expected numbers that were found."""
+    """Return the fraction of expected numbers among those found."""
     pairs = zip(found.tolist(), expected.tolist(), strict=True)
     return np.mean([len(set(f) & set(e)) / len(e) for f, e in pairs])
 
@@ -92,9 +92,9 @@ def random_brains(count, seed=1):
 def test_as_many_candidates_as_pictures_are_exact(tmp_path, flat_up_to):
     """Oracle: all cosines; the hard case of tokens without any structure."""
     tokens = np.random.default_rng(0).standard_normal((300, *SHAPE)).astype(np.float32)
-    pool = planted(tmp_path, tokens, flat_up_to)
+    pool = pool_of(tmp_path, tokens, flat_up_to)
     numbers, cosines = pool.search(random_brains(7), 5, candidates=300)
-    expected, best = exact(tokens, random_brains(7), 5)
+    expected, best = search_exactly(tokens, random_brains(7), 5)
     assert numbers.tolist() == expected.tolist()
     np.testing.assert_allclose(cosines, best, atol=1e-6)
 
@@ -119,32 +119,32 @@ def clusters(generator, count, num_clusters=40):
     ids=["clustered-flat", "clustered-ivf", "random-flat", "random-ivf"],
 )
 def test_recall_of_a_tenth_as_candidates(tmp_path, kind, flat_up_to, least):
-    """Oracle: exact search. Seen, of the five best of 800: all, all, all and 0.63.
+    """Oracle: exact search. Recall of the five best of 800, seen: 1, 1, 1 and 0.63.
 
-    The components span all features here, so only lists lose any: those of tokens without structure
-    are no guide, which is the worst there is.
+    The components span all features here, so only the lists lose pictures; the worst case is tokens
+    without structure.
     """
     generator = np.random.default_rng(0)
     tokens, brains = clusters(generator, 800)
     if kind == "random":
         tokens = generator.standard_normal((800, *SHAPE)).astype(np.float32)
         brains = random_brains(60)
-    pool = planted(tmp_path, tokens, flat_up_to)
-    assert pool.about.index == ("flat" if flat_up_to > 800 else "ivf28")
+    pool = pool_of(tmp_path, tokens, flat_up_to)
+    assert pool.record.index == ("flat" if flat_up_to > 800 else "ivf28")
     numbers, _ = pool.search(brains, 5, candidates=80, nprobe=8)
-    assert recall(numbers, exact(tokens, brains, 5)[0]) >= least
+    assert recall(numbers, search_exactly(tokens, brains, 5)[0]) >= least
 
 
 def test_more_features_than_components(tmp_path, monkeypatch):
-    """The second stage ranks what a coarse first one lets through: seen 0.51 without it, all with.
+    """The second stage corrects a coarse first one: recall 0.51 without it and 1 with it (seen).
 
     On tokens without structure, 24 of 108 components are no guide (0.68, not asserted).
     """
     monkeypatch.setattr("mindeye_dist.decoding.pools.faiss_index.NUM_COMPONENTS", 24)
     tokens, brains = clusters(np.random.default_rng(0), 800)
-    pool = planted(tmp_path, tokens)
-    assert pool.about.num_components == 24
-    expected, _ = exact(tokens, brains, 5)
+    pool = pool_of(tmp_path, tokens)
+    assert pool.record.num_components == 24
+    expected, _ = search_exactly(tokens, brains, 5)
     first_stage_alone = recall(pool.search(brains, 5, candidates=5)[0], expected)
     both_stages = recall(pool.search(brains, 5, candidates=80)[0], expected)
     assert first_stage_alone < 0.8
@@ -154,11 +154,11 @@ def test_more_features_than_components(tmp_path, monkeypatch):
 def test_components_are_the_leading_ones(tmp_path):
     """Oracle: numpy's SVD of the unit tokens, whose first 128 axes are spanned."""
     tokens = np.random.default_rng(0).standard_normal((90, *SHAPE)).astype(np.float32)
-    pool = planted(tmp_path, tokens)
+    pool = pool_of(tmp_path, tokens)
     components = np.load(tmp_path / "components.npy")
     rows = tokens.astype(np.float16).astype(np.float64).reshape(90, -1)
     _, _, axes = np.linalg.svd(rows / np.linalg.norm(rows, axis=1, keepdims=True), False)
-    assert pool.about.num_components == 90
+    assert pool.record.num_components == 90
     np.testing.assert_allclose(components.T @ components, axes.T @ axes, atol=1e-4)
 
 
@@ -174,7 +174,7 @@ def test_answers_do_not_depend_on_blocks_or_batches(built, monkeypatch):
 
 @pytest.mark.parametrize("candidates", [20, COUNT])
 def test_excluded_pictures_are_no_answer(built, candidates):
-    """Oracle: the search without them; the others move up, and as many candidates are ranked."""
+    """Oracle: the search without exclusion, its excluded pictures removed afterwards."""
     pool, brains = Pool(built, TARGETS), random_brains(5)
     numbers, _ = pool.search(brains, 6, candidates=COUNT)
     barred = numbers[:, 0].tolist()
@@ -189,7 +189,7 @@ def test_a_picture_is_found_by_its_own_tokens(built, pictures):
     numbers, cosines = pool.search(3 * tokens[[5, 77]], 1)
     assert numbers.tolist() == [[5], [77]]
     np.testing.assert_allclose(cosines, 1, atol=1e-6)
-    assert retrieve(pool, tokens[[77, 5]]) == [pictures[77][1], pictures[5][1]]
+    assert pool.pictures([77, 5]) == [pictures[77][1], pictures[5][1]]
     assert pool.sources([5, 77]) == ["scene 5", "scene 77"]
 
 
@@ -197,8 +197,8 @@ def test_a_picture_is_found_by_its_own_tokens(built, pictures):
     ("brains", "settings", "message"),
     [
         (np.ones((2, 7)), {}, "got 7 features, expected 108"),
-        (np.full((2, FEATURES), np.nan), {}, "that of brain 0 has length nan"),
-        (np.zeros((2, FEATURES)), {}, "has length 0.0, expected a finite one above 0"),
+        (np.full((2, FEATURES), np.nan), {}, "row 0 has norm nan"),
+        (np.zeros((2, FEATURES)), {}, "row 0 has norm 0.0, expected a finite norm above 0"),
         (np.ones((2, FEATURES)), {"k": 0}, "k: got 0, expected 1 to the 120"),
         (np.ones((2, FEATURES)), {"k": 121}, "k: got 121"),
         (np.ones((2, FEATURES)), {"k": 119, "excluded": [1, 2]}, "1 to the 118"),
@@ -207,24 +207,24 @@ def test_a_picture_is_found_by_its_own_tokens(built, pictures):
         (np.ones((2, FEATURES)), {"excluded": [500]}, "excluded: got [500]"),
     ],
 )
-def test_what_cannot_be_asked(built, brains, settings, message):
+def test_invalid_searches_are_refused(built, brains, settings, message):
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         Pool(built, TARGETS).search(brains.astype(np.float32), **{"k": 5, **settings})
 
 
 def test_lists_that_hold_too_few(tmp_path):
-    """Never fewer answers than asked for, nor numbers that mean none."""
+    """A search never returns fewer pictures than requested, nor FAISS's placeholder -1."""
     tokens = np.random.default_rng(0).standard_normal((400, *SHAPE)).astype(np.float32)
-    pool = planted(tmp_path, tokens, flat_up_to=100)
+    pool = pool_of(tmp_path, tokens, flat_up_to=100)
     with pytest.raises(ValueError, match="nprobe: got 1, whose lists hold .* expected at least k"):
         pool.search(random_brains(3), 100, candidates=200, nprobe=1)
 
 
-# -- pictures that were seen -----------------------------------------------------------------------
+# -- copies of seen pictures -----------------------------------------------------------------------
 
 
-def remade(data, width, quality=75):
-    """Return a picture, `width` pixels wide, as another program may have saved it."""
+def recompress(data, width, quality=75):
+    """Resize a picture to `width` pixels and save it as JPEG, as another program might."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(data)) as picture:
         height = round(width * picture.height / picture.width)
@@ -235,21 +235,21 @@ def remade(data, width, quality=75):
 
 @pytest.mark.parametrize("width", [64, 120, 160, 400])
 def test_copies_are_known_at_any_size_and_quality(tmp_path, width):
-    """Of scenes 160 wide, some of them not square; the pool stores 48 pixels; others are none."""
+    """Scenes 160 pixels wide, some not square, stored at 48 pixels; other scenes are no copies."""
     scenes = [encode_jpeg(render_scene(i, 0, 160).picture[: 160 - i]) for i in range(30)]
     build_pool(tmp_path, ((str(i), data) for i, data in enumerate(scenes)), encoder(), max_side=48)
     pool = Pool(tmp_path, TARGETS)
     others = [encode_jpeg(render_scene(i, 1, 160).picture) for i in range(30)]
     for number in (0, 8, 29):
-        assert pool.copies_of([remade(scenes[number], width, 60), *others]) == [number]
+        assert pool.copies_of([recompress(scenes[number], width, 60), *others]) == [number]
     assert pool.copies_of(others) == []
     assert pool.copies_of([]) == []
 
 
 def test_copies_do_not_depend_on_blocks(built, pictures, monkeypatch):
     monkeypatch.setattr("mindeye_dist.decoding.pools.faiss_pool.BLOCK_BYTES", 100)
-    shown = [pictures[n][1] for n in (3, 77, 119)]
-    assert Pool(built, TARGETS).copies_of(shown) == [3, 77, 119]
+    given = [pictures[n][1] for n in (3, 77, 119)]
+    assert Pool(built, TARGETS).copies_of(given) == [3, 77, 119]
 
 
 # -- broken pools ----------------------------------------------------------------------------------
@@ -270,7 +270,7 @@ def test_a_killed_build_is_no_pool_and_can_be_repeated(built, pictures, tmp_path
 
 def test_equal_pictures_make_an_equal_pool(built, pictures, tmp_path):
     again = build_pool(tmp_path, iter(pictures), encoder())
-    assert again == Pool(built, TARGETS).about
+    assert again == Pool(built, TARGETS).record
     assert (tmp_path / "tokens.npy").read_bytes() == (built / "tokens.npy").read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""The Predictor gives what the model gives, whatever the batch, and refuses what is not a brain."""
+"""Predictor: equal to the model, independent of the batch; invalid voxels are refused."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from jobs.worker import worker
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.errors import DataError
-from mindeye_dist.evaluation.retrieval import evaluate
+from mindeye_dist.evaluation.retrieval import evaluate_retrieval
 from mindeye_dist.models.build import build_model
 from mindeye_dist.runs.checkpoints import Checkpoints, read_weights
 from mindeye_dist.storage.store import Store
@@ -66,7 +66,7 @@ def test_nothing_depends_on_the_batch(newest, voxels):
         (np.zeros((0, 24), np.float32), "voxels: got no brains"),
     ],
 )
-def test_what_is_no_brain_is_refused(newest, bad, message):
+def test_invalid_voxels_are_refused(newest, bad, message):
     with pytest.raises(ValueError, match=message):
         Predictor(newest).embed(bad)
 
@@ -84,7 +84,7 @@ def test_evaluation_on_targets_of_another_encoder_is_refused(newest, tmp_path, w
     predictor = Predictor(newest)
     data = open_data(predictor, store, read_manifest(store), "cpu")
     with pytest.raises(DataError, match="clip_tokens 'tiny-clip_tokens' are not by the encoder of"):
-        evaluate(predictor, data)
+        evaluate_retrieval(predictor, data)
 
 
 def test_prior_errors_are_means_over_a_sample():

@@ -1,4 +1,4 @@
-"""Reconstructions: the same whatever the batch, chosen by the projector, and of parts that fit."""
+"""Reconstructor: independent of the batch; the projector chooses; parts must fit each other."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def checkpoints(tiny_shards, tmp_path_factory):
 
 
 def reconstructor(checkpoints, config=CONFIG, lowlevel=True, generator=None, encoder=ENCODER):
-    """Return tiny parts put together."""
+    """Return a Reconstructor of tiny parts."""
     low = LowLevelPipeline(Predictor(checkpoints["lowlevel"]), TinyCodec()) if lowlevel else None
     predictor = Predictor(checkpoints["highlevel"], batch_size=config.batch_size)
     return Reconstructor(predictor, generator or TinyGenerator(), encoder, config, low)
@@ -74,7 +74,7 @@ def test_nothing_depends_on_the_batch(checkpoints, voxels, batch_size, lowlevel)
 
 
 def test_the_choice_is_the_projectors(checkpoints, voxels):
-    """Oracle: every candidate by itself, its cosine by NumPy, and a loop that keeps the best."""
+    """Oracle: a loop over single candidates, with their cosines by NumPy."""
     own = reconstructor(checkpoints)
     made = own(voxels, KEYS)
     assert len({int(n) for n in made.chosen}) > 1
@@ -107,7 +107,7 @@ def test_a_candidate_is_the_generators(checkpoints, voxels):
     assert np.abs(made.lowlevel[4] / 255.0 - blurry[0].permute(1, 2, 0).numpy()).max() < 3e-3
 
 
-def test_seeds_go_with_keys_not_with_places(checkpoints, voxels):
+def test_seeds_depend_on_keys_not_on_positions(checkpoints, voxels):
     own = reconstructor(checkpoints)
     whole = own(voxels, KEYS)
     turned = own(voxels[::-1].copy(), KEYS[::-1])
@@ -149,12 +149,12 @@ def test_given_tokens_are_drawn_and_chosen_by(checkpoints):
 def test_strength_nothing_is_the_blurry_picture(checkpoints, voxels):
     made = reconstructor(checkpoints, replace(CONFIG, strength=0.0))(voxels, KEYS)
     assert psnr(made.pictures, made.lowlevel) >= 60
-    blurry = reconstructor(checkpoints).blurry(voxels)
+    blurry = reconstructor(checkpoints).lowlevel_pictures(voxels)
     assert blurry.shape == (7, 3, 16, 16)
     assert psnr(made.lowlevel, blurry.permute(0, 2, 3, 1).numpy() * 255) >= 48
 
 
-def test_what_is_no_brain_or_no_token_is_refused(checkpoints, voxels):
+def test_invalid_voxels_and_tokens_are_refused(checkpoints, voxels):
     own = reconstructor(checkpoints, lowlevel=False)
     tokens = np.zeros((2, 5, 16), np.float32)
     with pytest.raises(ValueError, match="keys: got 6, expected one for each of 7 brains"):
@@ -173,10 +173,10 @@ def test_what_is_no_brain_or_no_token_is_refused(checkpoints, voxels):
     with pytest.raises(ValueError, match="low-level pictures: got 1, expected one for each of 2"):
         own.from_tokens(np.ones((2, 5, 16), np.float32), KEYS[:2], torch.zeros(1, 3, 4, 4))
     with pytest.raises(ValueError, match="got no low-level pipeline"):
-        own.blurry(voxels)
+        own.lowlevel_pictures(voxels)
 
 
-def test_pictures_that_are_no_numbers_are_refused(checkpoints, voxels):
+def test_pictures_that_are_not_finite_are_refused(checkpoints, voxels):
     class Broken(TinyGenerator):
         def __call__(self, tokens, *_):
             return torch.full((len(tokens), 3, 16, 16), float("nan"))
@@ -212,7 +212,7 @@ def test_parts_that_do_not_fit_are_refused(checkpoints, tmp_path, write_subject)
 
 
 def test_candidates_may_be_drawn_from_the_mean_of_samples(checkpoints, voxels):
-    """Oracle: the mean of what the predictor gives, brain by brain; the noise still differs."""
+    """Oracle: the mean of the predictor's samples, brain by brain; the noise still differs."""
     asked = []
 
     class Recorder(TinyGenerator):
@@ -234,7 +234,7 @@ def test_candidates_may_be_drawn_from_the_mean_of_samples(checkpoints, voxels):
 
 
 def test_shared_noise_is_the_same_for_every_picture(checkpoints, voxels):
-    """As published: seeds of the generator do not know the picture, those of the prior do."""
+    """As published: the generator's seeds do not depend on the picture, the prior's do."""
     seeds = []
 
     class Recorder(TinyGenerator):

@@ -1,4 +1,4 @@
-"""Metrics of pictures: NumPy's corrcoef, loops written out, and what they must be by definition."""
+"""Metrics of pictures: against NumPy's corrcoef, loops, and their values by definition."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_two_way_is_the_double_loop():
 
 
 def test_two_way_keeps_the_reconstruction_and_changes_the_picture():
-    """Two pictures, two reconstructions both like the first: only the first is told."""
+    """Two pictures, two reconstructions both like the first: only the first is identified."""
     seen = np.array([[0.0, 1.0, 2.0], [2.0, 0.0, 1.0]])
     np.testing.assert_array_equal(two_way(seen, seen[[0, 0]]), [1, 0])
 

@@ -13,7 +13,7 @@ from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.errors import DataError
 from mindeye_dist.evaluation.lowlevel import evaluate_lowlevel, evaluate_lowlevel_alone
 from mindeye_dist.evaluation.picture_scores import PictureJudge
-from mindeye_dist.evaluation.retrieval import evaluate
+from mindeye_dist.evaluation.retrieval import evaluate_retrieval
 from mindeye_dist.pictures import decode, encode_png
 from mindeye_dist.reports.page import write_report
 from mindeye_dist.runs.checkpoints import Checkpoints
@@ -55,7 +55,7 @@ def test_latents_are_the_models_whatever_the_batch(predictor):
     np.testing.assert_allclose(predictor.latents(voxels), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_each_pipeline_gives_what_it_is_for(predictor, tiny_config):
+def test_methods_of_the_other_pipeline_are_refused(predictor, tiny_config):
     voxels = np.zeros((1, 24), np.float32)
     with pytest.raises(ValueError, match="embed: .* is a checkpoint of the lowlevel pipeline"):
         predictor.embed(voxels)
@@ -85,7 +85,7 @@ def data(run, predictor, monkeypatch):
 
 
 def test_perfect_latents_are_perfect_and_shuffled_ones_are_not(data, predictor, monkeypatch):
-    """A predictor that answers with the true latents scores what the codec allows."""
+    """A predictor of the true latents scores exactly what the codec allows."""
     truth = data.splits["test"].all_targets("latents")
     monkeypatch.setattr(predictor, "latents", lambda voxels: truth)
     report = evaluate_lowlevel(predictor, TinyCodec(), data).report
@@ -116,7 +116,7 @@ def test_lowlevel_pictures_are_scored_as_published(data, predictor, tmp_path):
     expected = judge.scores(made, 0)
     for key in ("pixcorr", "ssim"):
         assert found.report["model"][key] == {
-            what: expected[key][what] for what in ("mean", "ci", "undefined")
+            part: expected[key][part] for part in ("mean", "ci", "undefined")
         }
     undefined = {n: found.report[n]["pixcorr"]["undefined"] for n in ("model", "mean_picture")}
     assert undefined == {"model": 3, "mean_picture": 9}  # decoded alone, the mean is the first
@@ -151,7 +151,7 @@ def test_the_page_shows_the_pictures(run, predictor, tiny_config, tmp_path):
     own = Predictor(Checkpoints(high.run_dir, 1).newest())
     data = data_of(predictor, run.data.url)
     both = replace(
-        evaluate(own, data_of(own, run.data.url)),
+        evaluate_retrieval(own, data_of(own, run.data.url)),
         lowlevel=evaluate_lowlevel(predictor, TinyCodec(), data, num_examples=4),
     )
     page = write_report(tmp_path, both, [], {}).read_text()

@@ -16,7 +16,7 @@ def pictures(count, side=20, seed=0):
 
 
 class Thumbnails:
-    """Features that are a small picture, and a count of how many pictures were asked for."""
+    """Network whose features are a small picture; counts the pictures that it was given."""
 
     def __init__(self):
         self.seen = 0
@@ -36,7 +36,7 @@ def networks(features):
 
 @pytest.fixture(autouse=True)
 def few_pixels(monkeypatch):
-    """Judge small pictures in several batches; the sizes themselves have a test."""
+    """Score small pictures in several batches; the published sizes have a test of their own."""
     for name, value in {"PIXEL_SIDE": 40, "BATCH": 3}.items():
         monkeypatch.setattr(picture_scores, name, value)
 
@@ -109,7 +109,7 @@ def test_pictures_of_one_colour_are_counted_and_named(color):
     assert 3 / 6 < result["ssim"]["mean"] < 1
 
 
-def test_constant_features_are_counted_and_tell_nothing():
+def test_constant_features_are_counted_and_score_worst():
     seen = pictures(6)
     recon = seen.copy()
     recon[[0, 3]] = 0.7
@@ -119,11 +119,11 @@ def test_constant_features_are_counted_and_tell_nothing():
         assert result[key]["undefined_pictures"] == [0, 3]
 
 
-def test_what_was_not_given_is_a_named_gap():
-    seen, why = pictures(3), {"clip": "weights 'hub' cannot be had"}
-    result = PictureJudge(seen, networks(Thumbnails()), gaps=why).scores(seen, 0)
+def test_missing_networks_are_named_gaps():
+    seen, gaps = pictures(3), {"clip": "weights 'hub' cannot be had"}
+    result = PictureJudge(seen, networks(Thumbnails()), gaps=gaps).scores(seen, 0)
     assert list(result) == list(METRICS)
-    assert result["clip"] == {"gap": why["clip"]}
+    assert result["clip"] == {"gap": gaps["clip"]}
     assert result["alexnet5"] == {"gap": "weights not given: --networks.alexnet PATH"}
 
 

