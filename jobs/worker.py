@@ -5,6 +5,7 @@ Called by `train` and `tune`, under Ray, torchrun or in one process; it depends 
 
 import logging
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from threading import Event
 
@@ -32,9 +33,7 @@ from mindeye_dist.runs.same_run import check_same_run
 from mindeye_dist.shapes import Shapes
 from mindeye_dist.storage.disk_cache import DiskCache
 from mindeye_dist.storage.store import Store
-from mindeye_dist.training.backends.deepspeed_backend import DeepSpeedBackend
 from mindeye_dist.training.backends.protocol import Backend
-from mindeye_dist.training.backends.torch_backend import TorchBackend
 from mindeye_dist.training.objective import HighLevelObjective, LowLevelObjective, Objective
 from mindeye_dist.training.trainer import Trainer
 
@@ -52,8 +51,7 @@ def worker(
     Args:
         config: the run.
         reports: called on rank 0 with every row of metrics, after the journal.
-        validated: called on rank 0 with the number of finished epochs and the score of every
-            validation, after its checkpoint is written.
+        validated: called on rank 0 with epochs and score of a validation, once that is saved.
         notice: set to have the run save a checkpoint and end.
 
     Raises:
@@ -116,10 +114,10 @@ def build_objective(config: ExperimentConfig, model: MindEye | LowLevel) -> Obje
 
 
 def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
-    """Return the backend that the config names."""
-    if config.compute.backend == "deepspeed":
-        return DeepSpeedBackend(model, config.compute, config.optimizer, config.training)
-    return TorchBackend(model, config.compute, config.optimizer)
+    """Return the backend `compute.backend`: that of training/backends/NAME_backend.py."""
+    module = import_module(f"mindeye_dist.training.backends.{config.compute.backend}_backend")
+    backend: Backend = module.build(model, config)
+    return backend
 
 
 def write_run_summary(config: ExperimentConfig, trainer: Trainer) -> None:

@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mindeye_dist.config import ComputeConfig, OptimizerConfig, TrainingConfig
+from mindeye_dist.config import (
+    ComputeConfig,
+    ExperimentConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
 from mindeye_dist.distributed import local_device, rank, world_size
 from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoints import MOMENTS
@@ -24,6 +29,11 @@ from mindeye_dist.training.backends.protocol import (
     whole_shapes,
 )
 from mindeye_dist.training.optimizer import build_optimizer, gradient_norm, set_schedule
+
+
+def build(model: nn.Module, config: ExperimentConfig) -> "DeepSpeedBackend":
+    """Return the backend of a run."""
+    return DeepSpeedBackend(model, config.compute, config.optimizer, config.training)
 
 
 class DeepSpeedBackend:

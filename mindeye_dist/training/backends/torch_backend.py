@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mindeye_dist.config import ComputeConfig, OptimizerConfig
+from mindeye_dist.config import ComputeConfig, ExperimentConfig, OptimizerConfig
 from mindeye_dist.distributed import local_device, world_size
 from mindeye_dist.training.backends.protocol import (
     ParameterState,
@@ -16,6 +16,11 @@ from mindeye_dist.training.backends.protocol import (
     whole_shapes,
 )
 from mindeye_dist.training.optimizer import build_optimizer, gradient_norm, set_schedule
+
+
+def build(model: nn.Module, config: ExperimentConfig) -> "TorchBackend":
+    """Return the backend of a run."""
+    return TorchBackend(model, config.compute, config.optimizer)
 
 
 class TorchBackend:
