@@ -25,7 +25,7 @@ from jobs.opening.checkpoints import chosen_checkpoint
 from mindeye_dist.data.shards import decode_npy
 from mindeye_dist.storage import npy
 from serve.client import NPY
-from serve.retriever import Decoder, version_of
+from serve.retriever import Retriever, version_of
 from serve.settings import read_settings
 from tests.local_service import serving
 from tests.ray_cluster import deployed
@@ -44,8 +44,8 @@ def main(out: Path, run_dir: str) -> None:
     arguments = {"run_dir": str(Path(run_dir).resolve()), "pictures": False}
     settings = read_settings(arguments)
     path, _ = chosen_checkpoint(settings)
-    decoder = Decoder(settings, path, version_of(path, settings.name), "cpu")
-    rows = np.random.default_rng(0).standard_normal((16, decoder.card("", 0).num_voxels))
+    retriever = Retriever(settings, path, version_of(path, settings.name), "cpu")
+    rows = np.random.default_rng(0).standard_normal((16, retriever.card("", 0).num_voxels))
     rows = rows.astype(np.float32)
     with ExitStack() as stack:
         places = {"uvicorn": stack.enter_context(plain(arguments))}
@@ -53,7 +53,7 @@ def main(out: Path, run_dir: str) -> None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             service = stack.enter_context(deployed(arguments, folder, **variables))
             places[name] = (service.url, service.token)
-        figures = {task: measure(task, decoder, rows, places) for task in TASKS}
+        figures = {task: measure(task, retriever, rows, places) for task in TASKS}
     out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(out.read_text()) if out.exists() else {}
     out.write_text(json.dumps({**found, "serve": figures}, indent=1))
@@ -80,9 +80,9 @@ def serve_plainly(arguments) -> None:
         sys.stdin.readline()
 
 
-def measure(task, decoder, rows, places):
+def measure(task, retriever, rows, places):
     """Return latencies (ms) and requests a second by place, and what Ray Serve adds."""
-    compute = decoder.embed if task == "embed" else decoder.retrieve
+    compute = retriever.embed if task == "embed" else retriever.retrieve
     requests = [row if task == "embed" else (row, 5, "none") for row in rows]
     expected = [compute([request])[0] for request in requests]
     for place in places.values():

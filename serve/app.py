@@ -1,8 +1,8 @@
 """The service on Ray Serve: `serve run serve.app:build` or `serve deploy serve/service.yaml`.
 
-Gateway (HTTP, checks, no model) -> Predictor (embeds, retrieves) and Generator (draws). Each
-computes what has gathered while it was busy as one batch. Calls are functions of what was sent, so
-one whose replica was lost is repeated on another.
+Gateway (HTTP and checks, no model) -> RetrievalDeployment (embeds, retrieves) and DrawingDeployment
+(draws pictures). Requests that arrive while a replica computes form its next batch. An answer
+depends on its request alone, so a call whose replica died is repeated on another replica.
 """
 
 import asyncio
@@ -27,38 +27,84 @@ from ray.serve.handle import DeploymentHandle
 from jobs.on_ray.prometheus import Meters
 from jobs.opening.checkpoints import best
 from serve.auth import open_tokens
-from serve.bodies import RefusedError
+from serve.bodies import RefusedError, Row
 from serve.drawer import Drawer
-from serve.gateway import Row, make_app
-from serve.guard import BUSY, REASONS, Guard, Watch
+from serve.gateway import make_app
+from serve.guard import BUSY, REASONS, Guard, RequestObserver
 from serve.prometheus import SERVING
-from serve.retriever import Decoder, Embedded
+from serve.retriever import Retriever, VersionedEmbedding
 from serve.schema import ModelCard, PictureFormat, Reconstruction, Retrieval, Samples
-from serve.served_model import Champion
+from serve.served_model import ServedModel
 from serve.settings import ModelScale, Scale, Service, read_settings
 
-Kind = TypeVar("Kind", Decoder, Drawer)
-LOST = (RayActorError, ObjectLostError)
-TRIES, FIRST_WAIT = 3, 0.1
-"""Of a call whose replica was lost: tries in all, and the wait before the second (seconds)."""
-FULL = (BackPressureError, DeploymentUnavailableError)
-LOGGING = {"encoding": "JSON", "enable_access_log": False}
-"""The guard's own lines have nothing of the sender in them."""
-EXPORTED = "ray_mindeye_"
+Model = TypeVar("Model", Retriever, Drawer)
+LOST_REPLICA_ERRORS = (RayActorError, ObjectLostError)
+MAX_ATTEMPTS, FIRST_DELAY = 3, 0.1
+"""Maximum attempts for a call whose replica died; delay before the second, in seconds."""
+QUEUE_FULL_ERRORS = (BackPressureError, DeploymentUnavailableError)
+LOGGING_CONFIG = {"encoding": "JSON", "enable_access_log": False}
+"""No access log: the guard writes its own lines, which repeat nothing from the request."""
+METRIC_PREFIX = "ray_mindeye_"
 
 
-class Batches:
-    """Computes batches in a thread, so that the replica answers health checks meanwhile."""
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """Build the application from settings by dotted path (serve/settings.py).
+
+    Raises:
+        InputError: there is no such setting, or its value does not fit.
+        CheckpointError: the run has no good checkpoint.
+    """
+    settings = read_settings(arguments)
+    if not settings.checkpoint:  # chosen once, so that replicas started later load the same one
+        settings = replace(settings, checkpoint=str(best(settings.run_dir)))
+    predictor = configure_model(RetrievalDeployment, settings, settings.predictor).bind(settings)
+    generator = None
+    if settings.pictures:
+        generator = configure_model(DrawingDeployment, settings, settings.generator).bind(settings)
+    in_flight = settings.limits.in_flight
+    gateway = configure_scale(Gateway, settings, settings.gateway).options(
+        max_ongoing_requests=in_flight,
+        max_queued_requests=in_flight,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+    )
+    return gateway.bind(settings, predictor, generator)
+
+
+def configure_model(deployment: Any, settings: Service, scale: ModelScale) -> Any:
+    """Return the deployment with its replicas, machine resources and queue limits set."""
+    gpus = scale.gpus if settings.device == "cuda" else 0.0
+    return configure_scale(deployment, settings, scale, gpus).options(
+        max_ongoing_requests=scale.max_ongoing, max_queued_requests=scale.max_queued
+    )
+
+
+def configure_scale(deployment: Any, settings: Service, scale: Scale, gpus: float = 0.0) -> Any:
+    """Return the deployment with its number of replicas and their CPUs and GPUs set."""
+    return deployment.options(
+        autoscaling_config={
+            "min_replicas": scale.min_replicas,
+            "max_replicas": scale.max_replicas,
+            "target_ongoing_requests": scale.target_ongoing,
+        },
+        ray_actor_options={"num_cpus": scale.cpus, "num_gpus": gpus},
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_timeout_s=settings.limits.request_seconds + 10,
+    )
+
+
+class Batcher:
+    """Computes batches in a thread, so that the replica can answer health checks meanwhile."""
 
     def __init__(self, scale: ModelScale, meters: Meters) -> None:
         torch.set_num_threads(max(1, math.ceil(scale.cpus)))
         self._meters, self._waiting = meters, 0
 
-    async def one(self, task: str, gathered: Callable[..., Any], *arguments: Any) -> Any:
-        """Return the answer to one request, which is computed with others."""
+    async def submit(self, task: str, batched: Callable[..., Any], *arguments: Any) -> Any:
+        """Return the answer to one request, computed in a batch with others."""
         self._count(task, 1)
         try:
-            return await gathered(arguments)
+            return await batched(arguments)
         finally:
             self._count(task, -1)
 
@@ -75,136 +121,141 @@ class Batches:
         self._meters.set("mindeye_queue_length", self._waiting, task=task)
 
 
-class Told:
-    """Tells Prometheus how the registry's alias is followed."""
+class AliasMetrics:
+    """Counts attempts to load the model that the registry's alias points to."""
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
         meters.set("mindeye_model_swap_failing", 0)
 
     def __call__(self, outcome: str) -> None:
-        """Take over "ok" or "failed"."""
+        """Count an attempt; the outcome is "ok" or "failed"."""
         self._meters.count("mindeye_model_swaps", outcome=outcome)
         self._meters.set("mindeye_model_swap_failing", float(outcome != "ok"))
 
 
-def opened(
-    settings: Service, scale: ModelScale, kind: type[Kind]
-) -> tuple[Batches, Champion[Kind]]:
-    """Return what a replica computes with: its batches, and the model that it serves now."""
-    meters, device = Meters(SERVING), device_of(settings, scale)
-    batches = Batches(scale, meters)
-    champion = Champion(
-        settings, lambda path, version: kind(settings, path, version, device), Told(meters)
+def open_model(
+    settings: Service, scale: ModelScale, kind: type[Model]
+) -> tuple[Batcher, ServedModel[Model]]:
+    """Open a replica's model and the batcher that computes with it."""
+    meters, device = Meters(SERVING), choose_device(settings, scale)
+    batcher = Batcher(scale, meters)
+    served = ServedModel(
+        settings, lambda path, version: kind(settings, path, version, device), AliasMetrics(meters)
     )
-    return batches, champion
+    return batcher, served
 
 
-def gather(scale: ModelScale, *methods: Any) -> None:
-    """Set how many calls of `serve.batch` methods are computed together."""
+def choose_device(settings: Service, scale: ModelScale) -> str:
+    """Return the device to compute on: cuda if the replica has a share of a GPU, else cpu."""
+    return "cuda" if settings.device == "cuda" and scale.gpus > 0 else "cpu"
+
+
+def set_batching(scale: ModelScale, *methods: Any) -> None:
+    """Set batch size and wait of methods decorated with `serve.batch`."""
     for method in methods:
         method.set_max_batch_size(scale.batch)
         method.set_batch_wait_timeout_s(scale.batch_wait_seconds)
 
 
-@serve.deployment(name="Predictor", logging_config=LOGGING)
-class Predictor:
-    """Embeds and retrieves."""
+@serve.deployment(name="Predictor", logging_config=LOGGING_CONFIG)
+class RetrievalDeployment:
+    """Embeds voxels and retrieves gallery pictures; the deployment `Predictor`."""
 
     def __init__(self, settings: Service) -> None:
-        self._batches, self._champion = opened(settings, settings.predictor, Decoder)
-        gather(settings.predictor, self._embed, self._retrieve)
+        self._batcher, self._served = open_model(settings, settings.predictor, Retriever)
+        set_batching(settings.predictor, self._embed, self._retrieve)
 
-    async def embed(self, voxels: Row) -> Embedded | RefusedError:
-        """Return an embedding."""
-        return await self._batches.one("embed", self._embed, voxels)
+    async def embed(self, voxels: Row) -> VersionedEmbedding | RefusedError:
+        """Return the embedding."""
+        return await self._batcher.submit("embed", self._embed, voxels)
 
     async def retrieve(
         self, voxels: Row, k: int, pictures: PictureFormat
     ) -> Retrieval | RefusedError:
-        """Return the nearest pictures."""
-        return await self._batches.one("retrieve", self._retrieve, voxels, k, pictures)
+        """Return the k nearest gallery pictures."""
+        return await self._batcher.submit("retrieve", self._retrieve, voxels, k, pictures)
 
     @serve.batch
-    async def _embed(self, batch: list[tuple[Row]]) -> list[Embedded | RefusedError]:
-        decoder: Decoder = self._champion.now
-        return await self._batches.compute("embed", decoder.embed, [row for (row,) in batch])
+    async def _embed(self, batch: list[tuple[Row]]) -> list[VersionedEmbedding | RefusedError]:
+        retriever: Retriever = self._served.current
+        return await self._batcher.compute("embed", retriever.embed, [row for (row,) in batch])
 
     @serve.batch
     async def _retrieve(
         self, batch: list[tuple[Row, int, PictureFormat]]
     ) -> list[Retrieval | RefusedError]:
-        return await self._batches.compute("retrieve", self._champion.now.retrieve, batch)
+        return await self._batcher.compute("retrieve", self._served.current.retrieve, batch)
 
     async def card(self, generator: str, max_candidates: int) -> ModelCard:
-        """Return what is served."""
-        return self._champion.now.card(generator, max_candidates)
+        """Return the model card."""
+        return self._served.current.card(generator, max_candidates)
 
     async def samples(self) -> Samples:
-        """Return how many responses there are to try."""
-        return self._champion.now.samples()
+        """Return the number and shape of the sample responses."""
+        return self._served.current.samples()
 
     async def sample(self, number: int) -> tuple[np.ndarray, bytes] | RefusedError:
-        """Return one of them, and the picture that was seen."""
+        """Return a sample's responses, (repeats, voxels), and the seen picture as WebP."""
         try:
-            return await asyncio.to_thread(self._champion.now.sample, number)
+            return await asyncio.to_thread(self._served.current.sample, number)
         except RefusedError as refused:
             return refused
 
     def check_health(self) -> None:
-        """Raise where the replica ought to be started anew."""
-        self._champion.check_health()
+        """Raise to have Serve restart the replica."""
+        self._served.check_health()
 
 
-@serve.deployment(name="Generator", logging_config=LOGGING)
-class Generator:
-    """Draws pictures."""
+@serve.deployment(name="Generator", logging_config=LOGGING_CONFIG)
+class DrawingDeployment:
+    """Draws pictures; the deployment `Generator`."""
 
     def __init__(self, settings: Service) -> None:
-        self._batches, self._champion = opened(settings, settings.generator, Drawer)
-        gather(settings.generator, self._reconstruct)
+        self._batcher, self._served = open_model(settings, settings.generator, Drawer)
+        set_batching(settings.generator, self._reconstruct)
 
     async def reconstruct(
         self, voxels: Row, candidates: int, pictures: PictureFormat
     ) -> Reconstruction | RefusedError:
         """Return drawn pictures."""
         arguments = (voxels, candidates, pictures)
-        return await self._batches.one("reconstruct", self._reconstruct, *arguments)
+        return await self._batcher.submit("reconstruct", self._reconstruct, *arguments)
 
     @serve.batch
     async def _reconstruct(
         self, batch: list[tuple[Row, int, PictureFormat]]
     ) -> list[Reconstruction | RefusedError]:
-        drawer: Drawer = self._champion.now
-        return await self._batches.compute("reconstruct", drawer.reconstruct, batch)
+        drawer: Drawer = self._served.current
+        return await self._batcher.compute("reconstruct", drawer.reconstruct, batch)
 
-    async def about(self) -> tuple[str, int]:
-        """Return the generator's name, and how many candidates it draws at most."""
-        return self._champion.now.generator, self._champion.now.max_candidates
+    async def describe_generator(self) -> tuple[str, int]:
+        """Return the generator's name and its maximum number of candidates."""
+        return self._served.current.generator, self._served.current.max_candidates
 
     def check_health(self) -> None:
-        """Raise where the replica ought to be started anew."""
-        self._champion.check_health()
+        """Raise to have Serve restart the replica."""
+        self._served.check_health()
 
 
 class RemoteModels:
-    """The models of other deployments, as the routes want them."""
+    """Client of the model deployments, with the interface that the routes expect."""
 
     def __init__(
         self, predictor: DeploymentHandle, generator: DeploymentHandle | None, meters: Meters
     ) -> None:
         self._predictor, self._generator, self._meters = predictor, generator, meters
-        self._drawn_by: tuple[str, int] | None = None
+        self._generator_facts: tuple[str, int] | None = None
 
     async def embed(self, voxels: Row) -> tuple[str, np.ndarray]:
-        """Return the model's version, and the embedding."""
-        found: Embedded = await self._call(self._predictor, "embed", voxels)
-        return found.model, found.embedding
+        """Return the model's version and the embedding."""
+        answer: VersionedEmbedding = await self._call(self._predictor, "embed", voxels)
+        return answer.model, answer.embedding
 
     async def retrieve(self, voxels: Row, k: int, pictures: PictureFormat) -> Retrieval:
-        """Return the nearest pictures."""
-        found: Retrieval = await self._call(self._predictor, "retrieve", voxels, k, pictures)
-        return found
+        """Return the k nearest gallery pictures."""
+        answer: Retrieval = await self._call(self._predictor, "retrieve", voxels, k, pictures)
+        return answer
 
     async def reconstruct(
         self, voxels: Row, candidates: int, pictures: PictureFormat
@@ -213,46 +264,47 @@ class RemoteModels:
         if self._generator is None:
             raise RefusedError(404, "this service draws no pictures")
         arguments = (voxels, candidates, pictures)
-        drawn: Reconstruction = await self._call(self._generator, "reconstruct", *arguments)
-        return drawn
+        answer: Reconstruction = await self._call(self._generator, "reconstruct", *arguments)
+        return answer
 
     async def card(self) -> ModelCard:
-        """Return what is served."""
-        if self._drawn_by is None and self._generator is not None:
-            self._drawn_by = await self._call(self._generator, "about")
-        card: ModelCard = await self._call(self._predictor, "card", *(self._drawn_by or ("", 0)))
+        """Return the model card."""
+        if self._generator_facts is None and self._generator is not None:
+            self._generator_facts = await self._call(self._generator, "describe_generator")
+        facts = self._generator_facts or ("", 0)
+        card: ModelCard = await self._call(self._predictor, "card", *facts)
         return card
 
     async def samples(self) -> Samples:
-        """Return how many responses there are to try."""
+        """Return the number and shape of the sample responses."""
         samples: Samples = await self._call(self._predictor, "samples")
         return samples
 
     async def sample(self, number: int) -> tuple[np.ndarray, bytes]:
-        """Return one of them, and the picture that was seen."""
-        found: tuple[np.ndarray, bytes] = await self._call(self._predictor, "sample", number)
-        return found
+        """Return a sample's responses, (repeats, voxels), and the seen picture as WebP."""
+        sample: tuple[np.ndarray, bytes] = await self._call(self._predictor, "sample", number)
+        return sample
 
     async def metrics(self) -> str:
-        """Return the metrics of the gateway's node."""
-        return await asyncio.to_thread(node_metrics)
+        """Return the metrics of the gateway's node in Prometheus's text format."""
+        return await asyncio.to_thread(scrape_node_metrics)
 
     async def _call(self, handle: DeploymentHandle, method: str, *arguments: Any) -> Any:
-        """Return a deployment's answer, asked again where a replica was lost on the way."""
-        wait = FIRST_WAIT
-        for tries_left in reversed(range(TRIES)):
+        """Return the method's result; a call whose replica died is repeated on another replica."""
+        delay = FIRST_DELAY
+        for attempts_left in reversed(range(MAX_ATTEMPTS)):
             try:
                 answer = await getattr(handle, method).remote(*arguments)
-            except FULL:
+            except QUEUE_FULL_ERRORS:
                 raise RefusedError(503, "busy: the models' queue is full", 1) from None
-            except LOST:
-                if not tries_left:  # perhaps by what was sent: the client is not to repeat it
+            except LOST_REPLICA_ERRORS:
+                if not attempts_left:  # 504: the client must not repeat what may kill replicas
                     raise RefusedError(504, "the models were lost") from None
                 self._meters.count("mindeye_replica_retries")
-                await asyncio.sleep(wait)
-                wait *= 2
+                await asyncio.sleep(delay)
+                delay *= 2
                 continue
-            except RayTaskError:  # its words are in the replica's log, and are no answer
+            except RayTaskError:  # the replica's log has the message, which may quote the request
                 raise RefusedError(500, "internal error") from None
             if isinstance(answer, RefusedError):
                 raise answer
@@ -260,96 +312,50 @@ class RemoteModels:
         raise AssertionError("unreachable")
 
 
-class Metered(Watch):
-    """Tells Prometheus of each request."""
+class RequestMetrics(RequestObserver):
+    """Reports each request to Prometheus."""
 
     def __init__(self, meters: Meters) -> None:
         self._meters = meters
 
-    def begun(self, in_flight: int) -> None:
-        """A request was taken in."""
+    def on_start(self, in_flight: int) -> None:
+        """Set the number of requests in flight."""
         self._meters.set("mindeye_requests_in_flight", in_flight)
 
-    def ended(self, route: str, status: int, seconds: float, in_flight: int) -> None:
-        """A request was answered, or refused."""
-        if status != BUSY:  # it took no place, and many come at once
+    def on_end(self, route: str, status: int, seconds: float, in_flight: int) -> None:
+        """Count an answered or refused request."""
+        if status != BUSY:  # a busy refusal was never in flight, and may come by the hundred
             self._meters.set("mindeye_requests_in_flight", in_flight)
         self._meters.observe("mindeye_request_seconds", seconds, route=route, status=str(status))
         if reason := REASONS.get(status):
             self._meters.count("mindeye_requests_refused", reason=reason)
 
 
-@serve.deployment(name="Gateway", logging_config=LOGGING)
+@serve.deployment(name="Gateway", logging_config=LOGGING_CONFIG)
 @serve.ingress()
 class Gateway:
-    """HTTP in, HTTP out."""
+    """HTTP server: checks requests and passes them on to the model deployments."""
 
     def __init__(
         self, settings: Service, predictor: DeploymentHandle, generator: DeploymentHandle | None
     ) -> None:
         self._tokens = open_tokens(
-            settings.token_file, required=settings.require_token, host=listens_at()
+            settings.token_file, required=settings.require_token, host=find_listen_host()
         )
         self._settings, self._meters = settings, Meters(SERVING)
         self._models = RemoteModels(predictor, generator, self._meters)
 
     def __serve_build_asgi_app__(self) -> Guard:
-        """Return the routes behind the guard."""
+        """Return the ASGI application: the guard around the routes."""
         limits = self._settings.limits
-        return make_app(self._models, self._tokens, limits, Metered(self._meters))
+        return make_app(self._models, self._tokens, limits, RequestMetrics(self._meters))
 
 
-def build(arguments: dict[str, Any]) -> serve.Application:
-    """Return the application that arguments by dotted path ask for (serve/settings.py).
+def find_listen_host() -> str:
+    """Return the address at which Serve listens, a setting of the cluster, not the application.
 
-    Raises:
-        InputError: there is no such setting, or its value does not fit.
-        CheckpointError: the run has no good checkpoint.
-    """
-    settings = read_settings(arguments)
-    if not settings.checkpoint:  # once for all replicas, also those that start later
-        settings = replace(settings, checkpoint=str(best(settings.run_dir)))
-    predictor = model(Predictor, settings, settings.predictor).bind(settings)
-    generator = None
-    if settings.pictures:
-        generator = model(Generator, settings, settings.generator).bind(settings)
-    at_once = settings.limits.in_flight
-    gateway = scaled(Gateway, settings, settings.gateway).options(
-        max_ongoing_requests=at_once,
-        max_queued_requests=at_once,
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-    )
-    return gateway.bind(settings, predictor, generator)
-
-
-def model(deployment: Any, settings: Service, scale: ModelScale) -> Any:
-    """Return a deployment that computes, with its queue and its GPUs."""
-    gpus = scale.gpus if settings.device == "cuda" else 0.0
-    return scaled(deployment, settings, scale, gpus).options(
-        max_ongoing_requests=scale.max_ongoing, max_queued_requests=scale.max_queued
-    )
-
-
-def scaled(deployment: Any, settings: Service, scale: Scale, gpus: float = 0.0) -> Any:
-    """Return a deployment with its replicas and its share of the machines."""
-    return deployment.options(
-        autoscaling_config={
-            "min_replicas": scale.min_replicas,
-            "max_replicas": scale.max_replicas,
-            "target_ongoing_requests": scale.target_ongoing,
-        },
-        ray_actor_options={"num_cpus": scale.cpus, "num_gpus": gpus},
-        health_check_period_s=5,
-        health_check_timeout_s=30,
-        graceful_shutdown_timeout_s=settings.limits.request_seconds + 10,
-    )
-
-
-def listens_at() -> str:
-    """Return the address at which Serve listens, which the cluster decides, not the application.
-
-    Behind HAProxy, and wherever else calls go to replicas directly, each of them listens by itself,
-    at every address.
+    With direct ingress (HAProxy in front, for one) each replica listens by itself, at every
+    address.
     """
     if RAY_SERVE_ENABLE_DIRECT_INGRESS:
         return "0.0.0.0"
@@ -358,21 +364,16 @@ def listens_at() -> str:
     return str(client.http_config.host or "127.0.0.1")
 
 
-def device_of(settings: Service, scale: ModelScale) -> str:
-    """Return where a deployment computes: on its GPUs, if it has any."""
-    return "cuda" if settings.device == "cuda" and scale.gpus > 0 else "cpu"
-
-
-def node_metrics() -> str:
-    """Return what the gateway's node exports of this service, in Prometheus's words."""
+def scrape_node_metrics() -> str:
+    """Return this service's metrics on the gateway's node, in Prometheus's text format."""
     own = ray.get_runtime_context().get_node_id()
     node = next(node for node in ray.nodes() if node["NodeID"] == own)
     url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
     with urllib.request.urlopen(url, timeout=5) as answer:
         text = answer.read().decode()
-    kept = [
+    lines = [
         line
         for line in text.splitlines()
-        if line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(EXPORTED)
+        if line.removeprefix("# HELP ").removeprefix("# TYPE ").startswith(METRIC_PREFIX)
     ]
-    return "\n".join([*kept, ""])
+    return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens from a file, compared by their digests in constant time."""
+"""Authentication: bearer tokens from a file, compared by their SHA-256 digests in constant time."""
 
 import hashlib
 import hmac
@@ -12,46 +12,65 @@ from pathlib import Path
 from jobs.command import absolute_path
 from mindeye_dist.errors import DataError
 
-SHORTEST = 16
-DEFAULT_FILE = "~/.mindeye-dist/token"
+MIN_TOKEN_CHARS = 16
+DEFAULT_TOKEN_FILE = "~/.mindeye-dist/token"
 
 
 class Tokens:
-    """The tokens of a file, of which only digests are kept.
+    """The tokens of a file, kept as digests alone.
 
     Args:
-        path: one token a line; empty lines are no tokens.
+        path: text file with one token a line; empty lines are skipped.
 
     Raises:
-        DataError: it cannot be read, or has no token, or one that is too short.
+        DataError: the file cannot be read, has no token, or has one that is too short.
     """
 
     def __init__(self, path: Path) -> None:
         try:
-            words = [word for line in path.read_text().splitlines() if (word := line.strip())]
+            tokens = [token for line in path.read_text().splitlines() if (token := line.strip())]
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"token_file: {path} cannot be read: {error}") from error
-        if not words or min(map(len, words)) < SHORTEST:
+        if not tokens or min(map(len, tokens)) < MIN_TOKEN_CHARS:
             raise DataError(
-                f"token_file: {path}: expected tokens of at least {SHORTEST} characters, one a line"
+                f"token_file: {path}: expected tokens of at least {MIN_TOKEN_CHARS} characters, "
+                "one a line"
             )
-        self._digests = [_digest(word.encode()) for word in words]
+        self._digests = [_digest(token.encode()) for token in tokens]
 
-    def allow(self, authorization: bytes) -> bool:
-        """Return whether a request's Authorization header bears one of the tokens."""
-        scheme, _, word = authorization.partition(b" ")
-        given = _digest(word.strip())
-        # All are compared, so that the time does not tell which one is near.
-        found = [hmac.compare_digest(given, known) for known in self._digests]
-        return scheme.lower() == b"bearer" and any(found)
+    def accepts(self, authorization: bytes) -> bool:
+        """Return whether a request's Authorization header carries one of the tokens."""
+        scheme, _, token = authorization.partition(b" ")
+        sent = _digest(token.strip())
+        # All are compared, so that the time does not reveal a near match.
+        matches = [hmac.compare_digest(sent, digest) for digest in self._digests]
+        return scheme.lower() == b"bearer" and any(matches)
 
 
-def default_token_file() -> Path:
-    """Return the file with the token of this machine's services, made where there is none."""
-    path = Path(DEFAULT_FILE).expanduser()
+def open_tokens(token_file: str, *, required: bool, host: str) -> Tokens | None:
+    """Read the tokens of a service that listens at `host`; None lets anybody ask.
+
+    Raises:
+        DataError: the host is reachable from other machines, and no token file of the user's own
+            is required.
+    """
+    if not is_loopback(host) and not (required and token_file):
+        raise DataError(
+            f"the service would listen at {host}, where other machines reach it: it needs a "
+            "token_file and require_token, or http_options.host 127.0.0.1"
+        )
+    if not required:
+        return None
+    return Tokens(Path(absolute_path(token_file)) if token_file else ensure_default_token_file())
+
+
+def ensure_default_token_file() -> Path:
+    """Return the file with the token of this user's services; write one if there is none."""
+    path = Path(DEFAULT_TOKEN_FILE).expanduser()
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Readable by its owner alone from the first moment, and whole; others may be as fast.
+        # A temporary file is private and complete before the link gives it its name; another
+        # process may link its own first, which then counts.
         with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:
             file.write(f"{secrets.token_urlsafe(32)}\n")
             file.flush()
@@ -60,24 +79,8 @@ def default_token_file() -> Path:
     return path
 
 
-def open_tokens(token_file: str, *, required: bool, host: str) -> Tokens | None:
-    """Return who may ask a service that listens at `host`; None is anybody.
-
-    Raises:
-        DataError: others than this machine's users could ask without a token of their own file.
-    """
-    if not is_loopback(host) and not (required and token_file):
-        raise DataError(
-            f"the service would listen at {host}, where others reach it: it needs a token_file and "
-            "require_token, or http_options.host 127.0.0.1"
-        )
-    if not required:
-        return None
-    return Tokens(Path(absolute_path(token_file)) if token_file else default_token_file())
-
-
 def is_loopback(host: str) -> bool:
-    """Return whether an address is reached from this machine alone."""
+    """Return whether an address is reachable from this machine alone."""
     if host == "localhost":
         return True
     try:
@@ -86,5 +89,5 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _digest(word: bytes) -> bytes:
-    return hashlib.sha256(word).digest()
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()

@@ -1,7 +1,7 @@
-"""A thin client: voxels in, the service's answers out, typed; needs neither Ray nor torch.
+"""Python client of the service: voxels in, typed answers out; needs neither Ray nor torch.
 
-Calls are functions of what is sent, so a call whose connection or replica was lost, or that came
-while the service was busy, is repeated, after the time that the service asks for.
+An answer depends on its request alone, so a call is repeated if its connection or replica was lost
+or the service was busy, after the delay that the service names.
 """
 
 import time
@@ -19,24 +19,24 @@ from urllib3.util.retry import Retry
 from mindeye_dist.storage import npy
 from serve.schema import (
     BatchLine,
+    BatchTask,
     Embedding,
     ModelCard,
     PictureFormat,
     Reconstruction,
     Retrieval,
-    Task,
 )
 
 NPY = {"Content-Type": "application/x-npy"}
-REPEATED = (429, 500, 502, 503)
-FIRST_WAIT, LONGEST_WAIT = 0.1, 5.0
-"""Before a call is repeated, where the service does not say (seconds)."""
+RETRIED_STATUSES = (429, 500, 502, 503)
+FIRST_DELAY, MAX_DELAY = 0.1, 5.0
+"""First and longest delay before a retry, in seconds, unless the service names one."""
 Reply = TypeVar("Reply", bound=BaseModel)
 Brain = Float[np.ndarray, " voxels"] | Float[np.ndarray, "repeats voxels"]
 
 
 class ServiceError(Exception):
-    """The service refused a request: its status, its words, and the request's id."""
+    """A refusal by the service: HTTP status, error message and the request's id."""
 
     def __init__(self, status: int, error: str, request_id: str) -> None:
         super().__init__(f"{status}: {error} (request {request_id})")
@@ -44,14 +44,14 @@ class ServiceError(Exception):
 
 
 class Client:
-    """One service.
+    """Client of one service.
 
     Args:
-        url: of the service, such as http://127.0.0.1:8000.
-        token: that may ask.
-        timeout_s: for a connection, and for each answer; above the service's own, or what is
-            still being computed is asked for again.
-        retries: of one call.
+        url: address of the service, such as http://127.0.0.1:8000.
+        token: bearer token of the service.
+        timeout_s: time limit of a connection and of each answer, in seconds. Must exceed the
+            service's own limit, or answers still in computation are requested again.
+        retries: maximum number of retries of one call.
 
     Raises:
         ServiceError: from every method, when a request is refused.
@@ -65,17 +65,17 @@ class Client:
         self._session = requests.Session()
         if token:
             self._session.headers["Authorization"] = f"Bearer {token}"
-        patience = Retry(
+        retry = Retry(
             retries,
-            status_forcelist=REPEATED,
+            status_forcelist=RETRIED_STATUSES,
             allowed_methods=None,
-            backoff_factor=FIRST_WAIT,
-            backoff_jitter=FIRST_WAIT,
-            backoff_max=LONGEST_WAIT,
+            backoff_factor=FIRST_DELAY,
+            backoff_jitter=FIRST_DELAY,
+            backoff_max=MAX_DELAY,
             raise_on_status=False,
         )
         for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=patience))
+            self._session.mount(scheme, HTTPAdapter(max_retries=retry))
 
     def __enter__(self) -> "Client":
         return self
@@ -84,34 +84,37 @@ class Client:
         self._session.close()
 
     def model(self) -> ModelCard:
-        """Return what is served."""
-        return self._typed(ModelCard, self._send("GET", "/v1/model"))
+        """Return the model card."""
+        return self._parse(ModelCard, self._send("GET", "/v1/model"))
 
     def embed(self, voxels: Brain) -> Embedding:
         """Return the embedding of one brain, of unit norm."""
-        return self._typed(Embedding, self._post("/v1/embed", voxels))
+        return self._parse(Embedding, self._post("/v1/embed", voxels))
 
     def retrieve(self, voxels: Brain, k: int = 5, pictures: PictureFormat = "none") -> Retrieval:
-        """Return the gallery's nearest pictures."""
-        found = self._post("/v1/retrieve", voxels, k=k, pictures=pictures)
-        return self._typed(Retrieval, found)
+        """Return the gallery's k nearest pictures."""
+        reply = self._post("/v1/retrieve", voxels, k=k, pictures=pictures)
+        return self._parse(Retrieval, reply)
 
     def reconstruct(
         self, voxels: Brain, candidates: int = 0, pictures: PictureFormat = "png"
     ) -> Reconstruction:
-        """Return drawn pictures, and which of them is the best."""
-        drawn = self._post("/v1/reconstruct", voxels, candidates=candidates, pictures=pictures)
-        return self._typed(Reconstruction, drawn)
+        """Return drawn pictures, one of them chosen; 0 candidates draw the service's maximum."""
+        reply = self._post("/v1/reconstruct", voxels, candidates=candidates, pictures=pictures)
+        return self._parse(Reconstruction, reply)
 
     def batch(
-        self, voxels: Float[np.ndarray, "brains ..."], task: Task, **settings: Any
+        self, voxels: Float[np.ndarray, "brains ..."], task: BatchTask, **settings: Any
     ) -> Iterator[BatchLine]:
-        """Yield the answers to many brains as they are finished.
+        """Yield the answers to many brains as they are finished, in any order.
 
         Args:
             voxels: (brains, voxels) or (brains, repeats, voxels).
-            task: what is asked of each.
+            task: route to answer for each brain.
             settings: `k`, `candidates` and `pictures`, as for single brains.
+
+        Raises:
+            ServiceError: also if the number of answers is not that of the brains.
         """
         count = 0
         with self._post("/v1/batch", voxels, stream=True, task=task, **settings) as reply:
@@ -124,37 +127,36 @@ class Client:
     def _post(
         self, path: str, voxels: np.ndarray, *, stream: bool = False, **settings: Any
     ) -> requests.Response:
-        # Half precision stays half as large; anything else goes as single.
+        # float16 is sent as it is, half as large; anything else as float32.
         numbers = voxels if voxels.dtype == np.float16 else voxels.astype(np.float32)
         body = npy.encode(np.ascontiguousarray(numbers))
         return self._send("POST", path, data=body, headers=NPY, params=settings, stream=stream)
 
-    def _send(self, method: str, path: str, **what: Any) -> requests.Response:
-        reply = self._whole(method, path, **what)
+    def _send(self, method: str, path: str, **options: Any) -> requests.Response:
+        reply = self._request(method, path, **options)
         if reply.ok:
             return reply
         try:
-            said = reply.json()
+            content = reply.json()
         except requests.JSONDecodeError:
-            said = {}
-        known = said if isinstance(said, dict) else {}
+            content = {}
+        problem = content if isinstance(content, dict) else {}
         raise ServiceError(
             reply.status_code,
-            str(known.get("error", reply.reason)),
-            str(known.get("request_id", "")),
+            str(problem.get("error", reply.reason)),
+            str(problem.get("request_id", "")),
         )
 
-    def _whole(self, method: str, path: str, **what: Any) -> requests.Response:
-        # urllib3 repeats no call whose answer breaks off in its body, as that of a lost replica
-        # does.
+    def _request(self, method: str, path: str, **options: Any) -> requests.Response:
+        # A replica that dies breaks off the answer's body, and urllib3 does not retry that.
         url = self._url + path
         for attempt in range(self._retries):
             try:
-                return self._session.request(method, url, timeout=self._timeout, **what)
+                return self._session.request(method, url, timeout=self._timeout, **options)
             except ChunkedEncodingError:
-                time.sleep(min(FIRST_WAIT * 2**attempt, LONGEST_WAIT))
-        return self._session.request(method, url, timeout=self._timeout, **what)
+                time.sleep(min(FIRST_DELAY * 2**attempt, MAX_DELAY))
+        return self._session.request(method, url, timeout=self._timeout, **options)
 
     @staticmethod
-    def _typed(kind: type[Reply], reply: requests.Response) -> Reply:
+    def _parse(kind: type[Reply], reply: requests.Response) -> Reply:
         return kind.model_validate_json(reply.content)

@@ -1,77 +1,87 @@
-"""Answers in time: one that is waited for, and those to a batch as they are finished."""
+"""Time limits and retries of model calls; streaming of a batch's answers; the readiness check."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
-from serve.bodies import RefusedError
+from serve.bodies import RefusedError, Row
 from serve.schema import BatchLine, Embedding, Reconstruction, Retrieval
 
-WORKING_AT_ONCE = 16
-"""Brains of one batch that are under way at once."""
-DRAWING_AT_ONCE = 4
-"""The same, where pictures are drawn; more would keep single brains out."""
-FRESH_SECONDS, ASKED_SECONDS, STALE_SECONDS = 1.0, 5.0, 30.0
-"""How long an answer counts, how long it may take, and until when it excuses busy models."""
-PATIENCE = 10
-"""How often its time a brain of a batch waits for busy models."""
-Row = Float[np.ndarray, " voxels"]
+CONCURRENT_BRAINS = 16
+"""Brains of one batch request in work at once."""
+CONCURRENT_DRAWINGS = 4
+"""The same for drawing pictures; with more, a batch would keep single brains out."""
+FRESH_SECONDS, CHECK_SECONDS, STALE_SECONDS = 1.0, 5.0, 30.0
+"""Readiness: seconds for which a success is cached; timeout of one check; age up to which a success
+still counts while the models are busy."""
+BUSY_LIMITS = 10
+"""A batch item waits for busy models up to this many request limits."""
 
 
-async def lines(
+async def stream_batch(
     rows: list[Row],
-    one: Callable[[Row], Awaitable[Embedding | Retrieval | Reconstruction]],
+    answer: Callable[[Row], Awaitable[Embedding | Retrieval | Reconstruction]],
     seconds: float,
-    at_once: int = WORKING_AT_ONCE,
+    concurrency: int = CONCURRENT_BRAINS,
 ) -> AsyncIterator[bytes]:
-    """Yield a line for each brain as it is finished, a bounded number being under way."""
-    waiting = iter(enumerate(rows))
-    under_way: set[asyncio.Task[BatchLine]] = set()
+    """Yield a JSON line (`BatchLine`) for each brain as it finishes.
 
-    async def line(brain: int, row: Row) -> BatchLine:
+    Args:
+        rows: voxels of each brain.
+        answer: computes the answer to one brain.
+        seconds: time limit of one answer.
+        concurrency: maximum number of brains in work at once.
+    """
+    waiting = iter(enumerate(rows))
+    running: set[asyncio.Task[BatchLine]] = set()
+
+    async def answer_line(brain: int, row: Row) -> BatchLine:
         try:
-            return BatchLine(brain=brain, answer=await patient(lambda: one(row), seconds))
+            result = await retry_while_busy(lambda: answer(row), seconds)
+            return BatchLine(brain=brain, answer=result)
         except RefusedError as refused:
             return BatchLine(brain=brain, status=refused.status, error=refused.message)
 
     try:
         while True:
             for brain, row in waiting:
-                under_way.add(asyncio.create_task(line(brain, row)))
-                if len(under_way) >= at_once:
+                running.add(asyncio.create_task(answer_line(brain, row)))
+                if len(running) >= concurrency:
                     break
-            if not under_way:
+            if not running:
                 return
-            done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 yield task.result().model_dump_json().encode() + b"\n"
     finally:
-        for task in under_way:
+        for task in running:
             task.cancel()
 
 
-async def patient(call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
-    """Return a call's answer in time, called again while the models are busy."""
-    loop, wait = asyncio.get_running_loop(), 0.05
-    deadline = loop.time() + PATIENCE * seconds
-    while True:
-        try:
-            return await bounded(call(), seconds)
-        except RefusedError as refused:
-            if refused.status not in (429, 503) or loop.time() + wait > deadline:
-                raise
-        await asyncio.sleep(wait)
-        wait = min(2 * wait, 1.0)
-
-
-async def bounded(answer: Awaitable[Any], seconds: float, status: int = 504) -> Any:
-    """Return an answer that comes in time.
+async def retry_while_busy(call: Callable[[], Awaitable[Any]], seconds: float) -> Any:
+    """Return the call's result, each attempt limited to `seconds`; repeat it while models are busy.
 
     Raises:
-        RefusedError: it did not.
+        RefusedError: the call was refused for another reason, or still busy after `BUSY_LIMITS`
+            times `seconds`.
+    """
+    loop, delay = asyncio.get_running_loop(), 0.05
+    deadline = loop.time() + BUSY_LIMITS * seconds
+    while True:
+        try:
+            return await with_timeout(call(), seconds)
+        except RefusedError as refused:
+            if refused.status not in (429, 503) or loop.time() + delay > deadline:
+                raise
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, 1.0)
+
+
+async def with_timeout(answer: Awaitable[Any], seconds: float, status: int = 504) -> Any:
+    """Await an answer for at most `seconds`.
+
+    Raises:
+        RefusedError: with `status`; the answer did not come in time.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -80,32 +90,32 @@ async def bounded(answer: Awaitable[Any], seconds: float, status: int = 504) -> 
         raise RefusedError(status, "the models did not answer in time", retry_after=1) from None
 
 
-class Ready:
-    """Whether the models answer: asked for at most once a second, whoever wants to know.
+class Readiness:
+    """Readiness check of the models, run at most once a second for all callers.
 
-    Busy models are ready: they answered a moment ago.
+    Models that answered a moment ago and are busy now are ready.
 
     Args:
-        ask: the models for anything.
+        probe: makes a cheap call to the models.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[Any]]) -> None:
-        self._ask, self._lock, self._answered = ask, asyncio.Lock(), float("-inf")
+    def __init__(self, probe: Callable[[], Awaitable[Any]]) -> None:
+        self._probe, self._lock, self._last_success = probe, asyncio.Lock(), float("-inf")
 
-    async def __call__(self) -> None:
-        """Return if they do.
+    async def check(self) -> None:
+        """Return if the models answer.
 
         Raises:
-            RefusedError: they do not.
+            RefusedError: they do not answer, nor did so in the last `STALE_SECONDS`.
         """
         async with self._lock:
-            since = asyncio.get_running_loop().time() - self._answered
-            if since < FRESH_SECONDS:
+            age = asyncio.get_running_loop().time() - self._last_success
+            if age < FRESH_SECONDS:
                 return
             try:
-                await bounded(self._ask(), ASKED_SECONDS, status=503)
+                await with_timeout(self._probe(), CHECK_SECONDS, status=503)
             except RefusedError:
-                if since > STALE_SECONDS:
+                if age > STALE_SECONDS:
                     raise
                 return
-            self._answered = asyncio.get_running_loop().time()
+            self._last_success = asyncio.get_running_loop().time()

@@ -1,7 +1,7 @@
-"""The routes: HTTP in, HTTP out; between them only what `Models` promises.
+"""The HTTP routes and their OpenAPI, written against the protocol `Models`.
 
-Under Ray Serve the models are other deployments, in the bench's plain server they are objects of
-the same process: the routes do not know.
+Under Ray Serve the models are other deployments; in the tests' plain server they are objects of the
+same process.
 """
 
 import asyncio
@@ -20,13 +20,20 @@ from starlette.exceptions import HTTPException
 
 from mindeye_dist.storage import npy
 from serve.auth import Tokens
-from serve.bodies import NPY, RefusedError, many_brains, one_brain
-from serve.deadlines import DRAWING_AT_ONCE, WORKING_AT_ONCE, Ready, bounded, lines
-from serve.guard import REASONS, Guard, Watch
+from serve.bodies import NPY_TYPES, RefusedError, Row, read_brain, read_brains
+from serve.deadlines import (
+    CONCURRENT_BRAINS,
+    CONCURRENT_DRAWINGS,
+    Readiness,
+    stream_batch,
+    with_timeout,
+)
+from serve.guard import REASONS, Guard, RequestObserver
 from serve.schema import (
     MAX_CANDIDATES,
     MAX_MATCHES,
     BatchBody,
+    BatchTask,
     Embedding,
     ModelCard,
     PictureFormat,
@@ -34,7 +41,6 @@ from serve.schema import (
     Reconstruction,
     Retrieval,
     Samples,
-    Task,
     VoxelsBody,
 )
 from serve.settings import Limits
@@ -43,56 +49,62 @@ PAGE = Path(__file__).parent / "page"
 PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 IMAGES: tuple[PictureFormat, ...] = ("png", "webp")
 
-Row = Float[np.ndarray, " voxels"]
-PictureQuery = Annotated[PictureFormat, Query(description="How pictures are sent, or none.")]
-CountQuery = Annotated[int, Query(ge=1, le=MAX_MATCHES, description="Pictures to find.")]
+PictureQuery = Annotated[PictureFormat, Query(description="Format of the pictures, or none.")]
+CountQuery = Annotated[
+    int, Query(ge=1, le=MAX_MATCHES, description="Number of pictures to retrieve.")
+]
 CandidatesQuery = Annotated[
-    int, Query(ge=0, le=MAX_CANDIDATES, description="Pictures to draw; 0 for as many as there are.")
+    int,
+    Query(ge=0, le=MAX_CANDIDATES, description="Number of pictures to draw; 0 for the maximum."),
 ]
 Number = Annotated[int, PathNumber(ge=0, lt=10**9)]
 
 
 class Models(Protocol):
-    """What is behind the routes; each raises RefusedError for what it does not answer."""
+    """The models as the routes call them; a refused request raises RefusedError."""
 
     async def embed(self, voxels: Row) -> tuple[str, Float[np.ndarray, " features"]]:
-        """Return the model's version, and the embedding."""
+        """Return the model's version and the embedding, of unit norm."""
         ...
 
     async def retrieve(self, voxels: Row, k: int, pictures: PictureFormat) -> Retrieval:
-        """Return the nearest pictures."""
+        """Return the k nearest gallery pictures."""
         ...
 
     async def reconstruct(
         self, voxels: Row, candidates: int, pictures: PictureFormat
     ) -> Reconstruction:
-        """Return drawn pictures; `candidates` 0 is the model's own number."""
+        """Return drawn pictures; 0 candidates draw the maximum."""
         ...
 
     async def card(self) -> ModelCard:
-        """Return what is served."""
+        """Return the model card."""
         ...
 
     async def samples(self) -> Samples:
-        """Return how many responses of the simulated subject there are to try."""
+        """Return the number and shape of the sample responses."""
         ...
 
     async def sample(self, number: int) -> tuple[Float[np.ndarray, "repeats voxels"], bytes]:
-        """Return one of them, and the picture that was seen."""
+        """Return a sample's responses and the seen picture as WebP."""
         ...
 
     async def metrics(self) -> str:
-        """Return the metrics of this machine, in Prometheus's words."""
+        """Return this machine's metrics in Prometheus's text format."""
         ...
 
 
 def make_app(
-    models: Models, tokens: Tokens | None, limits: Limits, watch: Watch | None = None
+    models: Models, tokens: Tokens | None, limits: Limits, observer: RequestObserver | None = None
 ) -> Guard:
-    """Return the routes behind the guard, which lets anybody see the page and whether it lives."""
-    open_paths = [*page_files(), *OPEN]
+    """Return the routes behind the guard; the page and the health checks need no token."""
+    open_paths = [*page_files(), *OPEN_PATHS]
     return Guard(
-        make_routes(models, limits), tokens, limits, watch or Watch(), open_paths=open_paths
+        make_routes(models, limits),
+        tokens,
+        limits,
+        observer or RequestObserver(),
+        open_paths=open_paths,
     )
 
 
@@ -104,27 +116,29 @@ def make_routes(models: Models, limits: Limits) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url=OPENAPI,
-        redirect_slashes=False,  # it would lead to whatever host the request named
+        redirect_slashes=False,  # a redirect would lead to any host that the request names
     )
     _handle_problems(app)
     _add_page(app)
-    _add_facts(app, models, limits)
-    _add_answers(app, models, limits)
+    _add_information(app, models, limits)
+    _add_single_brains(app, models, limits)
     _add_batch(app, models, limits)
-    _complete(app)
+    _document_guard(app)
     return app
 
 
 OPENAPI = "/openapi.json"
-OPEN = ("/healthz", "/readyz")
-BY_GUARD = (400, 413, 415, 431)
-BY_GUARD_UNLESS_OPEN = (401, 429)
+OPEN_PATHS = ("/healthz", "/readyz")
+GUARD_STATUSES = (400, 413, 415, 431)
+TOKEN_STATUSES = (401, 429)
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": reason} for status, reason in REASONS.items()
 }
 
 
 def _handle_problems(app: FastAPI) -> None:
+    """Answer every error as a `Problem` that repeats nothing from the request."""
+
     def problem(request: Request, status: int, message: str, retry_after: float = 0) -> Response:
         content = {"error": message, "request_id": request.scope["state"].get("request_id", "")}
         headers = {"Retry-After": str(max(1, round(retry_after)))} if retry_after else {}
@@ -136,20 +150,20 @@ def _handle_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        # Names of settings are ours, what was given for them is not repeated.
+        # The message names one of these parameters, never its value.
         first = error.errors()[0]
-        known = {"k", "pictures", "candidates", "task", "number"}
-        name = next((str(part) for part in first["loc"] if part in known), "request")
+        parameters = {"k", "pictures", "candidates", "task", "number"}
+        name = next((str(part) for part in first["loc"] if part in parameters), "request")
         return problem(request, 422, f"{name}: {first['msg']}"[:200])
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        words = {404: "no such route", 405: "not by this method"}
+        words = {404: "no such route", 405: "method not allowed"}
         return problem(request, error.status_code, words.get(error.status_code, "malformed"))
 
 
 def page_files() -> dict[str, Path]:
-    """Return the files of the page by their route."""
+    """Return the page's files by route."""
     files = sorted(path for path in PAGE.iterdir() if path.suffix in PAGE_TYPES)
     return {"/" if file.name == "index.html" else f"/{file.name}": file for file in files}
 
@@ -166,120 +180,139 @@ def _add_page(app: FastAPI) -> None:
         serve_file(route, file)
 
 
-def _add_facts(app: FastAPI, models: Models, limits: Limits) -> None:
-    ready = Ready(lambda: models.card())
+def _add_information(app: FastAPI, models: Models, limits: Limits) -> None:
+    readiness = Readiness(lambda: models.card())
 
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
-        """Say that the gateway lives."""
+        """Liveness: the gateway runs."""
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: _PROBLEMS[503]})
     async def readyz() -> dict[str, str]:
-        """Say that the models answer."""
-        await ready()
+        """Readiness: the models answer."""
+        await readiness.check()
         return {"status": "ready"}
 
-    @app.get("/metrics", responses=_sent("text/plain"), response_class=Response)
+    @app.get("/metrics", responses=_content("text/plain"), response_class=Response)
     async def metrics() -> Response:
-        """Return the metrics of this machine for Prometheus."""
+        """Metrics of this machine in Prometheus's text format."""
         return Response(await models.metrics(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/model", responses=_some(503, 504))
+    @app.get("/v1/model", responses=_problems(503, 504))
     async def model() -> ModelCard:
-        """Tell what is served."""
-        return await bounded(models.card(), limits.request_seconds)
+        """Card of the served model."""
+        return await with_timeout(models.card(), limits.request_seconds)
 
-    @app.get("/v1/samples", responses=_some(503, 504))
+    @app.get("/v1/samples", responses=_problems(503, 504))
     async def samples() -> Samples:
-        """Tell how many responses of the simulated subject there are to try."""
-        return await bounded(models.samples(), limits.request_seconds)
+        """Number and shape of the sample responses, those of a simulated subject."""
+        return await with_timeout(models.samples(), limits.request_seconds)
 
-    missing = _some(404, 422, 503, 504)
+    sample_problems = _problems(404, 422, 503, 504)
 
-    @app.get("/v1/samples/{number}", responses=_sent(NPY[0]) | missing, response_class=Response)
+    @app.get(
+        "/v1/samples/{number}",
+        responses=_content(NPY_TYPES[0]) | sample_problems,
+        response_class=Response,
+    )
     async def sample(number: Number) -> Response:
-        """Return the responses of the simulated subject to a test picture, (repeats, voxels)."""
-        voxels, _ = await bounded(models.sample(number), limits.request_seconds)
+        """Responses of the simulated subject to a test picture, (repeats, voxels)."""
+        voxels, _ = await with_timeout(models.sample(number), limits.request_seconds)
         return NpyResponse(npy.encode(voxels))
 
     @app.get(
         "/v1/samples/{number}/picture",
-        responses=_sent("image/webp") | missing,
+        responses=_content("image/webp") | sample_problems,
         response_class=Response,
     )
     async def sample_picture(number: Number) -> Response:
-        """Return the picture that was seen."""
-        _, picture = await bounded(models.sample(number), limits.request_seconds)
+        """The seen picture of a sample."""
+        _, picture = await with_timeout(models.sample(number), limits.request_seconds)
         return Response(picture, media_type="image/webp")
 
 
-def _add_answers(app: FastAPI, models: Models, limits: Limits) -> None:
+def _add_single_brains(app: FastAPI, models: Models, limits: Limits) -> None:
     extra = body_of(VoxelsBody)
 
     async def voxels(request: Request) -> Row:
-        return one_brain(await request.body(), request.headers.get("content-type", ""), limits)
+        return read_brain(await request.body(), request.headers.get("content-type", ""), limits)
 
-    either = _sent(NPY[0]) | ANSWERED
-
-    @app.post("/v1/embed", response_model=Embedding, responses=either, openapi_extra=extra)
+    @app.post(
+        "/v1/embed",
+        response_model=Embedding,
+        responses=_content(NPY_TYPES[0]) | ANSWER_PROBLEMS,
+        openapi_extra=extra,
+    )
     async def embed(request: Request) -> Response:
-        """Return the projector's embedding; as .npy if `Accept` asks for application/x-npy."""
-        version, row = await bounded(models.embed(await voxels(request)), limits.request_seconds)
-        if NPY[0] in request.headers.get("accept", ""):
-            return NpyResponse(npy.encode(row), headers={"X-Model-Version": version})
-        return as_json(Embedding(model=version, embedding=row.tolist()))
+        """The projector's embedding; as .npy if `Accept` asks for application/x-npy."""
+        row = await voxels(request)
+        version, embedding = await with_timeout(models.embed(row), limits.request_seconds)
+        if NPY_TYPES[0] in request.headers.get("accept", ""):
+            return NpyResponse(npy.encode(embedding), headers={"X-Model-Version": version})
+        return as_json(Embedding(model=version, embedding=embedding.tolist()))
 
-    @app.post("/v1/retrieve", response_model=Retrieval, responses=ANSWERED, openapi_extra=extra)
+    @app.post(
+        "/v1/retrieve", response_model=Retrieval, responses=ANSWER_PROBLEMS, openapi_extra=extra
+    )
     async def retrieve(
         request: Request, k: CountQuery = 5, pictures: PictureQuery = "none"
     ) -> Response:
-        """Return the gallery's nearest pictures, and how far ahead the best one is."""
+        """The gallery's nearest pictures, and the lead of the best over the second."""
         row = await voxels(request)
-        return as_json(await bounded(models.retrieve(row, k, pictures), limits.request_seconds))
+        return as_json(
+            await with_timeout(models.retrieve(row, k, pictures), limits.request_seconds)
+        )
 
-    drawing = _sent(*(f"image/{form}" for form in IMAGES)) | ANSWERED | _some(404)
+    images = _content(*(f"image/{form}" for form in IMAGES))
 
     @app.post(
-        "/v1/reconstruct", response_model=Reconstruction, responses=drawing, openapi_extra=extra
+        "/v1/reconstruct",
+        response_model=Reconstruction,
+        responses=images | ANSWER_PROBLEMS | _problems(404),
+        openapi_extra=extra,
     )
     async def reconstruct(
         request: Request, candidates: CandidatesQuery = 0, pictures: PictureQuery = "webp"
     ) -> Response:
-        """Draw pictures and choose one, without the true picture having a say.
+        """Pictures drawn from the brain, one of them chosen by its similarity with the embedding.
 
-        The chosen one alone if `Accept` asks for image/png or image/webp.
+        The chosen picture alone if `Accept` asks for image/png or image/webp.
         """
         row, accept = await voxels(request), request.headers.get("accept", "")
-        alone: PictureFormat = next((f for f in IMAGES if f"image/{f}" in accept), "none")
-        drawn = models.reconstruct(row, candidates, pictures if alone == "none" else alone)
-        answer: Reconstruction = await bounded(drawn, limits.request_seconds)
-        if alone == "none":
+        image_format: PictureFormat = next((f for f in IMAGES if f"image/{f}" in accept), "none")
+        drawn = models.reconstruct(
+            row, candidates, pictures if image_format == "none" else image_format
+        )
+        answer: Reconstruction = await with_timeout(drawn, limits.request_seconds)
+        if image_format == "none":
             return as_json(answer)
         _, _, picture = answer.candidates[answer.chosen].picture.partition(",")
         headers = {"X-Model-Version": answer.model}
-        return Response(base64.b64decode(picture), media_type=f"image/{alone}", headers=headers)
+        return Response(
+            base64.b64decode(picture), media_type=f"image/{image_format}", headers=headers
+        )
 
 
 def _add_batch(app: FastAPI, models: Models, limits: Limits) -> None:
     @app.post(
         "/v1/batch",
         response_class=Response,
-        responses=_sent(NdjsonResponse.media_type) | ANSWERED,
+        responses=_content(NdjsonResponse.media_type) | ANSWER_PROBLEMS,
         openapi_extra=body_of(BatchBody),
     )
     async def batch(
         request: Request,
-        task: Task,
+        task: BatchTask,
         k: CountQuery = 5,
         candidates: CandidatesQuery = 0,
         pictures: PictureQuery = "none",
     ) -> StreamingResponse:
-        """Answer many brains, a JSON line each (`BatchLine`), as they are finished."""
-        kind = request.headers.get("content-type", "")
-        rows = await asyncio.to_thread(many_brains, await request.body(), kind, limits)
+        """Answers to many brains, a JSON line each (`BatchLine`), as they are finished."""
+        content_type = request.headers.get("content-type", "")
+        rows = await asyncio.to_thread(read_brains, await request.body(), content_type, limits)
 
-        async def one(row: Row) -> Embedding | Retrieval | Reconstruction:
+        async def answer(row: Row) -> Embedding | Retrieval | Reconstruction:
             if task == "embed":
                 version, embedding = await models.embed(row)
                 return Embedding(model=version, embedding=embedding.tolist())
@@ -287,59 +320,59 @@ def _add_batch(app: FastAPI, models: Models, limits: Limits) -> None:
                 return await models.retrieve(row, k, pictures)
             return await models.reconstruct(row, candidates, pictures)
 
-        at_once = {"reconstruct": DRAWING_AT_ONCE}.get(task, WORKING_AT_ONCE)
-        return NdjsonResponse(lines(rows, one, limits.request_seconds, at_once))
+        concurrency = {"reconstruct": CONCURRENT_DRAWINGS}.get(task, CONCURRENT_BRAINS)
+        return NdjsonResponse(stream_batch(rows, answer, limits.request_seconds, concurrency))
 
 
 class NpyResponse(Response):
-    """An array."""
+    """Response with a .npy body."""
 
-    media_type = NPY[0]
+    media_type = NPY_TYPES[0]
 
 
 class NdjsonResponse(StreamingResponse):
-    """Lines of JSON."""
+    """Streamed response of JSON lines."""
 
     media_type = "application/x-ndjson"
 
 
 def as_json(answer: BaseModel) -> Response:
-    """Return a model as JSON, written by pydantic's own writer."""
+    """Return a JSON response, serialized by pydantic."""
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _some(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: _PROBLEMS[status] for status in statuses}
 
 
-def _sent(*media_types: str) -> dict[int | str, dict[str, Any]]:
+def _content(*media_types: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {kind: {"schema": {"type": "string"}} for kind in media_types}}}
 
 
-ANSWERED = _some(408, 422, 503, 504)
+ANSWER_PROBLEMS = _problems(408, 422, 503, 504)
 
 
 def body_of(model: type[VoxelsBody] | type[BatchBody]) -> dict[str, Any]:
-    """Return what OpenAPI is to say of a body that is read by hand."""
+    """Return the OpenAPI description of a body that FastAPI does not parse."""
     schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
     example = {"voxels": schema["properties"]["voxels"]["examples"][0]}
     binary = {"schema": {"type": "string", "format": "binary"}}
-    content = {"application/json": {"schema": schema, "example": example}, NPY[0]: binary}
+    content = {"application/json": {"schema": schema, "example": example}, NPY_TYPES[0]: binary}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def _complete(app: FastAPI) -> None:
-    """Add to OpenAPI what the guard before the routes asks for and answers."""
-    told = app.openapi()  # written once, and kept by the app
-    told["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
+def _document_guard(app: FastAPI) -> None:
+    """Add the guard's tokens and refusals to the OpenAPI schema."""
+    schema = app.openapi()  # the app caches this object
+    schema["components"]["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer"}}
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for path, methods in told["paths"].items():
-        more = () if path in OPEN else BY_GUARD_UNLESS_OPEN
+    for path, methods in schema["paths"].items():
+        token_statuses = () if path in OPEN_PATHS else TOKEN_STATUSES
         for route in methods.values():
-            for status in (*BY_GUARD, *more):
+            for status in (*GUARD_STATUSES, *token_statuses):
                 route["responses"][str(status)] = {
                     "description": REASONS[status],
                     "content": content,
                 }
-            if path not in OPEN:
+            if path not in OPEN_PATHS:
                 route["security"] = [{"bearer": []}]

@@ -1,6 +1,6 @@
-"""The guard before the routes: tokens, sizes, times, numbers of requests, and a line of log each.
+"""ASGI middleware before the routes: checks tokens, sizes, time and load; logs a line a request.
 
-Plain ASGI, so that a request is refused before its body is read. Nothing of what was sent is logged
+Plain ASGI, so that a request is refused before its body is read. Nothing from the request is logged
 or repeated: routes are named by their template, refusals by their reason.
 """
 
@@ -39,12 +39,18 @@ REASONS = {
     503: "unavailable",
     504: "timeout",
 }
-BUSY, BUSY_LINE_SECONDS = 429, 1.0
-LONGEST_HEAD = 32 * 2**10
-"""Bytes of a request's target and headers together."""
-ONCE = (b"authorization", b"content-encoding", b"content-length", b"content-type", b"host")
-"""Headers of which a second one would be read here and another one by a proxy."""
-HEADERS = [
+BUSY, BUSY_LOG_SECONDS = 429, 1.0
+MAX_HEAD_BYTES = 32 * 2**10
+"""Maximum size of a request's target and headers together, in bytes."""
+UNIQUE_HEADERS = (
+    b"authorization",
+    b"content-encoding",
+    b"content-length",
+    b"content-type",
+    b"host",
+)
+"""Headers that may not repeat: of two, a proxy might read one and the guard the other."""
+SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
     (b"cache-control", b"no-store"),
@@ -56,25 +62,25 @@ HEADERS = [
 ]
 
 
-class Watch:
-    """What the guard tells of requests, beside the log; the service's meters do."""
+class RequestObserver:
+    """Receives the start and end of each request; this base class ignores them."""
 
-    def begun(self, in_flight: int) -> None:
-        """A request was taken in."""
+    def on_start(self, in_flight: int) -> None:
+        """Called when a request is admitted."""
 
-    def ended(self, route: str, status: int, seconds: float, in_flight: int) -> None:
-        """A request was answered, or refused."""
+    def on_end(self, route: str, status: int, seconds: float, in_flight: int) -> None:
+        """Called when a request is answered or refused."""
 
 
 class Guard:
-    """Lets through what may be asked, and answers the rest by itself.
+    """Passes admitted requests to the routes, and refuses the others.
 
     Args:
-        app: the routes.
-        tokens: who may ask; None is anybody.
-        limits: what a request may cost.
-        watch: is told of each request.
-        open_paths: what anybody may see.
+        app: the routes, an ASGI application.
+        tokens: accepted bearer tokens; None admits anybody.
+        limits: limits of a request.
+        observer: receives the start and end of each request.
+        open_paths: paths that need no token.
     """
 
     def __init__(
@@ -82,122 +88,126 @@ class Guard:
         app: App,
         tokens: Tokens | None,
         limits: Limits,
-        watch: Watch,
+        observer: RequestObserver,
         *,
         open_paths: Collection[str] = (),
     ) -> None:
-        self._app, self._tokens, self._limits, self._watch = app, tokens, limits, watch
+        self._app, self._tokens, self._limits, self._observer = app, tokens, limits, observer
         self._open, self._in_flight = frozenset(open_paths), 0
-        self._turned_away = 0
+        self._busy_count = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Handle one connection's request."""
+        """Handle one request (the ASGI interface)."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":  # there are no websockets; closed unaccepted, it is a 403
+        if scope["type"] != "http":  # a websocket: to close it unaccepted answers 403
             await send({"type": "websocket.close", "code": 1008})
             return
-        begun, said = time.perf_counter(), 0
-        # Serve's proxy has given it an id already, and adds that to the answer by itself.
+        begun, status = time.perf_counter(), 0
+        # Serve's proxy sets an id, and adds it to the answer by itself.
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         request_id = given if UUID.fullmatch(given) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-        named = [] if request_id == given else [(b"x-request-id", request_id.encode())]
+        own_headers = [] if request_id == given else [(b"x-request-id", request_id.encode())]
 
         async def answer(message: Message) -> None:
-            nonlocal said
+            nonlocal status
             if message["type"] == "http.response.start":
-                said = message["status"]
-                headers = [*message.get("headers", []), *named, *HEADERS]
+                status = message["status"]
+                headers = [*message.get("headers", []), *own_headers, *SECURITY_HEADERS]
                 message = {**message, "headers": headers}
             await send(message)
 
-        taken = False
+        counted = False
         try:
-            # What anybody may ask must not take the places of those who have a token.
-            taken = self._check(scope)
-            self._in_flight += taken
-            self._watch.begun(self._in_flight)
-            await self._app(scope, self._bounded(scope, receive), answer)
+            # Requests to open paths are not counted: they must not exhaust the limit of the others.
+            counted = self._admit(scope)
+            self._in_flight += counted
+            self._observer.on_start(self._in_flight)
+            await self._app(scope, self._limit_body(scope, receive), answer)
         except RefusedError as refused:
-            if not said:
-                await refuse(refused, request_id, answer)
+            if not status:
+                await send_refusal(refused, request_id, answer)
         finally:
-            self._in_flight -= taken
+            self._in_flight -= counted
             seconds, route = time.perf_counter() - begun, _route(scope)
-            self._watch.ended(route, said, seconds, self._in_flight)
-            if said == BUSY:
-                self._turn_away()
+            self._observer.on_end(route, status, seconds, self._in_flight)
+            if status == BUSY:
+                self._count_busy()
             else:
-                _log(request_id, scope["method"], route, said, seconds)
+                _log(request_id, scope["method"], route, status, seconds)
 
-    def _turn_away(self) -> None:
-        """Count those who are, in a line once a second: one each costs more than to refuse."""
-        if not self._turned_away:
-            asyncio.get_running_loop().call_later(BUSY_LINE_SECONDS, self._tell)
-        self._turned_away += 1
+    def _count_busy(self) -> None:
+        """Count a busy refusal; they are logged in one line a second, cheaper than a line each."""
+        if not self._busy_count:
+            asyncio.get_running_loop().call_later(BUSY_LOG_SECONDS, self._log_busy_count)
+        self._busy_count += 1
 
-    def _tell(self) -> None:
-        log.info(json.dumps({"refused": REASONS[BUSY], "count": self._turned_away}))
-        self._turned_away = 0
+    def _log_busy_count(self) -> None:
+        log.info(json.dumps({"refused": REASONS[BUSY], "count": self._busy_count}))
+        self._busy_count = 0
 
-    def _check(self, scope: Message) -> bool:
-        """Return whether a request that is let through takes one of the places."""
+    def _admit(self, scope: Message) -> bool:
+        """Check a request's head; return whether it counts towards the requests in flight.
+
+        Raises:
+            RefusedError: the request is not admitted.
+        """
         parts = [scope["path"], scope["query_string"], *(b"".join(h) for h in scope["headers"])]
-        if sum(map(len, parts)) > LONGEST_HEAD:
-            raise RefusedError(431, f"headers: longer than {LONGEST_HEAD} bytes")
+        if sum(map(len, parts)) > MAX_HEAD_BYTES:
+            raise RefusedError(431, f"headers: longer than {MAX_HEAD_BYTES} bytes")
         names = [name for name, _ in scope["headers"]]
-        if any(names.count(name) > 1 for name in ONCE):
-            raise RefusedError(400, "headers: one is given twice")
+        if any(names.count(name) > 1 for name in UNIQUE_HEADERS):
+            raise RefusedError(400, "headers: one that may occur once is repeated")
         headers = dict(scope["headers"])
         is_open = scope["path"] in self._open and scope["method"] in ("GET", "HEAD")
-        word = headers.get(b"authorization", b"")
-        if self._tokens and not is_open and not self._tokens.allow(word):
+        authorization = headers.get(b"authorization", b"")
+        if self._tokens and not is_open and not self._tokens.accepts(authorization):
             raise RefusedError(401, "token: missing or unknown; send Authorization: Bearer TOKEN")
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise RefusedError(415, "content encoding: expected none")
         length = headers.get(b"content-length", b"0")
-        most = self._most(headers)
-        if not length.isdigit() or int(length) > most:
-            raise RefusedError(413, f"body: longer than {most} bytes")
+        limit = self._max_body_bytes(headers)
+        if not length.isdigit() or int(length) > limit:
+            raise RefusedError(413, f"body: longer than {limit} bytes")
         if not is_open and self._in_flight >= self._limits.in_flight:
             raise RefusedError(BUSY, "busy: too many requests at once", retry_after=1)
         return not is_open
 
-    def _most(self, headers: dict[bytes, bytes]) -> int:
+    def _max_body_bytes(self, headers: dict[bytes, bytes]) -> int:
         is_json = headers.get(b"content-type", b"").startswith(b"application/json")
         mib = self._limits.json_mib if is_json else self._limits.body_mib
         return int(mib * 2**20)
 
-    def _bounded(self, scope: Message, receive: Receive) -> Receive:
-        """Return a `receive` that ends a body that is too long or too slow."""
-        most, got = self._most(dict(scope["headers"])), 0
+    def _limit_body(self, scope: Message, receive: Receive) -> Receive:
+        """Return a `receive` that refuses a body when it grows too long or arrives too slowly."""
+        limit, received = self._max_body_bytes(dict(scope["headers"])), 0
         deadline = time.monotonic() + self._limits.body_seconds
-        whole = False
+        complete = False
 
-        async def bounded() -> Message:
-            nonlocal got, whole
-            if whole:  # what comes now is the end of the connection, at any time
+        async def receive_limited() -> Message:
+            nonlocal received, complete
+            if complete:  # the next message is the disconnect, which may come at any time
                 return await receive()
             try:
                 async with asyncio.timeout(deadline - time.monotonic()):
                     message = await receive()
             except TimeoutError:
                 raise RefusedError(408, "body: did not arrive in time") from None
-            if message["type"] == "http.disconnect":  # no error of ours that would be traced
-                raise RefusedError(400, "body: the connection was closed in it")
-            got += len(message.get("body", b""))
-            if got > most:
-                raise RefusedError(413, f"body: longer than {most} bytes")
-            whole = not message.get("more_body", False)
+            if message["type"] == "http.disconnect":  # a refusal logs no traceback
+                raise RefusedError(400, "body: the connection was closed before its end")
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise RefusedError(413, f"body: longer than {limit} bytes")
+            complete = not message.get("more_body", False)
             return message
 
-        return bounded
+        return receive_limited
 
 
-async def refuse(refused: RefusedError, request_id: str, send: Send) -> None:
-    """Answer a request that was refused."""
+async def send_refusal(refused: RefusedError, request_id: str, send: Send) -> None:
+    """Send the answer to a refused request."""
     body = json.dumps({"error": refused.message, "request_id": request_id}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if refused.retry_after:
@@ -209,7 +219,7 @@ async def refuse(refused: RefusedError, request_id: str, send: Send) -> None:
 
 
 def _route(scope: Message) -> str:
-    """Return the template of the route, which has nothing of the sender in it."""
+    """Return the route's template, which holds nothing from the request."""
     route = scope.get("route")
     return str(getattr(route, "path", "other"))
 

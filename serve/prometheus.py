@@ -1,4 +1,4 @@
-"""What the service tells Prometheus, beside what Ray Serve tells by itself."""
+"""The service's own Prometheus metrics; Ray Serve exports others by itself."""
 
 from jobs.on_ray.prometheus import Metric
 
@@ -6,12 +6,12 @@ SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 3
 SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 SERVING = (
     Metric("mindeye_request_seconds", "histogram", "Latency.", ("route", "status"), bounds=SECONDS),
-    Metric("mindeye_requests_in_flight", "gauge", "Requests that a gateway works on."),
-    Metric("mindeye_requests_refused", "counter", "Requests that got no answer.", ("reason",)),
-    Metric("mindeye_replica_retries", "counter", "Calls repeated because their replica was lost."),
-    Metric("mindeye_queue_length", "gauge", "Brains that wait to be computed.", ("task",)),
-    Metric("mindeye_batch_size", "histogram", "Brains computed together.", ("task",), SIZES),
+    Metric("mindeye_requests_in_flight", "gauge", "Requests in work at a gateway."),
+    Metric("mindeye_requests_refused", "counter", "Refused requests.", ("reason",)),
+    Metric("mindeye_replica_retries", "counter", "Calls repeated because their replica died."),
+    Metric("mindeye_queue_length", "gauge", "Brains waiting or in computation.", ("task",)),
+    Metric("mindeye_batch_size", "histogram", "Brains in a batch.", ("task",), SIZES),
     Metric("mindeye_compute_seconds", "histogram", "Time of a batch.", ("task",), bounds=SECONDS),
-    Metric("mindeye_model_swap_failing", "gauge", "1 while a new champion cannot be opened."),
-    Metric("mindeye_model_swaps", "counter", "Changes of the model served.", ("outcome",)),
+    Metric("mindeye_model_swap_failing", "gauge", "1 while the alias's model cannot be opened."),
+    Metric("mindeye_model_swaps", "counter", "Attempts to load a new model.", ("outcome",)),
 )

@@ -1,7 +1,7 @@
-"""What is served, opened once: a predictor with its gallery, and what draws pictures.
+"""Retriever: voxels of a batch of brains -> embeddings, nearest gallery pictures, the model card.
 
-No Ray and no web: rows of voxels in, answers out, each with the version of the model that gave it.
-Rows that cannot be answered are refused one by one; the others of their batch are answered.
+Without Ray and HTTP. Every answer carries the version of its model. A brain that cannot be answered
+gets a RefusedError in its place; the others of its batch are answered.
 """
 
 import base64
@@ -27,47 +27,58 @@ from mindeye_dist.errors import UserError
 from mindeye_dist.evaluation.data import EvaluationData, check_data
 from mindeye_dist.pictures import decode
 from mindeye_dist.runs.checkpoints import MANIFEST, file_digest, read_progress
-from serve.bodies import RefusedError
-from serve.schema import Gallery as GalleryCard
-from serve.schema import Histogram, Lead, Match, ModelCard, PictureFormat, Retrieval, Samples
+from serve.bodies import RefusedError, Row
+from serve.schema import (
+    GalleryCard,
+    Histogram,
+    Lead,
+    Match,
+    ModelCard,
+    PictureFormat,
+    Retrieval,
+    Samples,
+)
 from serve.settings import Service
 
-DIGITS = 12
+DIGEST_DIGITS = 12
 BINS = 24
-LONGEST_SIDE = 512
-"""Pictures are sent no wider than this (pixels)."""
-KEPT_PICTURES = 512
+"""Bins of the histogram of leads."""
+MAX_SIDE = 512
+"""Longest side of a sent picture, in pixels."""
+CACHED_PICTURES = 512
+"""Maximum number of encoded gallery pictures kept in memory."""
 UNREADABLE = "the gallery cannot be read"
 NOTES = (
-    "A decoder of one brain: what it says of another brain's responses means nothing.",
-    "Responses must be z-scored as those it was trained on were.",
-    "Similarities are cosines, not probabilities; a best picture is found for any input.",
-    "Shares of the val split hold for responses like its own: noise has a lead, too.",
+    "The model was trained on one brain: for another brain's responses its answers mean nothing.",
+    "Responses must be z-scored like those of its training.",
+    "Similarities are cosines, not probabilities; any input has a best picture.",
+    "Shares of the val split hold for responses like those of the split; noise has a lead, too.",
 )
-OF_A_PERSON = "Trained on a person's brain responses: treat weights and answers as derived data."
-Row = Float[np.ndarray, " voxels"]
+RECORDED_BRAIN_NOTE = (
+    "Trained on a person's brain responses: treat weights and answers as derived data."
+)
 
 
 @dataclass(frozen=True)
-class Embedded:
+class VersionedEmbedding:
     """An embedding and the version of the model that gave it."""
 
     model: str
     embedding: Float[np.ndarray, " features"]
 
 
-class Decoder:
-    """A checkpoint and its gallery: embeds and retrieves.
+class Retriever:
+    """Embeds voxels and retrieves gallery pictures, with a checkpoint and its gallery.
 
     Args:
-        settings: of the service.
-        path: the checkpoint's folder.
-        version: what it is called in answers.
-        device: where to compute.
+        settings: settings of the service.
+        path: folder of the checkpoint.
+        version: version string for answers.
+        device: torch device to compute on.
 
     Raises:
         CheckpointError: the checkpoint is not whole.
-        DataError: its data cannot be read, or do not fit; a low-level checkpoint.
+        DataError: the data cannot be read or do not fit, or the checkpoint is a low-level one.
     """
 
     def __init__(self, settings: Service, path: Path, version: str, device: str) -> None:
@@ -86,25 +97,25 @@ class Decoder:
         self._leads: Leads = val_leads(self.predictor, val, search)
         subject = data.manifest.subject(self.predictor.subject)
         self._simulated = bool(subject.truth)
-        self._kept: dict[tuple[int, PictureFormat], str] = {}
-        self._card = self._describe(settings)
+        self._encoded: dict[tuple[int, PictureFormat], str] = {}
+        self._card = self._make_card(settings)
 
-    def embed(self, rows: Sequence[Row]) -> list[Embedded | RefusedError]:
+    def embed(self, rows: Sequence[Row]) -> list[VersionedEmbedding | RefusedError]:
         """Return each row's embedding, of unit norm."""
         return [
-            each if isinstance(each, RefusedError) else Embedded(self.version, each)
+            each if isinstance(each, RefusedError) else VersionedEmbedding(self.version, each)
             for each in self._embeddings(rows)
         ]
 
     def retrieve(
         self, requests: Sequence[tuple[Row, int, PictureFormat]]
     ) -> list[Retrieval | RefusedError]:
-        """Return each row's k nearest pictures and its lead."""
+        """Return the k nearest pictures and the lead for each (voxels, k, format) request."""
         rows = self._embeddings([row for row, _, _ in requests])
-        held = len(self._gallery)
+        size = len(self._gallery)
         for number, (_, k, _) in enumerate(requests):
-            if k > held and not isinstance(rows[number], RefusedError):
-                rows[number] = RefusedError(422, f"k: the gallery has {held} pictures")
+            if k > size and not isinstance(rows[number], RefusedError):
+                rows[number] = RefusedError(422, f"k: got {k}, the gallery has {size} pictures")
         found = self._search(rows, max(2, *(k for _, k, _ in requests)))
         return [
             row if isinstance(row, RefusedError) else self._retrieval(*row, k, form)
@@ -112,12 +123,12 @@ class Decoder:
         ]
 
     def card(self, generator: str, max_candidates: int) -> ModelCard:
-        """Return what is served, with what draws pictures beside it."""
-        beside = {"generator": generator, "max_candidates": max_candidates}
-        return self._card.model_copy(update=beside)
+        """Return the model card, with the generator that the service runs beside this model."""
+        update = {"generator": generator, "max_candidates": max_candidates}
+        return self._card.model_copy(update=update)
 
-    def _describe(self, settings: Service) -> ModelCard:
-        """Return the card, once: the checkpoint's folder may be deleted while it is served."""
+    def _make_card(self, settings: Service) -> ModelCard:
+        """Make the card; called once, as the checkpoint may be deleted while it is served."""
         predictor, leads = self.predictor, self._leads
         where = read_progress(predictor.path)
         tokens = predictor.shapes.targets["clip_tokens"]
@@ -133,72 +144,73 @@ class Decoder:
             gallery=GalleryCard(
                 pictures=len(self._gallery),
                 val_top1=float(leads.right.mean()),
-                val_leads=histogram(leads),
+                val_leads=bin_leads(leads),
             ),
             generator="",
             max_candidates=0,
             max_batch=settings.limits.batch,
-            notes=[*NOTES, *([] if self._simulated else [OF_A_PERSON])],
+            notes=[*NOTES, *([] if self._simulated else [RECORDED_BRAIN_NOTE])],
         )
 
     def samples(self) -> Samples:
-        """Return how many responses there are to try: none of a person's, who did not agree."""
+        """Return the number and shape of the samples; a person's responses are never samples."""
         repeats, num_voxels = self._test.voxel_shape
         count = len(self._test) if self._simulated else 0
         return Samples(count=count, num_voxels=num_voxels, repeats=repeats)
 
     def sample(self, number: int) -> tuple[Float[np.ndarray, "repeats voxels"], bytes]:
-        """Return the responses to a test picture, and the picture.
+        """Return the responses to a test picture, and the picture as WebP.
 
         Raises:
-            RefusedError: there is none of that number.
+            RefusedError: there is no sample of that number.
         """
         if number >= self.samples().count:
             raise RefusedError(404, f"number: there are {self.samples().count} samples")
         picture = self._test.pictures([number])[0]
-        return self._test.voxels([number])[0].astype(np.float32), as_picture(
+        return self._test.voxels([number])[0].astype(np.float32), encode_picture(
             decode(picture, f"sample {number}"), "webp"
         )
 
     def _embeddings(self, rows: Sequence[Row]) -> list[Float[np.ndarray, " f"] | RefusedError]:
         expected = self.predictor.num_voxels
         fits = [len(row) == expected for row in rows]
-        found: dict[int, np.ndarray] = {}
-        if kept := [number for number, fit in enumerate(fits) if fit]:
-            embeddings = self.predictor.embed(np.stack([rows[number] for number in kept]))
-            found = dict(zip(kept, embeddings, strict=True))
+        embedded: dict[int, np.ndarray] = {}
+        if numbers := [number for number, fit in enumerate(fits) if fit]:
+            embeddings = self.predictor.embed(np.stack([rows[number] for number in numbers]))
+            embedded = dict(zip(numbers, embeddings, strict=True))
         answers: list[np.ndarray | RefusedError] = []
         for number, row in enumerate(rows):
-            if number not in found:
-                answers.append(wrong_size(len(row), expected))
-            elif not np.isfinite(found[number]).all():
-                answers.append(RefusedError(422, "voxels: the model's answer is not finite"))
+            if number not in embedded:
+                answers.append(refuse_wrong_size(len(row), expected))
+            elif not np.isfinite(embedded[number]).all():
+                answers.append(RefusedError(422, "voxels: their embedding is not finite"))
             else:
-                answers.append(found[number])
+                answers.append(embedded[number])
         return answers
 
     def _search(
         self, rows: Sequence[np.ndarray | RefusedError], k: int
     ) -> list[tuple[np.ndarray, np.ndarray] | RefusedError]:
-        """Return numbers and cosines of each row's nearest pictures; one by one where that fails.
+        """Return numbers and cosines of each embedding's nearest pictures.
 
-        What a pool cannot answer for one row must cost the others of its batch nothing.
+        If the search of a batch fails, each row is searched alone, so that one row's error does not
+        refuse the others.
         """
         answers: list[Any] = list(rows)
-        asked = [n for n, row in enumerate(rows) if not isinstance(row, RefusedError)]
-        if not asked:
+        pending = [n for n, row in enumerate(rows) if not isinstance(row, RefusedError)]
+        if not pending:
             return answers
         most = min(len(self._gallery), k)
         try:
-            found = self._gallery.search(np.stack([answers[n] for n in asked]), most)
+            found = self._gallery.search(np.stack([answers[n] for n in pending]), most)
         except UserError:
-            if len(asked) > 1:
+            if len(pending) > 1:
                 return [self._search([row], k)[0] for row in rows]
             return [
                 row if isinstance(row, RefusedError) else RefusedError(503, UNREADABLE, 1)
                 for row in rows
             ]
-        for number, numbers, cosines in zip(asked, *found, strict=True):
+        for number, numbers, cosines in zip(pending, *found, strict=True):
             answers[number] = (numbers, cosines)
         return answers
 
@@ -226,15 +238,15 @@ class Decoder:
         )
 
     def _pictures(self, numbers: Sequence[int], form: PictureFormat) -> list[str]:
-        """Return pictures of the gallery as data: URLs, those not yet kept read together."""
+        """Return gallery pictures as data: URLs; those not in the cache are read in one call."""
         if form == "none":
             return [""] * len(numbers)
-        missing = [number for number in numbers if (number, form) not in self._kept]
-        if len(self._kept) + len(missing) > KEPT_PICTURES:
-            self._kept, missing = {}, list(numbers)
+        missing = [number for number in numbers if (number, form) not in self._encoded]
+        if len(self._encoded) + len(missing) > CACHED_PICTURES:
+            self._encoded, missing = {}, list(numbers)
         for number, data in zip(missing, self._gallery.pictures(missing), strict=True):
-            self._kept[number, form] = as_url(decode(data, f"picture {number}"), form)
-        return [self._kept[number, form] for number in numbers]
+            self._encoded[number, form] = encode_data_url(decode(data, f"picture {number}"), form)
+        return [self._encoded[number, form] for number in numbers]
 
 
 def _open_gallery(settings: Service, data: EvaluationData) -> Gallery:
@@ -244,17 +256,17 @@ def _open_gallery(settings: Service, data: EvaluationData) -> Gallery:
 
 
 def version_of(path: Path, name: str) -> str:
-    """Return what a checkpoint is called: a name, and the digest of its manifest."""
-    return f"{name}@{file_digest(path / MANIFEST)[:DIGITS]}"
+    """Return a checkpoint's version string: a name, and the digest of its manifest."""
+    return f"{name}@{file_digest(path / MANIFEST)[:DIGEST_DIGITS]}"
 
 
-def wrong_size(got: int, expected: int) -> RefusedError:
-    """Return the refusal of a row of voxels of another brain."""
+def refuse_wrong_size(got: int, expected: int) -> RefusedError:
+    """Return the refusal of voxels whose number is not the model's."""
     return RefusedError(422, f"voxels: got {got}, expected {expected}")
 
 
-def histogram(leads: Leads) -> Histogram:
-    """Return the val split's leads in equal bins."""
+def bin_leads(leads: Leads) -> Histogram:
+    """Return the histogram of the val split's leads, in equal bins from 0."""
     top = float(leads.values[-1]) or 1.0
     edges = np.linspace(0.0, top, BINS + 1)
     return Histogram(
@@ -265,16 +277,16 @@ def histogram(leads: Leads) -> Histogram:
     )
 
 
-def as_picture(rgb: np.ndarray, form: PictureFormat) -> bytes:
-    """Return a picture as WebP or PNG, no wider than is shown."""
+def encode_picture(rgb: np.ndarray, form: PictureFormat) -> bytes:
+    """Encode a picture as WebP or PNG, reduced to `MAX_SIDE` pixels."""
     picture, buffer = Image.fromarray(rgb), io.BytesIO()
-    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))
     picture.save(buffer, form, **({"quality": 90} if form == "webp" else {}))
     return buffer.getvalue()
 
 
-def as_url(rgb: np.ndarray, form: PictureFormat) -> str:
-    """Return a picture as a data: URL, empty where none is wanted."""
+def encode_data_url(rgb: np.ndarray, form: PictureFormat) -> str:
+    """Encode a picture as a data: URL; empty for the format none."""
     if form == "none":
         return ""
-    return f"data:image/{form};base64,{base64.b64encode(as_picture(rgb, form)).decode()}"
+    return f"data:image/{form};base64,{base64.b64encode(encode_picture(rgb, form)).decode()}"

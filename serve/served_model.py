@@ -1,8 +1,9 @@
-"""The model that is served now, and its successor: opened beside it, then put in its place.
+"""The model that a replica serves, replaced while it serves when the registry's alias moves.
 
-A `models:/NAME@ALIAS` is looked up every few seconds by each replica; whoever computes keeps the
-model that it began with, so no request fails and every answer names what gave it. A successor that
-cannot be opened changes nothing.
+Each replica looks up a checkpoint `models:/NAME@ALIAS` every few seconds. A new model is opened
+beside the old one and then takes its place. A request keeps the model that it began with, so no
+request fails, and every answer names its model. If the new model cannot be opened, the old one
+stays.
 """
 
 import logging
@@ -21,18 +22,18 @@ if TYPE_CHECKING:
     from jobs.tracking.registry import Registered
 
 log = logging.getLogger("ray.serve.mindeye")
-Opened = TypeVar("Opened")
-LONGEST_WAIT = 600.0
-"""Between attempts at a successor that cannot be opened (seconds)."""
+Model = TypeVar("Model")
+MAX_DELAY = 600.0
+"""Longest delay between attempts at a model that cannot be opened, in seconds."""
 
 
-class Champion(Generic[Opened]):
-    """What the settings' checkpoint leads to, opened.
+class ServedModel(Generic[Model]):
+    """The open model of the settings' checkpoint, as `current`.
 
     Args:
-        settings: of the service.
-        opened: opens a checkpoint's folder, given what it is called in answers.
-        told: is told "ok" or "failed" of every attempt to follow the alias.
+        settings: settings of the service.
+        open_model: opens a checkpoint, given its folder and its version string for answers.
+        report: called with "ok" or "failed" after every attempt to load a new model.
 
     Raises:
         CheckpointError: there is no such model, or it cannot be fetched.
@@ -41,68 +42,68 @@ class Champion(Generic[Opened]):
     def __init__(
         self,
         settings: Service,
-        opened: Callable[[Path, str], Opened],
-        told: Callable[[str], None] = lambda outcome: None,
+        open_model: Callable[[Path, str], Model],
+        report: Callable[[str], None] = lambda outcome: None,
     ) -> None:
-        self._settings, self._opened, self._told = settings, opened, told
-        self._following: threading.Thread | None = None
+        self._settings, self._open_model, self._report = settings, open_model, report
+        self._follower: threading.Thread | None = None
         self._stop = threading.Event()
-        self._wait: float = settings.refresh_seconds
-        named = settings.checkpoint
-        if not named.startswith(SCHEME):
+        self._retry_delay: float = settings.refresh_seconds
+        checkpoint = settings.checkpoint
+        if not checkpoint.startswith(SCHEME):
             path, _ = chosen_checkpoint(settings)
-            self.now = opened(path, version_of(path, settings.name))
+            self.current = open_model(path, version_of(path, settings.name))
             return
         from jobs import registry  # MLflow takes seconds to import, and is needed here alone
 
         self._registry = registry
-        self._version = registry.look_up(named, settings.mlflow)
-        self.now = self._open(self._version)
-        if "@" in named:
-            self._following = threading.Thread(target=self._follow, daemon=True)
-            self._following.start()
+        self._version = registry.look_up(checkpoint, settings.mlflow)
+        self.current = self._fetch(self._version)
+        if "@" in checkpoint:
+            self._follower = threading.Thread(target=self._follow_alias, daemon=True)
+            self._follower.start()
 
     def close(self) -> None:
-        """Follow the alias no longer."""
+        """Stop following the alias."""
         self._stop.set()
 
     def check_health(self) -> None:
-        """See that the alias is still followed, where it is to be.
+        """Check the thread that follows the alias.
 
         Raises:
-            RuntimeError: it is not.
+            RuntimeError: the thread has died.
         """
-        if self._following is not None and not self._following.is_alive():
-            raise RuntimeError("the registry's alias is followed no longer")
+        if self._follower is not None and not self._follower.is_alive():
+            raise RuntimeError("the thread that follows the registry's alias has died")
 
-    def _open(self, version: "Registered") -> Opened:
+    def _fetch(self, version: "Registered") -> Model:
         path = self._registry.fetch(version, self._settings.mlflow)
-        return self._opened(path, version_of(path, f"{version.name}/{version.number}"))
+        return self._open_model(path, version_of(path, f"{version.name}/{version.number}"))
 
-    def _follow(self) -> None:
-        wait = self._settings.refresh_seconds
-        while not self._stop.wait(wait):
-            wait = self._settings.refresh_seconds
+    def _follow_alias(self) -> None:
+        delay = self._settings.refresh_seconds
+        while not self._stop.wait(delay):
+            delay = self._settings.refresh_seconds
             try:
-                found = self._registry.look_up(self._settings.checkpoint, self._settings.mlflow)
+                target = self._registry.look_up(self._settings.checkpoint, self._settings.mlflow)
             except UserError as error:
                 log.warning("registry: %s: the model stays", type(error).__name__)
                 continue
-            if found != self._version:
-                self._swap(found)
-                wait = self._wait
+            if target != self._version:
+                self._swap(target)
+                delay = self._retry_delay
 
     def _swap(self, version: "Registered") -> None:
         name = f"{version.name}/{version.number}"
         try:
-            self.now = self._open(version)
+            self.current = self._fetch(version)
         except (UserError, OSError, RuntimeError, MemoryError) as error:
-            # The message may name the subject, which is no log's.
+            # Only the type is logged: the message may name the subject.
             log.warning("%s: %s: not served, the model stays", name, type(error).__name__)
-            self._told("failed")
-            # What failed once costs as much the next time: less and less often.
-            self._wait = min(2 * self._wait, LONGEST_WAIT)
+            self._report("failed")
+            # A failed attempt costs as much as a successful one, so they become rarer.
+            self._retry_delay = min(2 * self._retry_delay, MAX_DELAY)
             return
-        self._version, self._wait = version, self._settings.refresh_seconds
-        self._told("ok")
+        self._version, self._retry_delay = version, self._settings.refresh_seconds
+        self._report("ok")
         log.warning("%s: is served now", name)

@@ -1,7 +1,7 @@
-"""Every setting of the service, on one page, as flat dotted paths: arguments of `serve.app:build`.
+"""Every setting of the service, by dotted path: the arguments of `serve.app:build`.
 
-`serve run serve.app:build checkpoint=models:/mindeye@champion draw.steps=8`, and the same names
-under `args` in service.yaml.
+For example `serve run serve.app:build checkpoint=models:/mindeye@champion draw.steps=8`; in
+service.yaml the same names stand under `args`.
 """
 
 from collections.abc import Mapping
@@ -17,23 +17,23 @@ from mindeye_dist.strict import check, override, paths
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a request may cost; more is refused before anything is computed."""
+    """Limits of a request; a larger one is refused before anything is computed."""
 
     body_mib: float = 16.0
-    """Bytes of a body (MiB)."""
+    """Maximum size of a body, in MiB."""
     json_mib: float = 2.0
-    """Bytes of a JSON body, whose numbers take a multiple of them in memory (MiB)."""
+    """Maximum size of a JSON body, in MiB; in memory its numbers take a multiple."""
     body_seconds: float = 10.0
-    """Time in which a body must have arrived."""
+    """Time limit for a body to arrive, in seconds."""
     request_seconds: float = 120.0
-    """Time in which a single brain must be answered, and each line of a batch."""
+    """Time limit of an answer to a single brain, and of each line of a batch, in seconds."""
     in_flight: int = 64
-    """Requests that a gateway works on at once, and that wait before it; one more is told to come
-    again (429)."""
+    """Maximum number of requests in work at a gateway, and of those queued before it; further
+    ones get status 429."""
     batch: int = 256
-    """Brains of one request to /v1/batch."""
+    """Maximum number of brains in a request to /v1/batch."""
     magnitude: float = 1000.0
-    """Largest response (z-scored)."""
+    """Largest accepted magnitude of a z-scored response."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -42,13 +42,14 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How many replicas of a deployment there are, and what each takes."""
+    """Number of replicas of a deployment, and the CPUs of each."""
 
     min_replicas: int = 1
     max_replicas: int = 1
     target_ongoing: float = 4.0
-    """Requests at once for each replica, above which one more is started."""
+    """Mean number of concurrent requests a replica; above it, Serve starts another replica."""
     cpus: float = 0.5
+    """CPUs reserved for each replica."""
 
     def __post_init__(self) -> None:
         at_most = self.max_replicas
@@ -59,18 +60,18 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelScale(Scale):
-    """The same of a deployment that computes, how much waits for it, and how much is one batch."""
+    """Scale of a deployment with a model: also its queue, its batches and its GPUs."""
 
     max_ongoing: int = 32
-    """Requests at once that a replica takes; more wait before it."""
+    """Maximum number of concurrent requests in a replica; further ones are queued."""
     max_queued: int = 64
-    """Requests that wait for a replica in each gateway; one more is refused (503)."""
+    """Maximum number of requests queued in each gateway; further ones get status 503."""
     batch: int = 16
-    """Brains that are computed together, at most."""
+    """Maximum number of brains in a batch."""
     batch_wait_seconds: float = 0.0
-    """How long the first of a batch waits for others while nothing is being computed."""
+    """Time that an idle replica waits for a batch to fill, in seconds."""
     gpus: float = 0.0
-    """GPUs of each replica with `device` cuda; a deployment without any computes on the CPU."""
+    """GPUs reserved for each replica if `device` is cuda; 0 computes on the CPU."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,36 +81,36 @@ class ModelScale(Scale):
 
 @dataclass(frozen=True, kw_only=True)
 class Service(DrawOptions):
-    """One service: its models as jobs/reconstruct.py takes them, who may ask, and how much."""
+    """Settings of a service: its models (as for jobs/reconstruct.py), access, limits and scale."""
 
     pool: str = ""
-    """Pool of jobs/pool.py that retrieval chooses from; the test split's pictures without one."""
+    """Pool of jobs/pool.py to retrieve from; empty for the test split's pictures."""
     pictures: bool = True
-    """Offer /v1/reconstruct."""
+    """Offer /v1/reconstruct, which draws pictures."""
     name: str = "mindeye"
-    """What a model from a folder is called in answers; a registered one has its own name."""
+    """Name in answers of a model from a folder; a registered model has its own."""
     refresh_seconds: float = 10.0
-    """How often a models:/NAME@ALIAS is looked up, to follow where the alias leads."""
+    """Interval between look-ups of a models:/NAME@ALIAS, in seconds."""
     token_file: str = ""
-    """File with the bearer tokens that may ask, one a line; ~/.mindeye-dist/token, made at the
-    first start, without one."""
+    """File with the accepted bearer tokens, one a line; empty for ~/.mindeye-dist/token, which the
+    first start writes."""
     require_token: bool = True
-    """Answer only who has a token; without, the service starts on the loopback address alone."""
+    """Refuse requests without a token. If false, the service starts only on a loopback address."""
     limits: Limits = field(default_factory=Limits)
     gateway: Scale = field(default_factory=lambda: Scale(cpus=0.2))
-    """Takes requests, checks them and passes them on."""
+    """Deployment that takes HTTP requests, checks them and passes them on."""
     predictor: ModelScale = field(default_factory=ModelScale)
-    """Embeds and retrieves."""
+    """Deployment that embeds and retrieves."""
     generator: ModelScale = field(
         default_factory=lambda: ModelScale(
             max_ongoing=8, max_queued=16, batch=4, target_ongoing=2, cpus=1, gpus=1
         )
     )
-    """Draws pictures, on GPUs where it has any."""
+    """Deployment that draws pictures."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Its latents would change without the model's version saying so.
+        # An alias could move to other latents, and the version in the answers would not change.
         got = self.lowlevel_run_dir
         fits = not (got.startswith(SCHEME) and "@" in got)
         check(fits, "lowlevel_run_dir", got, "a version, models:/NAME/VERSION, and no alias")
@@ -117,9 +118,9 @@ class Service(DrawOptions):
 
 
 def read_settings(arguments: Mapping[str, Any]) -> Service:
-    """Return the service that arguments by dotted path ask for.
+    """Return the settings with arguments by dotted path applied.
 
-    Words of `serve run` come as text, which is read as YAML where the setting is no text itself.
+    `serve run` passes every value as text; for a setting that is no text, it is parsed as YAML.
 
     Raises:
         InputError: there is no such setting, or its value does not fit.

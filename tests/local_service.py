@@ -15,7 +15,7 @@ from serve.auth import Tokens
 from serve.bodies import RefusedError
 from serve.drawer import Drawer
 from serve.gateway import make_app
-from serve.retriever import Decoder, version_of
+from serve.retriever import Retriever, version_of
 from serve.settings import Service, read_settings
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -27,18 +27,18 @@ class LocalModels:
     def __init__(self, settings: Service, drawer: bool = True) -> None:
         path, _ = chosen_checkpoint(settings)
         version = version_of(path, settings.name)
-        self.decoder = Decoder(settings, path, version, "cpu")
+        self.retriever = Retriever(settings, path, version, "cpu")
         self.drawer = Drawer(settings, path, version, "cpu") if drawer else None
         self._busy = asyncio.Lock()
 
     async def embed(self, voxels):
         """Return version and embedding."""
-        found = await self._one(self.decoder.embed, voxels)
+        found = await self._one(self.retriever.embed, voxels)
         return found.model, found.embedding
 
     async def retrieve(self, voxels, k, pictures):
         """Return the nearest pictures."""
-        return await self._one(self.decoder.retrieve, (voxels, k, pictures))
+        return await self._one(self.retriever.retrieve, (voxels, k, pictures))
 
     async def reconstruct(self, voxels, candidates, pictures):
         """Return drawn pictures."""
@@ -49,17 +49,17 @@ class LocalModels:
     async def card(self):
         """Return what is served."""
         drawer = self.drawer
-        return self.decoder.card(
+        return self.retriever.card(
             *((drawer.generator, drawer.max_candidates) if drawer else ("", 0))
         )
 
     async def samples(self):
         """Return how many samples there are."""
-        return self.decoder.samples()
+        return self.retriever.samples()
 
     async def sample(self, number):
         """Return a sample."""
-        return self.decoder.sample(number)
+        return self.retriever.sample(number)
 
     async def metrics(self):
         """Return nothing: there is no Ray."""

@@ -7,7 +7,7 @@ LOGGERS = ("", "uvicorn", "uvicorn.error", "ray.serve.mindeye")
 OWN = logging.getLogger("ray.serve.mindeye")
 
 
-class Kept(logging.Handler):
+class LogRecorder(logging.Handler):
     """Keeps what is logged: level and text."""
 
     def __init__(self):
@@ -22,13 +22,13 @@ class Kept(logging.Handler):
 @contextmanager
 def listening(own=logging.DEBUG):
     """Yield what is logged meanwhile by anybody at his own level, by the service at `own`."""
-    kept, level = Kept(), OWN.level
+    recorder, level = LogRecorder(), OWN.level
     OWN.setLevel(own)
     for name in LOGGERS:
-        logging.getLogger(name).addHandler(kept)
+        logging.getLogger(name).addHandler(recorder)
     try:
-        yield kept
+        yield recorder
     finally:
         OWN.setLevel(level)
         for name in LOGGERS:
-            logging.getLogger(name).removeHandler(kept)
+            logging.getLogger(name).removeHandler(recorder)

@@ -26,7 +26,7 @@ from mindeye_dist.runs.folder import TRACKED_RUN
 from mindeye_dist.strict import override
 from serve.client import Client, ServiceError
 from serve.prometheus import SERVING
-from serve.retriever import Decoder, version_of
+from serve.retriever import Retriever, version_of
 from serve.settings import read_settings
 from tests.conftest import NUM_VOXELS, tiny_run
 from tests.lab import SHORT, make_lab
@@ -120,7 +120,7 @@ def test_answers_are_those_of_the_models_by_hand(service, registry, client, brai
         found = client.embed(brain)
         assert found.model == name
         np.testing.assert_allclose(found.embedding, row, atol=1e-6)
-    by_hand = Decoder(settings, path, name, "cpu").retrieve([(averaged[0], 5, "webp")])[0]
+    by_hand = Retriever(settings, path, name, "cpu").retrieve([(averaged[0], 5, "webp")])[0]
     found = client.retrieve(brains[0], 5, "webp")
     assert [match.number for match in found.matches] == [m.number for m in by_hand.matches]
     assert [match.picture for match in found.matches] == [m.picture for m in by_hand.matches]

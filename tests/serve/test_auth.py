@@ -6,7 +6,13 @@ import traceback
 import pytest
 
 from mindeye_dist.errors import DataError
-from serve.auth import DEFAULT_FILE, Tokens, default_token_file, is_loopback, open_tokens
+from serve.auth import (
+    DEFAULT_TOKEN_FILE,
+    Tokens,
+    ensure_default_token_file,
+    is_loopback,
+    open_tokens,
+)
 
 SECRET = "secret-of-this-test-0123456789"
 OTHER = "another-secret-of-this-test-42"
@@ -49,22 +55,22 @@ def test_this_machine_may_be_served_without(host, token_file):
 def test_default_token_is_made_once_for_its_owner_alone(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     tokens = open_tokens("", required=True, host="127.0.0.1")
-    file = tmp_path / DEFAULT_FILE.removeprefix("~/")
+    file = tmp_path / DEFAULT_TOKEN_FILE.removeprefix("~/")
     made = file.read_text().strip()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert len(made) >= 43  # 32 random bytes
-    assert tokens.allow(f"Bearer {made}".encode())
-    assert default_token_file().read_text().strip() == made
+    assert tokens.accepts(f"Bearer {made}".encode())
+    assert ensure_default_token_file().read_text().strip() == made
     file.unlink()
-    assert default_token_file().read_text().strip() != made
+    assert ensure_default_token_file().read_text().strip() != made
 
 
 def test_each_token_of_a_file_is_known_and_nothing_else(token_file):
     tokens = Tokens(token_file)
     for word in (SECRET, OTHER):
         for scheme in ("Bearer", "bearer", "BEARER"):
-            assert tokens.allow(f"{scheme} {word}".encode())
+            assert tokens.accepts(f"{scheme} {word}".encode())
     for given in (
         b"",
         b"Bearer",
@@ -81,7 +87,7 @@ def test_each_token_of_a_file_is_known_and_nothing_else(token_file):
         b"Bearer \xff\xfe",
         b"Bearer " + b"x" * 10**6,
     ):
-        assert not tokens.allow(given)
+        assert not tokens.accepts(given)
 
 
 @pytest.mark.parametrize(

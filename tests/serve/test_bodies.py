@@ -8,7 +8,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from serve.bodies import RefusedError, many_brains, one_brain, read_npy
+from serve.bodies import RefusedError, read_brain, read_brains, read_npy
 from serve.settings import Limits
 from tests.serve.wire import JSON, NPY, saved
 
@@ -51,17 +51,17 @@ def test_repeats_are_averaged(dtype, order, repeats):
         (saved(array), "application/octet-stream; a=b"),
         (json.dumps({"voxels": array.tolist()}).encode(), JSON),
     ):
-        found = one_brain(body, kind, LIMITS)
+        found = read_brain(body, kind, LIMITS)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
-    (alone,) = many_brains(saved(array[None]), NPY, LIMITS)
+    (alone,) = read_brains(saved(array[None]), NPY, LIMITS)
     np.testing.assert_array_equal(alone, expected)
 
 
 def test_half_precision_does_not_overflow_in_sums():
     """Thirty-two times 60,000 is beyond half precision, their mean is not."""
     array = np.full((32, 4), 60_000, np.float16)
-    found = one_brain(saved(array), NPY, Limits(magnitude=1e5))
+    found = read_brain(saved(array), NPY, Limits(magnitude=1e5))
     np.testing.assert_array_equal(found, np.full(4, 60_000, np.float32))
 
 
@@ -71,9 +71,9 @@ def test_brains_of_a_batch_come_in_order():
         (saved(brains), NPY),
         (json.dumps({"voxels": brains.tolist()}).encode(), JSON),
     ):
-        np.testing.assert_allclose(many_brains(body, kind, LIMITS), brains.mean(1), atol=1e-6)
+        np.testing.assert_allclose(read_brains(body, kind, LIMITS), brains.mean(1), atol=1e-6)
     with pytest.raises(RefusedError) as refused:
-        many_brains(saved(brains), NPY, Limits(batch=6))
+        read_brains(saved(brains), NPY, Limits(batch=6))
     assert refused.value.status == 413
 
 
@@ -85,7 +85,7 @@ def test_what_is_read_is_not_a_copy_and_cannot_be_written():
 
 
 @pytest.mark.parametrize("wrong", ["null,", '"",', "[],", "true,", "[0],", "1e999,"])
-@pytest.mark.parametrize("read", [one_brain, many_brains])
+@pytest.mark.parametrize("read", [read_brain, read_brains])
 def test_refusing_costs_little_more_than_reading(read, wrong):
     """As many mistakes as fit; oracle: the time of as many bytes of numbers."""
 
@@ -105,7 +105,7 @@ def test_unknown_keys_cost_little_more_than_reading():
     keys = json.dumps(dict.fromkeys(range(100_000), 0)).encode()
     begun = time.thread_time()
     with pytest.raises(RefusedError, match="other keys") as refused:
-        one_brain(keys, JSON, LIMITS)
+        read_brain(keys, JSON, LIMITS)
     assert refused.value.status == 422
     assert time.thread_time() - begun < 0.5
 
@@ -161,7 +161,7 @@ def test_damaged_bodies_give_finite_voxels_or_nothing():
             (json.dumps({"voxels": array.tolist()}).encode(), JSON),
         ):
             try:
-                found = one_brain(mutated(generator, body), kind, LIMITS)
+                found = read_brain(mutated(generator, body), kind, LIMITS)
             except RefusedError as refused:
                 statuses.add(refused.status)
                 continue

@@ -22,7 +22,7 @@ from mindeye_dist.runs.checkpoints import Checkpoints
 from mindeye_dist.runs.folder import TRACKED_RUN
 from mindeye_dist.strict import override
 from serve.gateway import page_files
-from serve.served_model import Champion
+from serve.served_model import ServedModel
 from serve.settings import read_settings
 from tests.conftest import NUM_VOXELS, tiny_run
 from tests.lab import SHORT, make_lab
@@ -192,21 +192,21 @@ def test_successor_that_cannot_be_opened_is_not_told_of_in_the_log(registry, can
     settings = read_settings(arguments | {"refresh_seconds": 0.05})
     outcomes = []
 
-    def opened(path, version):
+    def open_model(path, version):
         if version.startswith("lab/2"):
             raise ValueError(f"data.subject: {SUBJECT}")
         return version
 
     with listening() as kept:
-        champion = Champion(settings, opened, outcomes.append)
+        served = ServedModel(settings, open_model, outcomes.append)
         try:
             set_alias(config, "models:/lab/2", "champion")
             wait_until(lambda: outcomes[:1] == ["failed"])
             MlflowClient(uri).delete_registered_model_alias("lab", "champion")
             wait_until(lambda: any("registry" in text for _, text in kept.records))
         finally:
-            champion.close()
-    assert champion.now.startswith("lab/1")
+            served.close()
+    assert served.current.startswith("lab/1")
     assert CANARIES.search("\n".join(text for _, text in kept.records).encode()) is None
 
 

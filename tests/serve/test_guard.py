@@ -3,13 +3,13 @@
 import asyncio
 import json
 
-from serve.guard import Guard, Watch
+from serve.guard import Guard, RequestObserver
 from serve.settings import Limits
 
 
 def test_those_turned_away_are_counted_in_one_line_a_second(monkeypatch, caplog):
     """Two bursts, and nobody asks after them."""
-    monkeypatch.setattr("serve.guard.BUSY_LINE_SECONDS", 0.02)
+    monkeypatch.setattr("serve.guard.BUSY_LOG_SECONDS", 0.02)
     caplog.set_level("INFO", logger="ray.serve.mindeye")
     statuses = []
 
@@ -24,7 +24,7 @@ def test_those_turned_away_are_counted_in_one_line_a_second(monkeypatch, caplog)
             await gate.wait()
             await send({"type": "http.response.start", "status": 200})
 
-        guard = Guard(routes, None, Limits(in_flight=1), Watch())
+        guard = Guard(routes, None, Limits(in_flight=1), RequestObserver())
         scope = {"type": "http", "path": "/v1/embed", "query_string": b"", "headers": []}
 
         async def ask():

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from serve.gateway import OPEN, make_routes
+from serve.gateway import OPEN_PATHS, make_routes
 from serve.schema import BatchBody, VoxelsBody
 from serve.settings import Limits
 from tests.local_service import TOKEN
@@ -89,16 +89,16 @@ def test_embedding_as_npy_is_promised_too(schema, served):
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
 def test_token_is_asked_for_where_openapi_says_so(path, method, served):
-    told = WRITTEN["paths"][path][method]
+    operation = WRITTEN["paths"][path][method]
     url = f"{served.url}{path.replace('{number}', '0')}"
     refused = [
         requests.request(method, url, headers=headers, timeout=20).status_code == 401
         for headers in ({}, {"Authorization": f"Bearer {MARK}"})
     ]
-    needs = told.get("security") == [{"bearer": []}]
+    needs = operation.get("security") == [{"bearer": []}]
     assert refused == [needs, needs]
-    assert needs == (path not in OPEN)
-    assert ("401" in told["responses"]) == needs
+    assert needs == (path not in OPEN_PATHS)
+    assert ("401" in operation["responses"]) == needs
     assert WRITTEN["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
 
 
