@@ -54,7 +54,7 @@ class ServedModel(Generic[Model]):
             path, _ = chosen_checkpoint(settings)
             self.current = open_model(path, version_of(path, settings.name))
             return
-        from jobs import registry  # MLflow takes seconds to import, and is needed here alone
+        from jobs.tracking import registry  # here, as importing MLflow takes seconds
 
         self._registry = registry
         self._version = registry.look_up(checkpoint, settings.mlflow)
