@@ -145,7 +145,7 @@ def recipe_flag(arguments: Sequence[str], default: str) -> str:
     return name
 
 
-def flags(name: str, config: ExperimentConfig) -> list[str]:
+def config_flags(name: str, config: ExperimentConfig) -> list[str]:
     """Return the flags that turn a recipe into a config."""
     base = paths(recipe(name))
     return [

@@ -11,7 +11,7 @@ from threading import Event
 
 from torch import nn
 
-from jobs.opening.encoders import data_shapes, open_split, while_training
+from jobs.opening.encoders import data_shapes, open_split, training_encoder
 from mindeye_dist.config import DataConfig, ExperimentConfig
 from mindeye_dist.data.loader import TrainLoader
 from mindeye_dist.data.manifest import read_manifest
@@ -61,7 +61,7 @@ def worker(
     check_workers(config)
     store = Store(config.data.url, open_disk_cache(config.data))
     manifest = read_manifest(store)
-    encoder = while_training(config, store)
+    encoder = training_encoder(config, store)
     train = open_split(config, store, manifest, config.data.train_on, encoder)
     validation = open_split(config, store, manifest, "val", encoder)
     loader = TrainLoader(train, config.data, config.training)

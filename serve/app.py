@@ -25,7 +25,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from jobs.on_ray.prometheus import Meters
-from jobs.opening.checkpoints import best
+from jobs.opening.checkpoints import best_checkpoint
 from serve.auth import open_tokens
 from serve.bodies import RefusedError, Row
 from serve.drawer import Drawer
@@ -56,7 +56,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     """
     settings = read_settings(arguments)
     if not settings.checkpoint:  # chosen once, so that replicas started later load the same one
-        settings = replace(settings, checkpoint=str(best(settings.run_dir)))
+        settings = replace(settings, checkpoint=str(best_checkpoint(settings.run_dir)))
     predictor = configure_model(RetrievalDeployment, settings, settings.predictor).bind(settings)
     generator = None
     if settings.pictures:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.opening.reconstruction import Found, find, open_reconstructor
+from jobs.opening.reconstruction import CheckpointPaths, find_checkpoint_paths, open_reconstructor
 from mindeye_dist.decoding.reconstructor import NotFiniteError
 from serve.bodies import RefusedError, Row
 from serve.retriever import DIGEST_DIGITS, encode_data_url, refuse_wrong_size
@@ -39,8 +39,10 @@ class Drawer:
             device=device,
             draw=replace(settings.draw, device=device),
         )
-        lowlevel = find(replace(own, device="cpu", draw=replace(own.draw, device="cpu"))).lowlevel
-        self._reconstructor = open_reconstructor(own, Found(str(path), lowlevel))
+        lowlevel = find_checkpoint_paths(
+            replace(own, device="cpu", draw=replace(own.draw, device="cpu"))
+        ).lowlevel
+        self._reconstructor = open_reconstructor(own, CheckpointPaths(str(path), lowlevel))
         self.generator = self._reconstructor.generator.name
         self.max_candidates = settings.reconstruction.candidates
 

@@ -294,4 +294,4 @@ def s3(tmp_path_factory):
 
 def flags(config):
     """Return the flags that turn the demo's recipe into a config."""
-    return recipes.flags("demo", config)
+    return recipes.config_flags("demo", config)

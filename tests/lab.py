@@ -11,8 +11,9 @@ from mindeye_dist.data.manifest import read_manifest, write_manifest
 from mindeye_dist.frozen.codecs import PixelCodec
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.frozen.projection import ProjectedEncoder, fit_projection
+from mindeye_dist.generators.config import GeneratorConfig
 from mindeye_dist.generators.small import SmallGenerator
-from mindeye_dist.generators.small_network import GeneratorConfig, PictureTransformer
+from mindeye_dist.generators.small_network import PictureTransformer
 from mindeye_dist.shapes import TargetShape
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override

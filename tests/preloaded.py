@@ -6,7 +6,7 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 import torch  # noqa: E402
 
-import jobs.train_generator  # noqa: E402, F401
+import jobs.work.train_generator  # noqa: E402, F401
 import jobs.worker  # noqa: E402, F401
 from mindeye_dist.training.backends.deepspeed_backend import _import_deepspeed  # noqa: E402
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jobs.command import absolute_path, clear_errors, watched
-from jobs.opening.generator_pictures import as_tensor
+from jobs.opening.generator_pictures import picture_tensor
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.frozen.encoders import ENCODED_AT_ONCE
 from mindeye_dist.frozen.projection import ProjectedEncoder
@@ -43,7 +43,7 @@ def fit_scenes(options: FitScenes) -> ProjectedEncoder:
         for start in watched(starts, "encoding scenes, batch"):
             numbers = range(start, min(start + ENCODED_AT_ONCE, options.scenes))
             scenes = [render_scene(number, GENERATOR_SERIES) for number in numbers]
-            images = as_tensor([encode_jpeg(scene.picture) for scene in scenes])
+            images = picture_tensor([encode_jpeg(scene.picture) for scene in scenes])
             yield base(images), [scene.factors for scene in scenes]
 
     encoder = ProjectedEncoder(base, fit_scene_projection(batches()))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from jobs.command import SCHEME, absolute_path, cache_folder, weights_path
-from jobs.opening.encoders import data_shapes, open_split, target_encoder, while_training
+from jobs.opening.encoders import data_shapes, open_split, target_encoder, training_encoder
 from jobs.options.checkpoints import CheckpointOptions, RunOptions
 from jobs.options.encoders import EncoderOptions
 from mindeye_dist.data.dataset import Dataset
@@ -36,11 +36,13 @@ def chosen_checkpoint(options: CheckpointOptions) -> tuple[Path, Path | None]:
         CheckpointError: the run has no good checkpoint.
     """
     named = options.checkpoint
-    path = given(named, options.mlflow) if named else best(options.run_dir)
+    path = (
+        fetch_named_checkpoint(named, options.mlflow) if named else best_checkpoint(options.run_dir)
+    )
     return path, path.parent.parent if path.parent.name == "checkpoints" else None
 
 
-def given(checkpoint: str, mlflow: str = "") -> Path:
+def fetch_named_checkpoint(checkpoint: str, mlflow: str = "") -> Path:
     """Return the folder of a checkpoint that was named, registered in MLflow, or lies on S3.
 
     Raises:
@@ -55,7 +57,7 @@ def given(checkpoint: str, mlflow: str = "") -> Path:
     return Path(absolute_path(checkpoint)).resolve()
 
 
-def best(run_dir: str) -> Path:
+def best_checkpoint(run_dir: str) -> Path:
     """Return a run's best checkpoint.
 
     Raises:
@@ -90,13 +92,13 @@ def open_data(
         }
         targets = TargetShape(stored.shape, stored.encoder, stored.digest)
     else:
-        encoder = while_training(config, store)
+        encoder = training_encoder(config, store)
         opened = {split: open_split(config, store, manifest, split, encoder) for split in SPLITS}
         targets = data_shapes(manifest, config, encoder).targets["clip_tokens"]
     return EvaluationData(splits=opened, targets=targets, manifest=manifest)
 
 
-def encoder_of(
+def checkpoint_encoder(
     predictor: Predictor,
     store: Store,
     device: Literal["cpu", "cuda"],
@@ -120,7 +122,7 @@ def encoder_of(
     check_pipeline(predictor, "highlevel")
     config = predictor.config
     config = replace(config, compute=replace(config.compute, device=device))
-    if encoder := while_training(config, store):
+    if encoder := training_encoder(config, store):
         return encoder
     name = predictor.shapes.targets["clip_tokens"].encoder
     if name.startswith("efficientnet-lite0"):
@@ -140,7 +142,7 @@ def encoder_of(
     return target_encoder(options, store)
 
 
-def lowlevel_beside(
+def open_lowlevel_run(
     options: RunOptions,
     predictor: Predictor,
     run_dir: Path | None,
@@ -165,7 +167,10 @@ def lowlevel_beside(
     try:
         elsewhere = ":/" in folder
         own = Predictor(
-            given(folder, options.mlflow) if elsewhere else best(folder), options.device
+            fetch_named_checkpoint(folder, options.mlflow)
+            if elsewhere
+            else best_checkpoint(folder),
+            options.device,
         )
         if own.config.pipeline != "lowlevel":
             raise CheckpointError(f"{own.path}: is of the {own.config.pipeline} pipeline")
@@ -184,7 +189,7 @@ def lowlevel_beside(
         return None
 
 
-def codec_of(options: RunOptions, predictor: Predictor) -> LatentCodec:
+def open_latent_codec(options: RunOptions, predictor: Predictor) -> LatentCodec:
     """Return the codec of a low-level checkpoint's latents.
 
     Raises:

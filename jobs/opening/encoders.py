@@ -55,7 +55,7 @@ def target_encoder(options: EncoderOptions, store: Store | None) -> TargetEncode
     return _latents(codec_from(options))
 
 
-def while_training(config: ExperimentConfig, store: Store) -> TargetEncoder | None:
+def training_encoder(config: ExperimentConfig, store: Store) -> TargetEncoder | None:
     """Return the model that computes targets while training, none where they are read.
 
     Raises:

@@ -30,15 +30,15 @@ from mindeye_dist.simulation.scenes import render_scene
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import check
 
-CHUNK = 500
+CHUNK_PICTURES = 500
 """Pictures that are prepared at once; a killed run loses no more."""
 
 
-DAMAGE = (ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError)
+DAMAGED_CHUNK_ERRORS = (ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError)
 """What reading a damaged chunk raises; one that cannot be read at all is another matter."""
 
 
-LOOKED_AT = 8
+HASHED_SCENES = 8
 """Rendered scenes by whose bytes a series is known."""
 
 
@@ -51,7 +51,7 @@ class PicturesInMemory:
 
 
 @dataclass(frozen=True)
-class Source:
+class PictureSource:
     """Pictures to learn, and where their tokens come from.
 
     Attributes:
@@ -71,7 +71,7 @@ class Source:
     targets: TargetShape
 
 
-def open_source(options: SourceOptions) -> Source:
+def open_source(options: SourceOptions) -> PictureSource:
     """Return the pictures that the options name, and their tokens."""
     if options.data_url:
         return shards_source(options)
@@ -83,7 +83,7 @@ def open_source(options: SourceOptions) -> Source:
 
     def tokens(_: range, files: list[bytes]) -> np.ndarray:
         parts = [
-            encoder.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
+            encoder.encode(picture_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
             for start in range(0, len(files), ENCODED_AT_ONCE)
         ]
         return np.concatenate(parts)
@@ -101,9 +101,9 @@ def open_source(options: SourceOptions) -> Source:
             ]
 
         digests = (checksum(files.read(name)) for name in files.names)
-        return Source(
+        return PictureSource(
             f"pictures of {options.images}",
-            digest_of(f"{options.image_side} {' '.join(digests)}"),
+            text_digest(f"{options.image_side} {' '.join(digests)}"),
             len(files.names),
             read,
             tokens,
@@ -111,16 +111,16 @@ def open_source(options: SourceOptions) -> Source:
         )
     about = f"rendered scenes of series {GENERATOR_SERIES}"
     # Some of them stand for all: scenes that are drawn in another way are other pictures.
-    looks = digest_of(" ".join([about, *map(checksum, rendered(range(LOOKED_AT)))]))
-    return Source(about, looks, options.scenes, rendered, tokens, targets)
+    looks = text_digest(" ".join([about, *map(checksum, render_files(range(HASHED_SCENES)))]))
+    return PictureSource(about, looks, options.scenes, render_files, tokens, targets)
 
 
-def rendered(numbers: range) -> list[bytes]:
+def render_files(numbers: range) -> list[bytes]:
     """Return scenes as JPEG, as subjects see them."""
     return [encode_jpeg(render_scene(n, GENERATOR_SERIES).picture) for n in numbers]
 
 
-def shards_source(options: SourceOptions) -> Source:
+def shards_source(options: SourceOptions) -> PictureSource:
     """Return the training pictures of shards, once each, without any that is in a test split.
 
     Raises:
@@ -159,37 +159,37 @@ def shards_source(options: SourceOptions) -> Source:
         )
 
     about = f"training pictures of {options.data_url}"
-    return Source(about, digest_of(" ".join(learned)), len(found), read, tokens, targets)
+    return PictureSource(about, text_digest(" ".join(learned)), len(found), read, tokens, targets)
 
 
-def digest_of(text: str) -> str:
+def text_digest(text: str) -> str:
     """Return a short digest."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def as_tensor(files: Sequence[bytes]) -> Float[Tensor, "pictures 3 height width"]:
+def picture_tensor(files: Sequence[bytes]) -> Float[Tensor, "pictures 3 height width"]:
     """Return picture files of one size as images with values in [0, 1]."""
     rgb = np.stack([decode(file, "a picture") for file in files])
     return torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
 
 
-def prepared(folder: Path, source: Source, codec: LatentCodec) -> PicturesInMemory:
+def prepare_pictures(folder: Path, source: PictureSource, codec: LatentCodec) -> PicturesInMemory:
     """Return latents and tokens of all pictures, from the folder as far as they are there."""
-    kept = folder / f"pictures-{digest_of(identity(source, codec))}"
+    kept = folder / f"pictures-{text_digest(data_identity(source, codec))}"
     kept.mkdir(exist_ok=True)
     latents = np.empty((source.count, *codec.shape), np.float16)
     tokens = np.empty((source.count, *source.targets.shape), np.float16)
-    for start in watched(range(0, source.count, CHUNK), "preparing pictures, chunk"):
-        numbers = range(start, min(start + CHUNK, source.count))
+    for start in watched(range(0, source.count, CHUNK_PICTURES), "preparing pictures, chunk"):
+        numbers = range(start, min(start + CHUNK_PICTURES, source.count))
         part = slice(numbers.start, numbers.stop)
-        latents[part], tokens[part] = chunk(
+        latents[part], tokens[part] = prepare_chunk(
             kept / f"{start}-{numbers.stop}.npz", numbers, source, codec
         )
     return PicturesInMemory(latents, tokens)
 
 
-def chunk(
-    path: Path, numbers: range, source: Source, codec: LatentCodec
+def prepare_chunk(
+    path: Path, numbers: range, source: PictureSource, codec: LatentCodec
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return latents and tokens of some pictures, and keep them in a file."""
     if path.exists():
@@ -202,11 +202,11 @@ def chunk(
             ):
                 check(part.shape == (len(numbers), *shape), name, part.shape, str(shape))
             return latents, tokens
-        except DAMAGE as error:
+        except DAMAGED_CHUNK_ERRORS as error:
             print(f"{path}: is made again, it is damaged: {error}", file=sys.stderr)
     files = source.read(numbers)
     parts = [
-        codec.encode(as_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
+        codec.encode(picture_tensor(files[start : start + ENCODED_AT_ONCE])).cpu().numpy()
         for start in range(0, len(files), ENCODED_AT_ONCE)
     ]
     latents = np.concatenate(parts).astype(np.float16)
@@ -217,21 +217,21 @@ def chunk(
     return latents, tokens
 
 
-def identity(source: Source, codec: LatentCodec) -> str:
+def data_identity(source: PictureSource, codec: LatentCodec) -> str:
     """Return pictures, encoder and codec in a line."""
     return f"{source.count} {source.digest} {source.targets.digest} {codec.digest}"
 
 
-def encoded(codec: LatentCodec, pictures: np.ndarray) -> np.ndarray:
+def encode_pictures(codec: LatentCodec, pictures: np.ndarray) -> np.ndarray:
     """Return the latents of pictures in [-1, 1]."""
     latents = np.empty((len(pictures), *codec.shape), np.float16)
-    for start in watched(range(0, len(pictures), CHUNK), "encoding pictures, chunk"):
-        part = torch.from_numpy(pictures[start : start + CHUNK]).float()
-        latents[start : start + CHUNK] = codec.encode(part / 2 + 0.5).cpu().numpy()
+    for start in watched(range(0, len(pictures), CHUNK_PICTURES), "encoding pictures, chunk"):
+        part = torch.from_numpy(pictures[start : start + CHUNK_PICTURES]).float()
+        latents[start : start + CHUNK_PICTURES] = codec.encode(part / 2 + 0.5).cpu().numpy()
     return latents
 
 
-def moments(latents: np.ndarray) -> tuple[Tensor, Tensor]:
+def channel_moments(latents: np.ndarray) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel, over at most 2,000 pictures."""
     some = torch.from_numpy(latents[:: max(1, len(latents) // 2000)]).float()
     axes = (0, 2, 3)

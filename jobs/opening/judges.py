@@ -11,7 +11,7 @@ from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lit
 from mindeye_dist.frozen.metric_networks import HUB, FeatureNetwork, open_lite0, open_network
 from mindeye_dist.storage.store import Store
 
-METRICS_OF = {
+NETWORK_METRICS = {
     "alexnet": ("alexnet2", "alexnet5"),
     "inception": ("inception",),
     "clip": ("clip",),
@@ -31,7 +31,7 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
     networks: list[FeatureNetwork] = []
     gaps: dict[str, str] = {}
     encoder = None
-    for name, keys in METRICS_OF.items():
+    for name, keys in NETWORK_METRICS.items():
         weights = getattr(options, name)
         try:
             networks += [
@@ -49,7 +49,7 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
         encoder = EfficientNetLite0(Path(lite0), device=device)
     except ImportError as error:
         gaps |= dict.fromkeys(("lite0_two_way", "lite0_distance"), str(error))
-    known = about_pictures(store)
+    known = read_picture_facts(store)
     return Judges(
         networks=networks,
         gaps=gaps,
@@ -60,7 +60,7 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
     )
 
 
-def about_pictures(store: Store) -> dict[str, dict[str, Any]]:
+def read_picture_facts(store: Store) -> dict[str, dict[str, Any]]:
     """Return what is known of simulated subjects' pictures, by sample key; nothing of others."""
     if not store.exists(ABOUT_PICTURES):
         return {}

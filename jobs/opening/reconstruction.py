@@ -4,11 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs.opening.checkpoints import (
+    checkpoint_encoder,
     chosen_checkpoint,
-    codec_of,
     data_store,
-    encoder_of,
-    lowlevel_beside,
+    open_latent_codec,
+    open_lowlevel_run,
 )
 from jobs.opening.generators import open_generator
 from jobs.options.reconstruction import DrawOptions
@@ -17,14 +17,14 @@ from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor,
 
 
 @dataclass(frozen=True)
-class Found:
+class CheckpointPaths:
     """The folders of the checkpoints that are meant; no low-level one where it is empty."""
 
     checkpoint: str
     lowlevel: str
 
 
-def find(options: DrawOptions) -> Found:
+def find_checkpoint_paths(options: DrawOptions) -> CheckpointPaths:
     """Return the checkpoints that are meant, the low-level one where there is one.
 
     Raises:
@@ -35,14 +35,14 @@ def find(options: DrawOptions) -> Found:
     predictor = Predictor(path)
 
     def fitting(own: Predictor) -> str:
-        check_lowlevel(predictor, LowLevelPipeline(own, codec_of(options, own)))
+        check_lowlevel(predictor, LowLevelPipeline(own, open_latent_codec(options, own)))
         return str(own.path)
 
-    lowlevel = lowlevel_beside(options, predictor, run_dir, fitting, drawn_over=True)
-    return Found(str(path), lowlevel or "")
+    lowlevel = open_lowlevel_run(options, predictor, run_dir, fitting, drawn_over=True)
+    return CheckpointPaths(str(path), lowlevel or "")
 
 
-def open_reconstructor(options: DrawOptions, found: Found) -> Reconstructor:
+def open_reconstructor(options: DrawOptions, found: CheckpointPaths) -> Reconstructor:
     """Return the models of a reconstruction, on the options' device.
 
     Raises:
@@ -54,8 +54,8 @@ def open_reconstructor(options: DrawOptions, found: Found) -> Reconstructor:
     lowlevel = None
     if found.lowlevel:
         own = Predictor(Path(found.lowlevel), options.device, config.batch_size)
-        lowlevel = LowLevelPipeline(own, codec_of(options, own))
-    encoder = encoder_of(
+        lowlevel = LowLevelPipeline(own, open_latent_codec(options, own))
+    encoder = checkpoint_encoder(
         predictor,
         data_store(options, predictor),
         options.device,

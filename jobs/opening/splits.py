@@ -19,7 +19,7 @@ from mindeye_dist.storage.store import Store
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitPart:
     """Brains of the split that share a shard, by their place in it."""
 
     path: str
@@ -27,7 +27,7 @@ class Part:
     stop: int
 
 
-def open_split(options: SplitOptions, store: Store, predictor: Predictor) -> Dataset:
+def open_voxel_split(options: SplitOptions, store: Store, predictor: Predictor) -> Dataset:
     """Return the split whose brains are meant, without targets.
 
     Raises:
@@ -43,7 +43,7 @@ def open_split(options: SplitOptions, store: Store, predictor: Predictor) -> Dat
     return dataset
 
 
-def split_parts(options: SplitOptions, dataset: Dataset, made_with: Any) -> list[Part]:
+def split_parts(options: SplitOptions, dataset: Dataset, made_with: Any) -> list[SplitPart]:
     """Return the parts of the brains that are meant; `made_with` is the output's provenance."""
     size = options.pictures_per_shard
     count = min(options.limit or len(dataset), len(dataset))
@@ -51,12 +51,12 @@ def split_parts(options: SplitOptions, dataset: Dataset, made_with: Any) -> list
     parts = []
     for number, (first, stop) in enumerate(bounds):
         samples = with_voxel_checksums(dataset.store, dataset.samples[first:stop])
-        parts.append(Part(output_shard_path(made_with, number, samples), first, stop))
+        parts.append(SplitPart(output_shard_path(made_with, number, samples), first, stop))
     return parts
 
 
-def voxels_of(
-    dataset: Dataset, part: Part, repeats: Literal["average", "first"]
+def part_voxels(
+    dataset: Dataset, part: SplitPart, repeats: Literal["average", "first"]
 ) -> Float[np.ndarray, "brains voxels"]:
     """Return the responses of a part's brains, one row each."""
     rows = [row.astype(np.float32) for row in dataset.voxels(range(part.first, part.stop))]

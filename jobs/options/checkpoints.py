@@ -1,4 +1,4 @@
-"""Runs: the checkpoint that is meant, the low-level one beside it, and the data of either."""
+"""Flags that choose a checkpoint, the low-level checkpoint beside it, and their data."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,38 +8,40 @@ from mindeye_dist.strict import check
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """Which checkpoint, its data, and where it computes."""
+    """A checkpoint, its data and its device."""
 
     run_dir: str = "runs/demo"
-    """Run whose checkpoint of the best validation is taken."""
+    """Folder of a run, whose checkpoint with the best validation score is taken."""
     checkpoint: str = ""
-    """Folder or s3:// prefix of one checkpoint, instead of the run's best; or models:/NAME@ALIAS in
-    MLflow."""
+    """Checkpoint, instead of the run's best: a folder, an s3:// prefix, or models:/NAME@ALIAS in
+    MLflow's registry."""
     mlflow: str = ""
-    """Tracking server of models:/; by default MLFLOW_TRACKING_URI, or else runs/mlflow.db."""
+    """URL of the tracking server of models:/; by default MLFLOW_TRACKING_URI, or else
+    runs/mlflow.db."""
     data_url: str = ""
-    """Where the shards are, if not where the checkpoint's config says."""
+    """Folder or s3:// prefix of the shards; by default that of the checkpoint's config."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Device of the models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(CheckpointOptions):
-    """The same, the low-level run beside it, and what made its latents."""
+    """A checkpoint, the low-level run beside it, and the codec of its latents."""
 
     lowlevel_run_dir: str = ""
-    """Run of the low-level pipeline, or s3:// prefix or models:/NAME@ALIAS of its checkpoint; by
-    default RUN_DIR-lowlevel, where there is one."""
+    """Folder of the low-level run, or s3:// prefix or models:/NAME@ALIAS of its checkpoint; by
+    default RUN_DIR-lowlevel, if that exists."""
     no_lowlevel: bool = False
-    """Leave the low-level run out, even where there is one; pictures are drawn from noise alone."""
+    """Ignore the low-level run; pictures are drawn from noise alone."""
     codec: str = ""
-    """What made the latents, where it needs weights: a folder or hub name of a VAE, or a folder
-    with TAEF2."""
+    """Weights of the codec that made the latents, if it has any: a folder or hub name of a VAE, or
+    a folder with TAEF2."""
     codec_subfolder: str = ""
-    """Where in --codec the VAE is (`vae` in a whole pipeline)."""
+    """Subfolder of --codec with the VAE (`vae` in a whole pipeline)."""
     encoder_weights: str = ""
-    """CLIP's, where candidates are encoded by it: as --weights of jobs/embed.py."""
+    """Weights of CLIP, if CLIP encodes the candidates: as --weights of jobs/embed.py."""
     encoder_antialias: bool = False
-    """CLIP's preprocessing: as --antialias of jobs/embed.py."""
+    """Antialiasing in CLIP's preprocessing: as --antialias of jobs/embed.py."""
 
     def __post_init__(self) -> None:
         named, fits = self.lowlevel_run_dir, not (self.no_lowlevel and self.lowlevel_run_dir)

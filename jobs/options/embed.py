@@ -1,4 +1,4 @@
-"""Options of `jobs/embed.py`."""
+"""Flags of `jobs/embed.py`: shards, encoder, variants and workers."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -13,26 +13,26 @@ from mindeye_dist.strict import check
 
 @dataclass(frozen=True, kw_only=True)
 class Embed:
-    """Compute targets of all subjects' pictures, and write them beside the shards."""
+    """Compute the targets of all subjects' pictures, and write them beside the shards."""
 
     data_url: str = DataConfig.url
     """Folder or s3:// prefix that holds manifest.json."""
     name: str = ""
-    """Name of the set in the manifest (data.targets, data.latents or data.teacher); by default the
-    model's, with its variants."""
+    """Name of the set in the manifest, as data.targets, data.latents or data.teacher of a run take
+    it; by default the encoder's name, with the variants."""
     variants: int = 0
-    """Augmented variants of each picture, beside the picture itself."""
+    """Number of augmented variants of each picture, besides the picture itself."""
     augmentation: Recipe = "release"
-    """How variants are made: as in the published release, in the development script that the
-    published weights come from, or for the low-level teacher."""
+    """Augmentation of the variants: that of the published release, of the development script behind
+    the published weights, or of the low-level teacher."""
     seed: int = 0
-    """Which variants are drawn."""
+    """Seed of the variants."""
     workers: int = 1
-    """Ray workers, each with a copy of the model."""
+    """Number of Ray workers, each with a copy of the encoder."""
     overwrite: bool = False
-    """Replace a set of that name in the manifest that is by other weights."""
+    """Replace a set of the same name that other weights made."""
     without_ray: bool = False
-    """Compute in this very process."""
+    """Compute in this process."""
     model: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Frozen models by name, as sources of targets: stored by `jobs/embed.py`, or while training."""
+"""Flags that choose a frozen encoder, the source of targets, and its preprocessing."""
 
 import re
 from dataclasses import dataclass
@@ -19,27 +19,28 @@ EncoderName = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions:
-    """Which frozen model, and how it sees pictures."""
+    """A frozen encoder by name, its weights, preprocessing and device."""
 
     encoder: EncoderName = "clip-vit-l-14"
     """clip-vit-l-14: the published clip_tokens. efficientnet-lite0: clip_tokens by the projection
-    that is stored with the shards; -map: the same without token 0, as a low-level teacher.
-    convnext: the published teacher. The others make latents."""
+    stored with the shards; -map: the same without token 0, as a low-level teacher. convnext: the
+    published teacher. pixels, autoencoder-kl, taef2: latents."""
     weights: str = ""
     """CLIP: a tag of open_clip's hub, a safetensors file, or `random`; openai if it is empty.
     autoencoder-kl: a folder or hub name. taef2: a folder. convnext: a safetensors file."""
     final: bool = False
-    """CLIP: the image embedding alone, 1 x 768."""
+    """CLIP: only the image embedding, 1 x 768."""
     subfolder: str = ""
-    """autoencoder-kl: where in --weights it is (`vae` in a whole pipeline)."""
+    """autoencoder-kl: subfolder of --weights (`vae` in a whole pipeline)."""
     published_std: bool = False
     """convnext: divide red by the published .228, for parity, instead of ImageNet's .229."""
     antialias: bool = False
-    """CLIP: filter when pictures are made smaller; the published targets are not filtered."""
+    """CLIP: filter while downscaling; the published targets are not filtered."""
     side: int = 0
-    """Width of the pictures that codecs encode (pixels): 28, 512 and 128 if it is 0."""
+    """Width of the pictures that a codec encodes, in pixels; 0 means 28 for pixels, 512 for
+    autoencoder-kl, 128 for taef2."""
     device: str = "cpu"
-    """Where each worker computes: cpu or cuda."""
+    """Device of each worker: cpu or cuda."""
 
     def __post_init__(self) -> None:
         known = re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None

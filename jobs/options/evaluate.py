@@ -1,4 +1,4 @@
-"""Options of `jobs/evaluate.py`."""
+"""Flags of `jobs/evaluate.py`: a checkpoint, its generator, and scores of its pictures."""
 
 from dataclasses import dataclass, field
 
@@ -12,20 +12,22 @@ class Evaluate(DrawOptions):
     """Score a checkpoint on the test split and write its report."""
 
     out: str = ""
-    """Folder for the report; by default the run's, for models:/NAME@ALIAS runs/NAME-ALIAS, for
-    another checkpoint of no run CHECKPOINT-report beside it."""
+    """Folder of the report; by default the run's. The default for models:/NAME@ALIAS is
+    runs/NAME-ALIAS, for any other checkpoint outside a run CHECKPOINT-report beside it."""
     num_examples: int = 12
-    """Retrieval examples on the page, each direction."""
+    """Number of retrieval examples on the page, for each direction."""
     seed: int = 0
+    """Seed of the choice of examples and pictures."""
     pictures: int = 100
-    """Test pictures that are drawn and scored; 0 draws none."""
+    """Number of test pictures to reconstruct and score; 0 for none."""
     reconstructions: str = ""
-    """Folder or s3:// prefix of jobs/reconstruct.py: its pictures of the test split, made by the
-    same checkpoints and settings, are scored as the model's; their controls are drawn."""
+    """Output of jobs/reconstruct.py (folder or s3:// prefix) for the test split, made with the same
+    checkpoints and settings: scored as the model's pictures, so that only the controls are
+    drawn."""
     control_candidates: int = 4
-    """Candidates of what is drawn for comparison alone."""
+    """Number of candidates for each control picture."""
     pool: str = ""
-    """Pool of jobs/pool.py, whose nearest picture is scored beside what is drawn."""
+    """Folder of a pool of jobs/pool.py, whose nearest picture is scored beside the drawn one."""
     networks: NetworkOptions = field(default_factory=NetworkOptions)
 
     def __post_init__(self) -> None:

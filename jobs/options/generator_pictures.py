@@ -1,4 +1,4 @@
-"""Pictures to learn, for the project's own generator: where they come from, held in memory."""
+"""Flags that choose the training pictures of a generator, and the encoder of their clip_tokens."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -12,27 +12,29 @@ from mindeye_dist.strict import check
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:
-    """Which pictures, and what makes their clip_tokens."""
+    """Training pictures: rendered scenes, shards or files; and the encoder of their clip_tokens."""
 
     scenes: int = 16_000
-    """Rendered scenes to learn, where neither --data-url nor --images is given."""
+    """Number of rendered scenes, the default source without --data-url and --images."""
     data_url: str = ""
-    """Shards whose training pictures and stored clip_tokens are learned; never their test split."""
+    """Folder or s3:// prefix of shards: training pictures with stored clip_tokens. Pictures in a
+    test split are left out."""
     subjects: tuple[str, ...] = ()
-    """Subjects of --data-url whose pictures are taken; all of them by default."""
+    """Subjects of --data-url; by default all."""
     targets: str = DataConfig.targets
-    """Set of clip_tokens in the manifest of --data-url."""
+    """Name of the set of clip_tokens in the manifest of --data-url."""
     images: str = ""
-    """Folder or tar of JPEG or PNG pictures to learn, every one of them: leave out yourself what
-    a brain is to be tested on, or take --data-url, which does."""
+    """Folder or tar of JPEG or PNG pictures. All are learned: keep test pictures out of it, or use
+    --data-url, which leaves them out."""
     image_side: int = 160
-    """Width of the square that is cut out of a picture of --images and encoded (pixels)."""
+    """Width of the square cut out of each picture of --images, in pixels."""
     encoder: Annotated[EncoderOptions, tyro.conf.arg(name="encoder")] = field(
         default_factory=lambda: EncoderOptions(encoder="efficientnet-lite0")
     )
-    """What makes clip_tokens of --images and scenes; efficientnet-lite0 takes the projection that
-    comes with the project."""
+    """Encoder of the clip_tokens of --images and scenes; efficientnet-lite0 uses the projection
+    shipped with the project."""
     device: Literal["cpu", "cuda"] = "cpu"
+    """Device of encoder and training."""
 
     def __post_init__(self) -> None:
         check(not (self.data_url and self.images), "images", self.images, "none beside --data-url")

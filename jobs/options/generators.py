@@ -1,38 +1,39 @@
-"""Image generators by name: the project's own, and two whose weights users bring."""
+"""Flags that choose an image generator: the project's own, or one whose weights a user brings."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from mindeye_dist.generators.latent_diffusion import Precision
+from mindeye_dist.generators.config import Precision
 from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorOptions:
-    """Which generator draws the pictures."""
+    """An image generator by name, its weights, sampling and device."""
 
     generator: Literal["small", "versatile-diffusion", "stable-unclip"] = "small"
     """small: this project's, trained by jobs/train_generator.py. versatile-diffusion: the published
     one, from 257 x 768 tokens. stable-unclip: from 1 x 768."""
     weights: str = ""
-    """small: its file, or the folder of its training; the one for rendered scenes, which comes with
-    the project, if it is empty. Others: a folder or a name on the hub."""
+    """small: a file, or the run folder of jobs/train_generator.py; by default the generator of
+    rendered scenes shipped with the project. Others: a folder or a name on the hub."""
     codec: str = ""
-    """small: weights of the codec whose latents it makes, where that has any: a folder, a VAE's
-    name on the hub, or an autoencoder's file; one that was trained with it is found beside it."""
+    """small: weights of the codec of its latents, if the codec has any: a folder, a VAE's name on
+    the hub, or an autoencoder's file; by default the autoencoder beside the generator's file."""
     codec_subfolder: str = ""
-    """small: where in --codec the VAE is (`vae` in a whole pipeline)."""
+    """small: subfolder of --codec with the VAE (`vae` in a whole pipeline)."""
     steps: int = 0
-    """Steps of the sampler, instead of the generator's own number (published: 20)."""
+    """Number of the sampler's steps; 0 for the generator's own (published: 20)."""
     guidance: float = 0.0
-    """Classifier-free guidance, instead of the generator's own (published: 3.5)."""
+    """Scale of classifier-free guidance; 0 for the generator's own (published: 3.5)."""
     mended: bool = False
-    """versatile-diffusion: without the published code's quirks: the sampler ends without noise,
-    initial pictures are normalised as the autoencoder expects, their latents are the mode."""
+    """versatile-diffusion: without the published code's quirks. The sampler ends without noise,
+    initial pictures are normalised as the autoencoder expects, and their latents are the
+    posterior's mode."""
     dtype: Precision = "fp32"
-    """Precision of versatile-diffusion and stable-unclip."""
+    """Precision of versatile-diffusion's and stable-unclip's weights."""
     device: str = "cpu"
-    """Where to draw: cpu or cuda."""
+    """Device of the generator: cpu or cuda."""
 
     def __post_init__(self) -> None:
         of = self.generator

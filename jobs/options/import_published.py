@@ -1,4 +1,4 @@
-"""Options of `jobs/import_published.py`."""
+"""Flags of `jobs/import_published.py`: published weights, and the subject they decode."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +9,22 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class ImportPublished:
-    """Turn a published file into a checkpoint."""
+    """Convert published weights to a checkpoint."""
 
     file: Annotated[Path, tyro.conf.Positional]
-    """The `.pth`."""
+    """Published `.pth` file."""
     out: str
     """Folder of the checkpoint; must not exist."""
     data_url: str = ""
-    """Shards of the subject: they tell its voxels, and the digests of its targets."""
+    """Folder or s3:// prefix of the subject's shards, the source of its number of voxels and of the
+    digests of its targets."""
     subject: str = "subj01"
-    """Name in the manifest at --data-url."""
+    """Name of the subject in the manifest of --data-url."""
     voxels_of: str = ""
-    """NSD subject whose voxel count to expect, without --data-url."""
+    """NSD subject whose number of voxels is expected, without --data-url."""
     targets: str = ""
-    """Set of clip_tokens that the weights predict, if not under the recipe's name."""
+    """Name of the set of clip_tokens that the weights predict; by default the recipe's."""
     latents: str = ""
-    """Set of latents that the weights predict, if not under the recipe's name."""
+    """Name of the set of latents that the weights predict; by default the recipe's."""
     any_size: bool = False
-    """For weights that the published code made at other sizes: take them from the file."""
+    """Accept weights of other sizes than the published ones; the sizes come from the file."""

@@ -1,4 +1,4 @@
-"""Options of `jobs/import_versatile.py`."""
+"""Flags of `jobs/import_versatile.py`: source and output folder."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,9 +8,9 @@ import tyro
 
 @dataclass(frozen=True, kw_only=True)
 class ImportVersatile:
-    """Turn the published pipeline into one that can be read without pickle."""
+    """Convert the published pipeline to safetensors, which is read without pickle."""
 
     source: Annotated[str, tyro.conf.Positional]
     """Folder of the pipeline, or its name on the hub: shi-labs/versatile-diffusion."""
     out: str
-    """Folder to write, on this machine."""
+    """Output folder, on this machine."""

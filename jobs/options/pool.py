@@ -1,64 +1,67 @@
-"""Options of `jobs/pool.py`."""
+"""Flags of `jobs/pool.py`: the subcommands build and search."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from jobs.options.checkpoints import CheckpointOptions
 from jobs.options.encoders import EncoderOptions
 from mindeye_dist.config import DataConfig
-from mindeye_dist.data.manifest import Split
 from mindeye_dist.strict import check
 
 
 @dataclass(frozen=True, kw_only=True)
 class Build:
-    """Encode pictures into a pool; an interrupted one is built again from the start."""
+    """Encode pictures into a pool; an interrupted build starts anew."""
 
     out: str
-    """Folder of the pool, on this machine."""
+    """Folder of the pool to write, on this machine."""
     images: str = ""
-    """Folder or tar of JPEG or PNG pictures; those of --data-url without it."""
+    """Folder or tar of JPEG or PNG pictures; by default the pictures of --data-url."""
     data_url: str = ""
-    """Folder or s3:// prefix of shards: their pictures, and where efficientnet-lite0's projection
-    is."""
+    """Folder or s3:// prefix of shards, with pictures and efficientnet-lite0's projection."""
     subject: str = DataConfig.subject
-    """Whose pictures of --data-url."""
-    split: Split = "train"
-    """Which pictures of --data-url."""
+    """Subject of --data-url."""
+    split: Literal["train", "val", "test"] = "train"
+    """Split of --data-url."""
     max_side: int = 0
-    """Pictures are cut square, and made smaller to this width (pixels): 0 for that of --data-url's,
-    or 256 without it."""
+    """Largest width of the stored pictures, which are cut square, in pixels; 0 for the width of the
+    pictures of --data-url, or 256 without it."""
     overwrite: bool = False
-    """Replace a pool that is there."""
+    """Replace an existing pool."""
     model: Annotated[EncoderOptions, tyro.conf.arg(name="")] = field(default_factory=EncoderOptions)
 
     def __post_init__(self) -> None:
-        check(bool(self.images or self.data_url), "images", self.images, "that or --data-url")
+        check(
+            bool(self.images or self.data_url),
+            "images",
+            self.images,
+            "a folder or tar, or else --data-url",
+        )
         check(self.max_side >= 0, "max_side", self.max_side, "0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Search(CheckpointOptions):
-    """Find the pictures of a pool that are nearest to what each test brain says."""
+    """Find the pictures of a pool nearest to the embedding of each test brain."""
 
     pool: str
     """Folder of the pool."""
     out: str
-    """Folder for matches.jsonl, a line a brain, and sheet.png."""
+    """Output folder or s3:// prefix for matches.jsonl, one line per brain, and sheet.png."""
     k: int = 5
-    """Pictures for each brain."""
+    """Number of pictures to find for each brain."""
     candidates: int = 300
-    """Pictures that are ranked by all tokens; as many as the pool has make the search exact."""
+    """Number of pictures ranked by all tokens; the size of the pool makes the search exact."""
     nprobe: int = 16
-    """Lists of a large pool's index that are looked through."""
+    """Number of lists of a large pool's index (FAISS IVF) to search."""
     include_seen: bool = False
-    """Let pictures be found that are copies of those of the test split."""
+    """Include copies of the test split's pictures."""
     num_examples: int = 12
-    """Brains on the sheet."""
+    """Number of brains on the sheet."""
     seed: int = 0
-    """Which brains are on the sheet."""
+    """Seed of the choice of brains on the sheet."""
 
     def __post_init__(self) -> None:
         for name, value in (("k", self.k), ("num_examples", self.num_examples)):

@@ -1,6 +1,6 @@
-"""Drawing: a run's checkpoints, its generator and its encoder -> what draws pictures from voxels.
+"""Flags of a reconstruction: checkpoints, generator and settings.
 
-The same for evaluation, for batches and for the service.
+Evaluation, batch reconstruction and the service share them.
 """
 
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from mindeye_dist.strict import check
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions(RunOptions):
-    """Which checkpoints, and what draws from what they say."""
+    """Checkpoints, and the generator that draws pictures from their predictions."""
 
     draw: GeneratorOptions = field(default_factory=GeneratorOptions)
-    """The generator; it computes on --device as the other models do."""
+    """Generator; it computes on --device as the other models do."""
     reconstruction: ReconstructionConfig = field(default_factory=ReconstructionConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        place_of = self.draw.device
-        check(place_of in ("cpu", self.device), "draw.device", place_of, f"{self.device}, --device")
+        got, expected = self.draw.device, self.device
+        check(got in ("cpu", expected), "draw.device", got, f"{expected}, as --device")

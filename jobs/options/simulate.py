@@ -1,4 +1,4 @@
-"""Options of `jobs/simulate.py`."""
+"""Flags of `jobs/simulate.py`: the simulated data set and its destination."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from mindeye_dist.simulation.config import SimulatedDataset
 
 @dataclass(frozen=True, kw_only=True)
 class Simulate(SimulatedDataset):
-    """Simulate subjects that see pictures, and write their shards."""
+    """Simulate the responses of subjects to pictures, and write their shards."""
 
     out: str = "data/demo"
-    """Folder or s3:// prefix to write to."""
+    """Output folder or s3:// prefix."""
     overwrite: bool = False
-    """Replace a data set that is there."""
+    """Replace an existing data set."""

@@ -1,4 +1,4 @@
-"""Options of `jobs/size.py`."""
+"""Flags of `jobs/size.py`: a run, and the shapes of its data."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -10,14 +10,14 @@ from mindeye_dist.config import ExperimentConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """Size a run's memory before renting machines for it."""
+    """Estimate a run's memory before renting machines for it."""
 
     recipe: str = "mindeye1-subj01"
-    """Whole run to start from (jobs/recipes.py); the other flags change it."""
+    """Name of the run to start from (jobs/recipes.py); the other flags change it."""
     num_voxels: int = 0
-    """Voxels of the subject; 0 takes nsdgeneral of NSD's data.subject."""
+    """Number of voxels; 0 for the nsdgeneral mask of NSD's subject data.subject."""
     num_tokens: int = 257
-    """Tokens of the target; 257 for ViT-L/14."""
+    """Number of tokens of the target; 257 for ViT-L/14."""
     dim: int = 768
     """Width of a token; 768 for ViT-L/14."""
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(

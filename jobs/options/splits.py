@@ -1,8 +1,4 @@
-"""Brains of a split, part by part: what batch jobs over voxels have in common.
-
-A part's brains share a shard of the output, whose name is a digest of all that it depends on: what
-is there and intact is right, and a killed job goes on with the missing ones.
-"""
+"""Flags of batch jobs over the voxels of a split: brains, output and workers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,26 +8,25 @@ from mindeye_dist.strict import check
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """Which brains, where to, and who computes."""
+    """Brains of a split, the output folder, and the number of workers."""
 
     out: str = ""
-    """Folder or s3:// prefix; by default a folder in RUN_DIR, or for a checkpoint of no run beside
-    the checkpoint."""
+    """Output folder or s3:// prefix; by default a folder in RUN_DIR, or beside a checkpoint that is
+    outside a run."""
     split: Literal["train", "val", "test"] = "test"
+    """Split of the checkpoint's subject."""
     limit: int = 0
-    """Pictures of the split, the first ones; 0 takes all."""
+    """Number of pictures, from the start of the split; 0 for all."""
     repeats: Literal["average", "first"] = "average"
-    """The mean of each picture's repeats, or a single trial."""
+    """Voxels of a picture: the mean of its repeats, or its first trial."""
     pictures_per_shard: int = 8
-    """What a killed run loses of a worker's work, at most."""
+    """Pictures per shard of the output; a killed worker loses at most one shard."""
     workers: int = 1
-    """Ray workers, each with a copy of the models."""
+    """Number of Ray workers, each with a copy of the models."""
     without_ray: bool = False
-    """Compute in this very process."""
+    """Compute in this process."""
 
-
-def check_split(options: SplitOptions) -> None:
-    """Check the bounds of the numbers among the options."""
-    check(options.limit >= 0, "limit", options.limit, "0 or more")
-    for name in ("pictures_per_shard", "workers"):
-        check(getattr(options, name) >= 1, name, getattr(options, name), "1 or more")
+    def __post_init__(self) -> None:
+        check(self.limit >= 0, "limit", self.limit, "0 or more")
+        for name in ("pictures_per_shard", "workers"):
+            check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")

@@ -1,4 +1,4 @@
-"""Options of `jobs/train.py`."""
+"""Flags of `jobs/train.py`: a run's whole config, and what to do with its folder."""
 
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -13,15 +13,15 @@ class Train:
     """Train a decoder from voxels to clip_tokens on a Ray cluster."""
 
     recipe: str = "demo"
-    """Whole run to start from (jobs/recipes.py); the other flags change it."""
+    """Name of the run to start from (jobs/recipes.py); the other flags change it."""
     resume: bool = False
-    """Go on from the run folder's newest good checkpoint."""
+    """Continue from the newest good checkpoint in the run folder."""
     overwrite: bool = False
-    """Delete what an earlier run left in the run folder."""
+    """Delete an earlier run's files in the run folder."""
     with_lowlevel: bool = False
-    """Train RECIPE-lowlevel after it, on the same data and workers, in RUN_DIR-lowlevel."""
+    """Train RECIPE-lowlevel afterwards, on the same data and workers, in RUN_DIR-lowlevel."""
     without_ray: bool = False
-    """Train in this very process; under torchrun, in each of its processes."""
+    """Train in this process; under torchrun, in each of its processes."""
     config: Annotated[ExperimentConfig, tyro.conf.arg(name="")] = field(
         default_factory=ExperimentConfig
     )

@@ -1,32 +1,30 @@
-"""Options of `jobs/train_generator.py`."""
+"""Flags of `jobs/train_generator.py`: pictures, latents, network and training."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 from jobs.options.generator_pictures import SourceOptions
-from mindeye_dist.frozen.small_autoencoder import AutoencoderConfig
-from mindeye_dist.generators.small import Imperfection
-from mindeye_dist.generators.small_network import GeneratorConfig
-from mindeye_dist.generators.small_training import PictureTraining
+from mindeye_dist.frozen.config import AutoencoderConfig
+from mindeye_dist.generators.config import GeneratorConfig, Imperfection, PictureTraining
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainGenerator(SourceOptions):
-    """Train a small latent diffusion generator on pictures and their clip_tokens."""
+    """Train a small latent diffusion model from clip_tokens to pictures."""
 
     run_dir: str = "runs/generator"
-    """Folder for the prepared pictures, the state, a sheet of samples and the result."""
+    """Folder of prepared pictures, training state, a sheet of samples and the generator."""
     codec: Literal["small-autoencoder", "pixels", "taef2", "autoencoder-kl"] = "small-autoencoder"
-    """Whose latents are drawn. A small-autoencoder is trained first, on the same pictures. Each
-    square of patch x patch latents is a token of the network: taef2 and autoencoder-kl, whose
-    latents are few, want --network.patch 1, pixels a larger one."""
+    """Codec of the latents. A small-autoencoder is trained first, on the same pictures. Each square
+    of patch x patch latents is a token of the network: use --network.patch 1 for taef2 and
+    autoencoder-kl, whose latents are few, and a larger patch for pixels."""
     codec_weights: str = ""
-    """taef2: a folder. autoencoder-kl: a folder or hub name. small-autoencoder: a file of one that
-    is trained already."""
+    """Weights of the codec. taef2: a folder. autoencoder-kl: a folder or hub name.
+    small-autoencoder: the file of a trained autoencoder, to train none."""
     codec_subfolder: str = ""
-    """autoencoder-kl: where in --codec-weights it is (`vae` in a whole pipeline)."""
+    """autoencoder-kl: subfolder of --codec-weights (`vae` in a whole pipeline)."""
     side: int = 64
-    """Width of the pictures that are drawn (pixels)."""
+    """Width of the drawn pictures, in pixels."""
     network: GeneratorConfig = field(default_factory=GeneratorConfig)
     training: PictureTraining = field(default_factory=PictureTraining)
     imperfection: Imperfection = field(default_factory=Imperfection)
@@ -37,4 +35,4 @@ class TrainGenerator(SourceOptions):
         )
     )
     autoencoder_noise: float = 0.05
-    """Standard deviation of the noise that its latents bear, which lie in -1..1."""
+    """Standard deviation of the noise added to the autoencoder's latents, which lie in -1..1."""

@@ -1,4 +1,4 @@
-"""Options of parallel work: number of workers and their device."""
+"""Number and kind of workers of a parallel map; no flags, but made from them."""
 
 from dataclasses import dataclass
 

@@ -8,7 +8,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
-from jobs.recipes import flags, recipe
+from jobs.recipes import config_flags, recipe
 from jobs.sweeps.options import SWEEP
 from jobs.sweeps.plan import Sweep, slots_of
 from jobs.sweeps.records import TrialRecord, rank_trials, read_trials, rung_levels
@@ -99,7 +99,7 @@ def champion_command(sweep: Sweep, champion: TrialRecord) -> str:
     options = sweep.options
     config = trial_config(options.config, champion.params)
     config = override(config, {"run_dir": recipe(options.recipe).run_dir})
-    more = " ".join(flags(options.recipe, config))
+    more = " ".join(config_flags(options.recipe, config))
     return (
         f"python jobs/train.py --recipe {options.recipe} --run-dir {options.config.run_dir}-best "
         f"{more}".rstrip()

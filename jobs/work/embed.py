@@ -31,7 +31,7 @@ AUGMENTED_SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
-class Part:
+class TargetPart:
     """Samples of a subject and split whose targets share a shard."""
 
     subject: str
@@ -40,10 +40,10 @@ class Part:
     samples: tuple[Sample, ...]
 
 
-class Hashing:
+class PictureHasher:
     """Station that hashes the pictures of a part."""
 
-    def __init__(self, url: str, parts: Sequence[Part]) -> None:
+    def __init__(self, url: str, parts: Sequence[TargetPart]) -> None:
         self._store, self._parts = Store(url), parts
 
     def __call__(self, number: int) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class Hashing:
         return {"pictures": picture_digests(self._store, self._parts[number].samples)}
 
 
-class Embedding:
+class TargetEmbedder:
     """Station that makes a shard of targets; it holds the model."""
 
     def __init__(
@@ -85,12 +85,12 @@ def embed(options: Embed) -> Manifest:
     encoder = target_encoder(replace(options.model, device="cpu"), store)
     name = options.name or set_name(options)
     print(f"{name}: {encoder.kind} by {encoder.name}, digest {encoder.digest}", file=sys.stderr)
-    old = old_sets(manifest, name, encoder, overwrite=options.overwrite)
+    old = reusable_sets(manifest, name, encoder, overwrite=options.overwrite)
     views = Views(count=options.variants, how=options.augmentation, seed=options.seed)
-    parts = list(all_parts(store, manifest, name, encoder, views))
+    parts = list(target_parts(store, manifest, name, encoder, views))
     digests = map_items(
-        replace(workers(options), gpu=False),
-        Hashing,
+        replace(embed_workers(options), gpu=False),
+        PictureHasher,
         (options.data_url, parts),
         [1] * len(parts),
         "reading pictures",
@@ -104,17 +104,17 @@ def embed(options: Embed) -> Manifest:
         )
         for part, hashed in zip(parts, digests, strict=True)
     ]
-    made = make(options, store, encoder, tasks, old)
+    made = make_shards(options, store, encoder, tasks, old)
     print(f"{name}: encoded {sum(m.encoded for m in made)} pictures", file=sys.stderr)
-    new = entries(parts, [m.shard for m in made], encoder, options.variants)
+    new = manifest_entries(parts, [m.shard for m in made], encoder, options.variants)
     current = read_manifest(store)  # others may have changed it since
-    old_sets(current, name, encoder, overwrite=options.overwrite)
-    merged = merge(manifest, current, name, new)
+    reusable_sets(current, name, encoder, overwrite=options.overwrite)
+    merged = merge_targets(manifest, current, name, new)
     write_manifest(store, merged)
     return merged
 
 
-def workers(options: Embed) -> Workers:
+def embed_workers(options: Embed) -> Workers:
     """Return who computes."""
     return Workers(
         count=options.workers,
@@ -129,7 +129,7 @@ def set_name(options: Embed) -> str:
     return f"{options.model.encoder}{'-final' if options.model.final else ''}{variants}"
 
 
-def old_sets(
+def reusable_sets(
     manifest: Manifest, name: str, encoder: TargetEncoder, *, overwrite: bool
 ) -> list[Targets]:
     """Return the sets of that name by the same model, whose targets can be kept.
@@ -152,9 +152,9 @@ def old_sets(
     return same
 
 
-def all_parts(
+def target_parts(
     store: Store, manifest: Manifest, name: str, encoder: TargetEncoder, views: Views
-) -> Iterator[Part]:
+) -> Iterator[TargetPart]:
     """Yield the parts of all subjects, in the order of the manifest."""
     size = samples_per_shard(encoder, views)
     for subject, about in manifest.subjects.items():
@@ -163,7 +163,7 @@ def all_parts(
             for number, start in enumerate(range(0, len(samples), size)):
                 folder = f"targets/{name}-{encoder.digest[:12]}/{split}"
                 path = f"{folder}/{split}_{subject}_{number}"
-                yield Part(subject, split, path, tuple(samples[start : start + size]))
+                yield TargetPart(subject, split, path, tuple(samples[start : start + size]))
 
 
 def split_views(views: Views, split: str) -> Views:
@@ -171,7 +171,7 @@ def split_views(views: Views, split: str) -> Views:
     return views if split in AUGMENTED_SPLITS else replace(views, count=0)
 
 
-def make(
+def make_shards(
     options: Embed,
     store: Store,
     encoder: TargetEncoder,
@@ -190,7 +190,7 @@ def make(
         some = [task for task in planned if task.level == level]
         arguments = (options, encoder.digest, some, finished)
         answers = map_items(
-            workers(options), Embedding, arguments, [1] * len(some), "embedding shards"
+            embed_workers(options), TargetEmbedder, arguments, [1] * len(some), "embedding shards"
         )
         for task, answer in zip(some, answers, strict=True):
             shard = Shard(**answer["shard"])
@@ -199,8 +199,8 @@ def make(
     return [made[task.path] for task in planned]
 
 
-def entries(
-    parts: Sequence[Part], shards: Iterable[Shard], encoder: TargetEncoder, variants: int
+def manifest_entries(
+    parts: Sequence[TargetPart], shards: Iterable[Shard], encoder: TargetEncoder, variants: int
 ) -> dict[str, Targets]:
     """Return the entry of the set for each subject."""
     splits: dict[str, dict[str, tuple[Shard, ...]]] = {}
@@ -220,7 +220,9 @@ def entries(
     }
 
 
-def merge(before: Manifest, current: Manifest, name: str, new: Mapping[str, Targets]) -> Manifest:
+def merge_targets(
+    before: Manifest, current: Manifest, name: str, new: Mapping[str, Targets]
+) -> Manifest:
     """Return the current manifest with a set of targets more, made for the subjects before.
 
     A subject that is new by now, or has other shards, is left as it is, and named.
@@ -241,6 +243,6 @@ def merge(before: Manifest, current: Manifest, name: str, new: Mapping[str, Targ
 def run(options: Embed) -> None:
     """Embed."""
     options = replace(options, data_url=absolute_path(options.data_url))
-    connect(workers(options))
+    connect(embed_workers(options))
     embed(options)
     print(f"wrote {options.data_url}", file=sys.stderr)

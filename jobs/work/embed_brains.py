@@ -9,7 +9,14 @@ from typing import Any, Literal
 
 from jobs.on_ray.parallel_map import connect, map_items
 from jobs.opening.checkpoints import chosen_checkpoint, data_store
-from jobs.opening.splits import Part, open_split, out_folder, split_parts, split_workers, voxels_of
+from jobs.opening.splits import (
+    SplitPart,
+    open_voxel_split,
+    out_folder,
+    part_voxels,
+    split_parts,
+    split_workers,
+)
 from jobs.options.embed_brains import EmbedBrains
 from mindeye_dist.data.manifest import Shard
 from mindeye_dist.data.shards import intact_shard, write_shard
@@ -42,30 +49,34 @@ class EmbeddedWith:
     device: str
 
 
-class Embedding:
+class BrainEmbedder:
     """Station that makes a shard of embeddings, unless it is there; it holds the model."""
 
     def __init__(
-        self, options: EmbedBrains, path: Path, embedded_with: EmbeddedWith, parts: Sequence[Part]
+        self,
+        options: EmbedBrains,
+        path: Path,
+        embedded_with: EmbeddedWith,
+        parts: Sequence[SplitPart],
     ) -> None:
         if not path.exists():  # a copy, which is not on this node
             path, _ = chosen_checkpoint(options)
         self._predictor = Predictor(path, options.device)
-        if (own := describe(options, self._predictor)) != embedded_with:
+        if (own := embedding_settings(options, self._predictor)) != embedded_with:
             raise InputError(
                 f"this worker would embed with {own}, expected {embedded_with}, as where the job "
                 "was started"
             )
         self._options, self._parts, self._out = options, parts, Store(options.out)
         store = data_store(options, self._predictor)
-        self._dataset = open_split(options, store, self._predictor)
+        self._dataset = open_voxel_split(options, store, self._predictor)
 
     def __call__(self, number: int) -> dict[str, Any]:
         """Return the shard's entry and the number of brains that were embedded for it."""
         part = self._parts[number]
         if there := intact_shard(self._out, part.path):
             return {"shard": asdict(there), "made": 0}
-        voxels = voxels_of(self._dataset, part, self._options.repeats)
+        voxels = part_voxels(self._dataset, part, self._options.repeats)
         rows = self._predictor.embed(voxels)
         samples = self._dataset.samples[part.first : part.stop]
         members = [
@@ -86,12 +97,12 @@ def embed_brains(options: EmbedBrains) -> dict[str, Any]:
     path, _ = chosen_checkpoint(options)
     predictor = Predictor(path)
     check_pipeline(predictor, "highlevel")
-    described = describe(options, predictor)
-    dataset = open_split(options, data_store(options, predictor), predictor)
+    described = embedding_settings(options, predictor)
+    dataset = open_voxel_split(options, data_store(options, predictor), predictor)
     parts = split_parts(options, dataset, described)
     answers = map_items(
         split_workers(options, options.device),
-        Embedding,
+        BrainEmbedder,
         (options, path, described, parts),
         [part.stop - part.first for part in parts],
         "embedding brains",
@@ -103,7 +114,7 @@ def embed_brains(options: EmbedBrains) -> dict[str, Any]:
     return record
 
 
-def describe(options: EmbedBrains, predictor: Predictor) -> EmbeddedWith:
+def embedding_settings(options: EmbedBrains, predictor: Predictor) -> EmbeddedWith:
     """Return what embeddings by this checkpoint and these options depend on."""
     return EmbeddedWith(
         split=options.split,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from jobs.command import SCHEME, absolute_path, local_path, watched
 from jobs.opening.checkpoints import (
+    checkpoint_encoder,
     chosen_checkpoint,
-    codec_of,
     data_store,
-    encoder_of,
-    lowlevel_beside,
     open_data,
+    open_latent_codec,
+    open_lowlevel_run,
 )
 from jobs.opening.generators import open_generator
 from jobs.opening.judges import open_judges
@@ -70,7 +70,7 @@ def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> 
     return out
 
 
-def judge(
+def evaluate_checkpoint(
     options: Evaluate, predictor: Predictor, store: Store, run_dir: Path | None
 ) -> Evaluation:
     """Return the evaluation of a checkpoint of either pipeline, with what belongs to it."""
@@ -87,8 +87,8 @@ def judge(
     # Both are opened before either is evaluated: what is wrong is said at once.
     data = open_data(predictor, store, manifest, options.device)
     check_data(predictor, data)
-    reconstructor = open_reconstructor(options, predictor, store)
-    beside = lowlevel_beside(
+    reconstructor = open_highlevel_reconstructor(options, predictor, store)
+    beside = open_lowlevel_run(
         options,
         predictor,
         run_dir,
@@ -118,7 +118,7 @@ def judge(
     return evaluation
 
 
-def open_reconstructor(
+def open_highlevel_reconstructor(
     options: Evaluate, predictor: Predictor, store: Store
 ) -> Reconstructor | None:
     """Return what draws pictures from a checkpoint's tokens and noise, if a generator takes them.
@@ -131,7 +131,7 @@ def open_reconstructor(
         return Reconstructor(
             predictor,
             open_generator(replace(options.draw, device=options.device)),
-            encoder_of(
+            checkpoint_encoder(
                 predictor,
                 store,
                 options.device,
@@ -172,7 +172,7 @@ def lowlevel_parts(
     """Return a low-level checkpoint with its codec and data, which fit it."""
     data = open_data(predictor, store, manifest, options.device)
     check_data(predictor, data)
-    return LowLevelParts(predictor, codec_of(options, predictor), data)
+    return LowLevelParts(predictor, open_latent_codec(options, predictor), data)
 
 
 def print_scores(evaluation: Evaluation) -> None:
@@ -209,7 +209,7 @@ def run(options: Evaluate) -> None:
     path, run_dir = chosen_checkpoint(options)
     out = report_folder(options, path, run_dir)
     predictor = Predictor(path, options.device)
-    evaluation = judge(options, predictor, data_store(options, predictor), run_dir)
+    evaluation = evaluate_checkpoint(options, predictor, data_store(options, predictor), run_dir)
     journal = (read_journal(str(run_dir)), read_summary(str(run_dir))) if run_dir else ([], {})
     page = write_report(out, evaluation, *journal)
     print_scores(evaluation)

@@ -32,7 +32,7 @@ def find_subject(options: ImportPublished) -> Subject | None:
     return None
 
 
-def config_of(options: ImportPublished, imported: Imported) -> ExperimentConfig:
+def published_config(options: ImportPublished, imported: Imported) -> ExperimentConfig:
     """Return the published recipe with the file's sizes."""
     name = options.voxels_of or options.subject
     config = (mindeye1_lowlevel if imported.kind == "autoencoder" else mindeye1)(name)
@@ -51,7 +51,7 @@ def config_of(options: ImportPublished, imported: Imported) -> ExperimentConfig:
     return override(replace(config, model=imported.sizes.model), changes)
 
 
-def shapes_of(
+def published_shapes(
     options: ImportPublished, imported: Imported, config: ExperimentConfig, subject: Subject | None
 ) -> Shapes:
     """Return what the model must know of its data; digests of targets not at hand are empty.
@@ -75,7 +75,7 @@ def shapes_of(
     return Shapes(num_voxels=imported.num_voxels, targets=targets)
 
 
-def summary(file: Path, imported: Imported, shapes: Shapes) -> list[str]:
+def summary_lines(file: Path, imported: Imported, shapes: Shapes) -> list[str]:
     """Return lines that account for everything in the file."""
     count = sum(weight.numel() for weight in imported.weights.values())
     lines = [
@@ -97,10 +97,10 @@ def run(options: ImportPublished) -> None:
     subject = find_subject(options)
     num_voxels = subject.num_voxels if subject else NSD_VOXELS[options.voxels_of]
     imported = import_published(options.file, num_voxels, any_size=options.any_size)
-    config = config_of(options, imported)
-    shapes = shapes_of(options, imported, config, subject)
+    config = published_config(options, imported)
+    shapes = published_shapes(options, imported, config, subject)
     source = {"file": options.file.name, "kind": imported.kind}
     folder = Path(absolute_path(options.out))
     write_checkpoint(folder, imported, {**checkpoint_files(config, shapes), "source.json": source})
-    print("\n".join(summary(options.file, imported, shapes)))
+    print("\n".join(summary_lines(options.file, imported, shapes)))
     print(folder)

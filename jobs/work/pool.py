@@ -35,14 +35,14 @@ CELL, CAPTION, GAP = 160, 14, 4
 
 
 @dataclass(frozen=True)
-class Matches:
+class PoolMatches:
     """Numbers of the pictures found for each brain, best first, and their cosines."""
 
     numbers: np.ndarray
     cosines: np.ndarray
 
 
-def build(options: Build) -> int:
+def build_from_options(options: Build) -> int:
     """Build a pool and return the number of its pictures.
 
     Raises:
@@ -61,36 +61,36 @@ def build(options: Build) -> int:
             f"--encoder: {options.model.encoder} makes {encoder.kind}, a pool has clip_tokens"
         )
     print(f"clip_tokens by {encoder.name}, digest {encoder.digest}", file=sys.stderr)
-    pictures = from_files(options) if options.images else from_shards(options)
-    return build_pool(Path(options.out), pictures, encoder, stored_side(options)).count
+    pictures = file_pictures(options) if options.images else shard_pictures(options)
+    return build_pool(Path(options.out), pictures, encoder, picture_side(options)).count
 
 
-def stored_side(options: Build) -> int:
+def picture_side(options: Build) -> int:
     """Return how wide a pool's pictures may be (pixels)."""
     if options.max_side or not options.data_url:
         return options.max_side or MAX_SIDE
-    store, samples = samples_of(options)
+    store, samples = split_samples(options)
     picture = read_members(store, [(samples[0], picture_member(samples[0]))])[0]
     return min(decode(picture, f"{options.data_url}: sample {samples[0].key}").shape[:2])
 
 
-def from_files(options: Build) -> Iterator[tuple[str, bytes]]:
+def file_pictures(options: Build) -> Iterator[tuple[str, bytes]]:
     """Yield name and bytes of the pictures of a folder or tar."""
     with PictureFiles(Path(options.images)) as files:
         for name in watched(files.names, "encoding pictures"):
             yield name, files.read(name)
 
 
-def from_shards(options: Build) -> Iterator[tuple[str, bytes]]:
+def shard_pictures(options: Build) -> Iterator[tuple[str, bytes]]:
     """Yield key and bytes of the pictures of a subject's split."""
-    store, samples = samples_of(options)
+    store, samples = split_samples(options)
     for start in watched(range(0, len(samples), READ_AT_ONCE), "encoding batches"):
         some = samples[start : start + READ_AT_ONCE]
         bodies = read_members(store, [(sample, picture_member(sample)) for sample in some])
         yield from zip([sample.key for sample in some], bodies, strict=True)
 
 
-def samples_of(options: Build) -> tuple[Store, list[Sample]]:
+def split_samples(options: Build) -> tuple[Store, list[Sample]]:
     """Return the shards' store, and the samples of a subject's split.
 
     Raises:
@@ -103,7 +103,7 @@ def samples_of(options: Build) -> tuple[Store, list[Sample]]:
     return store, [s for shard in splits[options.split] for s in read_index(store, shard)]
 
 
-def search(options: Search) -> Path:
+def search_pool(options: Search) -> Path:
     """Search a pool with the brains of the test split, and return the sheet's path.
 
     Raises:
@@ -121,10 +121,10 @@ def search(options: Search) -> Path:
     check_data(predictor, data)
     test = data.splits["test"]
     excluded = seen_pictures(pool, test, options)
-    matches = find(pool, predictor.embed(test.averages()), excluded, options)
+    matches = search_brains(pool, predictor.embed(test.averages()), excluded, options)
     out = Store(options.out)
-    out.write("matches.jsonl", "".join(lines(pool, test, matches)).encode())
-    out.write("sheet.png", sheet(pool, test, matches, options))
+    out.write("matches.jsonl", "".join(match_lines(pool, test, matches)).encode())
+    out.write("sheet.png", match_sheet(pool, test, matches, options))
     print(f"mean cosine of the best: {matches.cosines[:, 0].mean():.3f}")
     return Path(options.out, "sheet.png")
 
@@ -140,7 +140,9 @@ def seen_pictures(pool: Pool, test: Dataset, options: Search) -> list[int]:
     return [] if options.include_seen else copies
 
 
-def find(pool: Pool, brains: np.ndarray, excluded: Sequence[int], options: Search) -> Matches:
+def search_brains(
+    pool: Pool, brains: np.ndarray, excluded: Sequence[int], options: Search
+) -> PoolMatches:
     """Return the matches of brains (brains, features)."""
     limits = (options.k, options.candidates, options.nprobe, excluded)
     parts = [
@@ -148,10 +150,10 @@ def find(pool: Pool, brains: np.ndarray, excluded: Sequence[int], options: Searc
         for start in watched(range(0, len(brains), SEARCHED_AT_ONCE), "searching, in batches")
     ]
     numbers, cosines = (np.concatenate(some) for some in zip(*parts, strict=True))
-    return Matches(numbers, cosines)
+    return PoolMatches(numbers, cosines)
 
 
-def lines(pool: Pool, test: Dataset, matches: Matches) -> Iterator[str]:
+def match_lines(pool: Pool, test: Dataset, matches: PoolMatches) -> Iterator[str]:
     """Yield a JSON line for each brain: its key and its matches, best first."""
     for sample, numbers, cosines in zip(
         test.samples, matches.numbers.tolist(), matches.cosines.tolist(), strict=True
@@ -163,7 +165,7 @@ def lines(pool: Pool, test: Dataset, matches: Matches) -> Iterator[str]:
         yield json.dumps({"key": sample.key, "matches": found}) + "\n"
 
 
-def sheet(pool: Pool, test: Dataset, matches: Matches, options: Search) -> bytes:
+def match_sheet(pool: Pool, test: Dataset, matches: PoolMatches, options: Search) -> bytes:
     """Return a page of examples as PNG, a row each: what was seen, then what was found."""
     order = numpy_generator(options.seed, "pool examples").permutation(len(test))
     shown = order[: options.num_examples].tolist()
@@ -192,7 +194,7 @@ def run(options: Build | Search) -> None:
     options = replace(options, out=absolute_path(options.out))
     if isinstance(options, Build):
         images, url = (absolute_path(p) if p else "" for p in (options.images, options.data_url))
-        count = build(replace(options, images=images, data_url=url))
+        count = build_from_options(replace(options, images=images, data_url=url))
         print(f"wrote {options.out}: {count} pictures", file=sys.stderr)
     else:
-        print(search(replace(options, pool=absolute_path(options.pool))))
+        print(search_pool(replace(options, pool=absolute_path(options.pool))))

@@ -8,8 +8,15 @@ from typing import Any
 
 from jobs.on_ray.parallel_map import connect, map_items
 from jobs.opening.checkpoints import chosen_checkpoint, data_store
-from jobs.opening.reconstruction import Found, find, open_reconstructor
-from jobs.opening.splits import Part, open_split, out_folder, split_parts, split_workers, voxels_of
+from jobs.opening.reconstruction import CheckpointPaths, find_checkpoint_paths, open_reconstructor
+from jobs.opening.splits import (
+    SplitPart,
+    open_voxel_split,
+    out_folder,
+    part_voxels,
+    split_parts,
+    split_workers,
+)
 from jobs.options.reconstruct import Reconstruct
 from mindeye_dist.data.manifest import Shard
 from mindeye_dist.data.shards import intact_shard
@@ -25,25 +32,29 @@ from mindeye_dist.errors import InputError
 from mindeye_dist.storage.store import Store
 
 
-class Reconstructing:
+class ShardReconstructor:
     """Station that makes a shard of reconstructions, unless it is there; it holds the models."""
 
     def __init__(
-        self, options: Reconstruct, found: Found, made_with: Provenance, parts: Sequence[Part]
+        self,
+        options: Reconstruct,
+        found: CheckpointPaths,
+        made_with: Provenance,
+        parts: Sequence[SplitPart],
     ) -> None:
         self._options, self._made_with, self._parts = options, made_with, parts
         self._out = Store(options.out)
         if not Path(found.checkpoint).exists():  # a copy, which is not on this node
-            found = find(on_cpu(options))
+            found = find_checkpoint_paths(on_cpu(options))
         self._reconstructor = open_reconstructor(options, found)
-        own = describe(options, self._reconstructor)
+        own = reconstruction_settings(options, self._reconstructor)
         if own != made_with:
             raise InputError(
                 f"this worker would make reconstructions with {own}, expected {made_with}, as "
                 "where the job was started"
             )
         predictor = self._reconstructor.predictor
-        self._dataset = open_split(options, data_store(options, predictor), predictor)
+        self._dataset = open_voxel_split(options, data_store(options, predictor), predictor)
 
     def __call__(self, number: int) -> dict[str, Any]:
         """Return the shard's entry and the number of pictures that were drawn for it."""
@@ -51,7 +62,7 @@ class Reconstructing:
         if there := intact_shard(self._out, part.path):
             return {"shard": asdict(there), "made": 0}
         keys = [sample.key for sample in self._dataset.samples[part.first : part.stop]]
-        voxels = voxels_of(self._dataset, part, self._options.repeats)
+        voxels = part_voxels(self._dataset, part, self._options.repeats)
         made = self._reconstructor(voxels, keys)
         shard = write_reconstructions(self._out, part.path, made, self._made_with)
         return {"shard": asdict(shard), "made": len(keys)}
@@ -66,11 +77,11 @@ def reconstruct(options: Reconstruct) -> ReconstructionRecord:
         InputError: weights are not there or do not fit.
     """
     here = on_cpu(options)
-    found = find(here)
+    found = find_checkpoint_paths(here)
     reconstructor = open_reconstructor(here, found)
-    described = describe(options, reconstructor)
+    described = reconstruction_settings(options, reconstructor)
     predictor = reconstructor.predictor
-    dataset = open_split(here, data_store(here, predictor), predictor)
+    dataset = open_voxel_split(here, data_store(here, predictor), predictor)
     parts = split_parts(options, dataset, described)
     count = sum(part.stop - part.first for part in parts)
     print(
@@ -81,7 +92,7 @@ def reconstruct(options: Reconstruct) -> ReconstructionRecord:
     del reconstructor, predictor  # the workers have their own
     answers = map_items(
         split_workers(options, options.device),
-        Reconstructing,
+        ShardReconstructor,
         (options, found, described, parts),
         [part.stop - part.first for part in parts],
         "drawing pictures",
@@ -95,7 +106,7 @@ def on_cpu(options: Reconstruct) -> Reconstruct:
     return replace(options, device="cpu", draw=replace(options.draw, device="cpu"))
 
 
-def describe(options: Reconstruct, reconstructor: Reconstructor) -> Provenance:
+def reconstruction_settings(options: Reconstruct, reconstructor: Reconstructor) -> Provenance:
     """Return what pictures by these models and options depend on."""
     return reconstruction_provenance(reconstructor, options.split, options.repeats, options.device)
 

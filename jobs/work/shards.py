@@ -41,7 +41,7 @@ from mindeye_dist.pictures import square_jpeg
 from mindeye_dist.storage.store import Store
 
 
-def index(options: Index) -> Manifest:
+def index_shards(options: Index) -> Manifest:
     """Index shards; nothing is written before all of them have been found good.
 
     Raises:
@@ -52,10 +52,14 @@ def index(options: Index) -> Manifest:
     if options.subject and options.subject not in found:
         raise DataError(f"{store.url}: no shards of {options.subject!r}, only of {sorted(found)}")
     names = [options.subject] if options.subject else list(found)
-    existing(store, names, options.overwrite, options.licence)  # refuses before anything is read
-    scanned = scan(store, {name: found[name] for name in names}, options)
+    manifest_to_extend(
+        store, names, options.overwrite, options.licence
+    )  # refuses before anything is read
+    scanned = scan_shards(store, {name: found[name] for name in names}, options)
     described = {name: describe_subject(store, name, scanned[name]) for name in names}
-    existing(store, names, options.overwrite, options.licence)  # once more: scanning takes a while
+    manifest_to_extend(
+        store, names, options.overwrite, options.licence
+    )  # once more: scanning takes a while
     for _, indexes in described.values():
         for path, data in indexes.items():
             store.write(path, data)
@@ -63,7 +67,7 @@ def index(options: Index) -> Manifest:
     return add_subjects(store, subjects, options.overwrite, options.licence)
 
 
-def scan(
+def scan_shards(
     store: Store, found: dict[str, dict[str, list[str]]], options: Index
 ) -> dict[str, dict[str, list[ScannedShard]]]:
     """Read the headers of many shards at the same time; by subject and split, as they are found."""
@@ -83,7 +87,7 @@ def scan(
     }
 
 
-def convert(options: Convert) -> Manifest:
+def convert_volumes(options: Convert) -> Manifest:
     """Convert volumes to shards of one subject, the manifest last.
 
     Raises:
@@ -91,13 +95,13 @@ def convert(options: Convert) -> Manifest:
             picture is missing, or shards would take the place of what is there.
     """
     store = Store(options.out)
-    check_place(store, options)
+    check_destination(store, options)
     trials = read_events(options.events, options.tr, options.val_runs, options.test_runs)
     jpegs = read_pictures(options, trials)
-    responses = respond(options, trials)
+    responses = read_responses(options, trials)
     splits = group_repeats(trials)
     num_repeats = max(len(p.trials) for pictures in splits.values() for p in pictures)
-    replaces = check_place(store, options)  # once more: reading volumes takes a while
+    replaces = check_destination(store, options)  # once more: reading volumes takes a while
     shards = {
         split: write_shards(
             store,
@@ -120,14 +124,14 @@ def convert(options: Convert) -> Manifest:
     return add_subjects(store, {options.subject: subject}, options.overwrite, options.licence)
 
 
-def check_place(store: Store, options: Convert) -> bool:
+def check_destination(store: Store, options: Convert) -> bool:
     """Return whether the manifest has the subject, whose shards must stay as long as it does.
 
     Raises:
         DataError: it has the subject, which is not to be replaced, or it has not, and there are
             shards of that name.
     """
-    manifest = existing(store, [options.subject], options.overwrite, options.licence)
+    manifest = manifest_to_extend(store, [options.subject], options.overwrite, options.licence)
     if options.subject in manifest.subjects:
         return True
     for split in SPLITS:
@@ -140,7 +144,7 @@ def check_place(store: Store, options: Convert) -> bool:
     return False
 
 
-def respond(options: Convert, trials: list[Trial]) -> np.ndarray:
+def read_responses(options: Convert, trials: list[Trial]) -> np.ndarray:
     """Return the z-scored responses (trials, voxels), of the voxels that are used.
 
     Raises:
@@ -153,7 +157,7 @@ def respond(options: Convert, trials: list[Trial]) -> np.ndarray:
         volumes_per_run=options.volumes_per_run,
     )
     mask = read_mask(options.mask)
-    files = files_of_sessions(options, trials)
+    files = session_files(options, trials)
     is_train = np.array([trial.split == "train" for trial in trials])
     scored: dict[str, np.ndarray] = {}
     numbers: dict[str, list[int]] = {}
@@ -173,7 +177,7 @@ def respond(options: Convert, trials: list[Trial]) -> np.ndarray:
     return responses
 
 
-def files_of_sessions(options: Convert, trials: list[Trial]) -> dict[str, Path]:
+def session_files(options: Convert, trials: list[Trial]) -> dict[str, Path]:
     """Return the file of each session: the only one, or the session-th.
 
     Raises:
@@ -212,7 +216,7 @@ def read_pictures(options: Convert, trials: list[Trial]) -> dict[str, bytes]:
     return jpegs
 
 
-def existing(store: Store, names: list[str], overwrite: bool, licence: str) -> Manifest:
+def manifest_to_extend(store: Store, names: list[str], overwrite: bool, licence: str) -> Manifest:
     """Return the manifest to add subjects to: the one there, or an empty one.
 
     Raises:
@@ -238,7 +242,7 @@ def add_subjects(
     Raises:
         DataError: it has come to have one of them, which is not to be replaced.
     """
-    manifest = existing(store, list(subjects), overwrite, licence)
+    manifest = manifest_to_extend(store, list(subjects), overwrite, licence)
     manifest = replace(manifest, subjects={**manifest.subjects, **subjects})
     write_manifest(store, manifest)
     return manifest
@@ -248,10 +252,10 @@ def run(options: Index | Convert) -> None:
     """Index or convert."""
     if isinstance(options, Index):
         options = replace(options, url=absolute_path(options.url))
-        manifest, url = index(options), options.url
+        manifest, url = index_shards(options), options.url
     else:
         options = replace(options, out=absolute_path(options.out))
-        manifest, url = convert(options), options.out
+        manifest, url = convert_volumes(options), options.out
     for name, subject in manifest.subjects.items():
         counts = {k: sum(s.num_samples for s in v) for k, v in subject.splits.items()}
         print(f"{name}: {subject.num_voxels} voxels, samples {counts}", file=sys.stderr)

@@ -26,7 +26,7 @@ ROWS: tuple[tuple[Stage, bool], ...] = (
 )
 
 
-def report(options: Size, console: Console) -> None:
+def print_report(options: Size, console: Console) -> None:
     """Print parameters, activations and memory."""
     voxels = options.num_voxels or nsd_voxels(options.config.data.subject)
     shape = (voxels, options.num_tokens, options.dim)
@@ -84,7 +84,7 @@ def memory_table(
     batch = options.config.training.global_batch_size
     table = Table(f"{precision.name}; global batch {batch}", box=SIMPLE)
     for gpus in GPUS:
-        table.add_column(f"{gpus} GPU{'s' * (gpus > 1)}, {on_each(options, gpus)} each")
+        table.add_column(f"{gpus} GPU{'s' * (gpus > 1)}, {samples_per_gpu(options, gpus)} each")
     # bf16 states need a stage that shards them; with offload they are not offered.
     rows = ROWS if precision is AUTOCAST else [row for row in ROWS if row[0] and not row[1]]
     for stage, offload in rows:
@@ -92,21 +92,21 @@ def memory_table(
             Plan(stage=stage, gpus=gpus, precision=precision, offload=offload) for gpus in GPUS
         ]
         name = f"ZeRO {stage}" + (", optimizer offloaded" if offload else "")
-        table.add_row(name, *(cell(options, sizes, terms, plan) for plan in plans))
+        table.add_row(name, *(memory_cell(options, sizes, terms, plan) for plan in plans))
     return table
 
 
-def on_each(options: Size, gpus: int) -> int:
+def samples_per_gpu(options: Size, gpus: int) -> int:
     """Return the samples that a GPU holds at once."""
     training = options.config.training
     return min(-(-training.global_batch_size // gpus), training.max_micro_batch_size)
 
 
-def cell(options: Size, sizes: Sizes, terms: tuple[Term, ...], plan: Plan) -> str:
+def memory_cell(options: Size, sizes: Sizes, terms: tuple[Term, ...], plan: Plan) -> str:
     """Return one plan's figures."""
     batch = options.config.training.global_batch_size
     gathered = 2 * batch * options.num_tokens * options.dim
-    kept = sizing.activations(terms, on_each(options, plan.gpus), gathered, plan.precision)
+    kept = sizing.activations(terms, samples_per_gpu(options, plan.gpus), gathered, plan.precision)
     state = sizing.state(sizes, plan)
     peak = sizing.peak(sizes, plan, kept)
     card = sizing.smallest_card(peak)
@@ -118,4 +118,4 @@ def run(options: Size) -> None:
     """Print the tables."""
     if options.config.pipeline != "highlevel":
         raise InputError(f"--recipe {options.recipe}: sizes are those of the high-level pipeline")
-    report(options, Console())
+    print_report(options, Console())

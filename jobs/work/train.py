@@ -21,7 +21,7 @@ from mindeye_dist.strict import check
 from mindeye_dist.training.preemption import sigterm_notice
 
 
-def lowlevel_beside(name: str, config: ExperimentConfig) -> ExperimentConfig:
+def lowlevel_config(name: str, config: ExperimentConfig) -> ExperimentConfig:
     """Return the low-level run that goes with a high-level one: same data, machines, tracking."""
     beside = recipe(f"{name}-lowlevel")
     data = replace(beside.data, url=config.data.url, subject=config.data.subject)
@@ -36,7 +36,7 @@ def lowlevel_beside(name: str, config: ExperimentConfig) -> ExperimentConfig:
     )
 
 
-def run_here(runs: Sequence[ExperimentConfig], options: Train) -> None:
+def train_without_ray(runs: Sequence[ExperimentConfig], options: Train) -> None:
     """Train in this process, one of several where torchrun says so."""
     alone = "WORLD_SIZE" not in os.environ
     if not alone:
@@ -62,7 +62,7 @@ def run(options: Train) -> None:
     """Check what can be checked at once, and train."""
     runs = [with_absolute_paths(options.config)]
     if options.with_lowlevel:
-        runs.append(lowlevel_beside(options.recipe, runs[0]))
+        runs.append(lowlevel_config(options.recipe, runs[0]))
     if options.config.data.url == DataConfig.url and not options.resume:
         simulate_demo(runs[0].data.url)
     for config in runs:
@@ -71,7 +71,7 @@ def run(options: Train) -> None:
             check_run_dir(config, resume=options.resume, overwrite=options.overwrite)
         check_subject_data(config)
     if options.without_ray:
-        run_here(runs, options)
+        train_without_ray(runs, options)
         return
     # Only here, so that --without-ray needs no Ray.
     from jobs.on_ray.launch import connect, launch

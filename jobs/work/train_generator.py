@@ -17,13 +17,13 @@ from jobs.command import absolute_path, local_path, watched
 from jobs.opening.encoders import codec_from
 from jobs.opening.generator_pictures import (
     PicturesInMemory,
-    Source,
-    as_tensor,
-    encoded,
-    identity,
-    moments,
+    PictureSource,
+    channel_moments,
+    data_identity,
+    encode_pictures,
     open_source,
-    prepared,
+    picture_tensor,
+    prepare_pictures,
 )
 from jobs.opening.generators import AUTOENCODER_FILE, GENERATOR_FILE
 from jobs.options.encoders import EncoderOptions
@@ -40,7 +40,7 @@ from mindeye_dist.generators.small_network import PictureTransformer
 from mindeye_dist.generators.small_training import PictureTrainer
 from mindeye_dist.strict import check
 
-SHOWN = 12
+SHEET_PICTURES = 12
 """Pictures of the sheet that shows how far the training is."""
 
 
@@ -55,7 +55,7 @@ def train_generator(options: TrainGenerator) -> Path:
     folder = Path(options.run_dir)
     folder.mkdir(parents=True, exist_ok=True)
     source = open_source(options)
-    codec = given_codec(options)
+    codec = named_codec(options)
     if codec is not None:
         check(codec.side == options.side, "side", options.side, f"{codec.name}'s {codec.side}")
     shape = codec.shape if codec else latent_shape(options.autoencoder, options.side)
@@ -64,20 +64,20 @@ def train_generator(options: TrainGenerator) -> Path:
     network = PictureTransformer(options.network, shape, token_shape(source.targets))
     if codec is None or isinstance(codec, SmallAutoencoder):
         pixels = PixelCodec(codec.side if codec else options.side)
-        pictures = prepared(folder, source, pixels)
+        pictures = prepare_pictures(folder, source, pixels)
         codec = codec or train_autoencoder(options, folder, source, pictures)
         codec.save(folder / AUTOENCODER_FILE)
-        pictures = replace(pictures, latents=encoded(codec, pictures.latents))
+        pictures = replace(pictures, latents=encode_pictures(codec, pictures.latents))
     else:
-        pictures = prepared(folder, source, codec)
+        pictures = prepare_pictures(folder, source, codec)
     trainer = generator_trainer(options, folder, source, codec, pictures, network)
     made = folder / GENERATOR_FILE
-    for _ in trained(trainer):
+    for _ in train_to_end(trainer):
         write_generator(made, trainer, options, codec, source)
     return made
 
 
-def given_codec(options: TrainGenerator) -> LatentCodec | None:
+def named_codec(options: TrainGenerator) -> LatentCodec | None:
     """Return the codec that the options name, none where an autoencoder is to be trained."""
     if options.codec == "small-autoencoder":
         if not options.codec_weights:
@@ -99,13 +99,13 @@ def given_codec(options: TrainGenerator) -> LatentCodec | None:
 def generator_trainer(  # noqa: PLR0913 - the parts of a training, each made elsewhere
     options: TrainGenerator,
     folder: Path,
-    source: Source,
+    source: PictureSource,
     codec: LatentCodec,
     pictures: PicturesInMemory,
     network: PictureTransformer,
 ) -> PictureTrainer[PictureTransformer]:
     """Return what trains the generator, from where it was stopped."""
-    mean, deviation = moments(pictures.latents)
+    mean, deviation = channel_moments(pictures.latents)
     network.latent_mean.copy_(mean)
     network.latent_sd.copy_(deviation)
     alphas_cumprod = sampler().alphas_cumprod.to(options.device)
@@ -127,14 +127,14 @@ def generator_trainer(  # noqa: PLR0913 - the parts of a training, each made els
         options.training,
         folder,
         name="the generator",
-        about=f"{options.network} {options.imperfection} {identity(source, codec)}",
+        about=f"{options.network} {options.imperfection} {data_identity(source, codec)}",
     )
     trainer.load()
     return trainer
 
 
 def train_autoencoder(
-    options: TrainGenerator, folder: Path, source: Source, pictures: PicturesInMemory
+    options: TrainGenerator, folder: Path, source: PictureSource, pictures: PicturesInMemory
 ) -> SmallAutoencoder:
     """Return an autoencoder that was trained on the pictures."""
     settings = options.autoencoder_training
@@ -159,18 +159,18 @@ def train_autoencoder(
         about=f"{constants} {source.digest}",
     )
     trainer.load()
-    for _ in trained(trainer):
+    for _ in train_to_end(trainer):
         pass  # its state is kept by the trainer; half trained it is of no use
     return SmallAutoencoder(
         deepcopy(trainer.average),
         options.autoencoder,
         options.side,
-        about=known_of(source, trainer) | {"noise": options.autoencoder_noise},
+        about=training_facts(source, trainer) | {"noise": options.autoencoder_noise},
         device=options.device,
     )
 
 
-def trained(trainer: PictureTrainer[Any]) -> Iterator[int]:
+def train_to_end(trainer: PictureTrainer[Any]) -> Iterator[int]:
     """Train to the end, and yield the step now and then, and at the end."""
     every, what = trainer.settings.save_every_steps, trainer.name
     losses: list[float] = []
@@ -186,7 +186,7 @@ def trained(trainer: PictureTrainer[Any]) -> Iterator[int]:
         yield trainer.total_steps
 
 
-def known_of(source: Source, trainer: PictureTrainer[Any]) -> dict[str, Any]:
+def training_facts(source: PictureSource, trainer: PictureTrainer[Any]) -> dict[str, Any]:
     """Return what a file says of how it came to be."""
     return {
         "pictures": f"{source.count} {source.about}",
@@ -202,10 +202,10 @@ def write_generator(
     trainer: PictureTrainer[PictureTransformer],
     options: TrainGenerator,
     codec: LatentCodec,
-    source: Source,
+    source: PictureSource,
 ) -> None:
     """Write the generator as far as it is trained, and a sheet of what it draws."""
-    about = known_of(source, trainer) | {"imperfection": asdict(options.imperfection)}
+    about = training_facts(source, trainer) | {"imperfection": asdict(options.imperfection)}
     # A copy, since a generator takes its network to its own device for good.
     average = deepcopy(trainer.average)
     generator = SmallGenerator(
@@ -215,11 +215,13 @@ def write_generator(
     write_sheet(made.with_name("samples.png"), source, codec, generator)
 
 
-def write_sheet(path: Path, source: Source, codec: LatentCodec, generator: SmallGenerator) -> None:
+def write_sheet(
+    path: Path, source: PictureSource, codec: LatentCodec, generator: SmallGenerator
+) -> None:
     """Draw pictures: as they are, through the codec, and by the generator from their tokens."""
-    numbers = range(min(SHOWN, source.count))
+    numbers = range(min(SHEET_PICTURES, source.count))
     files = source.read(numbers)
-    images = as_tensor(files)
+    images = picture_tensor(files)
     tokens = torch.from_numpy(source.tokens(numbers, files).astype(np.float32))
     rows = [
         resize(images, codec.side),

@@ -4,15 +4,11 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
 from mindeye_dist.errors import DataError
 from mindeye_dist.shapes import Kind
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import from_dict
-
-Split = Literal["train", "val", "test"]
-
 
 MANIFEST = "manifest.json"
 

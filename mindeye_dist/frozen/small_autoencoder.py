@@ -6,7 +6,7 @@ trained, so that what a generator makes of them need not be exact.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.codecs import check_finite, check_latents, unit_range
+from mindeye_dist.frozen.config import AutoencoderConfig
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.strict import check, from_dict
 
@@ -29,19 +30,6 @@ SCENES_AUTOENCODER = Path(__file__).parents[1] / "assets" / "scenes-autoencoder.
 
 FACTOR = 4
 """Pixels across a latent."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderConfig:
-    """Size of the autoencoder."""
-
-    channels: int = 8
-    """Of the latents."""
-    widths: tuple[int, ...] = (48, 96)
-    """Of the layers at a half and a quarter of the picture's width."""
-
-    def __post_init__(self) -> None:
-        check(len(self.widths) == 2, "widths", self.widths, "two")
 
 
 def latent_shape(config: AutoencoderConfig, side: int) -> tuple[int, int, int]:

@@ -20,11 +20,11 @@ from mindeye_dist.frozen.clip import DEVIATION, MEAN
 from mindeye_dist.frozen.codecs import resize
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.frozen.pretrained import load_part, load_settings
+from mindeye_dist.generators.config import Precision
 from mindeye_dist.generators.protocol import Latents, Pictures, denoise, noise_like
 
 Conditions = Mapping[str, Tensor]
 """Arguments of the UNet by name, a row a picture."""
-Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

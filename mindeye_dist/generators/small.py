@@ -5,9 +5,8 @@ jobs/train_generator.py on pictures and their clip_tokens, for any encoder and c
 """
 
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from torch.nn import functional
 from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.frozen.encoders import digest_of
+from mindeye_dist.generators.config import GeneratorConfig, Imperfection
 from mindeye_dist.generators.protocol import (
     Latents,
     Pictures,
@@ -30,29 +30,13 @@ from mindeye_dist.generators.protocol import (
     once_each,
 )
 from mindeye_dist.generators.protocol import noise_like as noise_of
-from mindeye_dist.generators.small_network import GeneratorConfig, PictureTransformer
+from mindeye_dist.generators.small_network import PictureTransformer
 from mindeye_dist.shapes import TargetShape
-from mindeye_dist.strict import check, from_dict
+from mindeye_dist.strict import from_dict
 
 TIMESTEPS = 1000
 SCENES_GENERATOR = Path(__file__).parents[1] / "assets" / "scenes-generator.safetensors"
 """The generator for the project's rendered scenes, which comes with it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Imperfection:
-    """What is done to clip_tokens while a generator is trained."""
-
-    dropout: float = 0.1
-    """Share of samples that have none, which guidance needs."""
-    noise: float = 0.5
-    """Most noise that a sample's tokens get, in units of their deviation: the prior's are imperfect
-    too (Ho et al. 2022, conditioning augmentation)."""
-
-    def __post_init__(self) -> None:
-        check(0 <= self.dropout < 1, "dropout", self.dropout, "0 or more, less than 1")
-        # Comparisons with NaN are false.
-        check(0 <= self.noise < math.inf, "noise", self.noise, "a number of 0 or more")
 
 
 def sampler() -> Any:

@@ -9,7 +9,6 @@ Chen et al. 2024).
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -18,41 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mindeye_dist.errors import InputError
+from mindeye_dist.generators.config import NORM_GROUPS, GeneratorConfig
 from mindeye_dist.generators.protocol import Latents, Tokens
-from mindeye_dist.strict import check
-
-NORM_GROUPS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class GeneratorConfig:
-    """Size of the network, and how it is sampled."""
-
-    patch: int = 2
-    """Width of the square of latents that is one token of the network."""
-    width: int = 256
-    depth: int = 4
-    heads: int = 4
-    guess_width: int = 192
-    """Of the layers that guess the picture from the tokens."""
-    guess_depth: int = 3
-    steps: int = 6
-    """Steps of the sampler (UniPC)."""
-    guidance: float = 2.5
-    """Classifier-free guidance (Ho and Salimans 2022); 1 is none, and half the time."""
-
-    def __post_init__(self) -> None:
-        for name in ("patch", "width", "depth", "heads", "guess_width", "guess_depth", "steps"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        # Comparisons with NaN are false.
-        check(1 <= self.guidance < math.inf, "guidance", self.guidance, "a number of at least 1")
-        check(self.width % self.heads == 0, "width", self.width, f"a multiple of {self.heads}")
-        check(
-            self.guess_width % NORM_GROUPS == 0,
-            "guess_width",
-            self.guess_width,
-            f"a multiple of {NORM_GROUPS}",
-        )
 
 
 class TokenDecoder(nn.Module):

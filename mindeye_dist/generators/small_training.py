@@ -8,7 +8,6 @@ if nothing had happened.
 import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -20,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mindeye_dist.errors import InputError
+from mindeye_dist.generators.config import PictureTraining
 from mindeye_dist.randomness import numpy_generator, torch_generator
 from mindeye_dist.strict import check
 
@@ -31,25 +31,6 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 Loss = Callable[[Network, Int[np.ndarray, " batch"], torch.Generator], Float[Tensor, ""]]
 """From a network, numbers of pictures, and what draws noise."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PictureTraining:
-    """How long and how a network is trained on pictures."""
-
-    epochs: int = 14
-    batch_size: int = 16
-    max_lr: float = 7e-4
-    warmup_steps: int = 200
-    weight_decay: float = 0.01
-    average_decay: float = 0.998
-    """Of the running average of the weights, which is what is kept."""
-    seed: int = 0
-    save_every_steps: int = 250
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "save_every_steps"):
-            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 class PictureTrainer(Generic[Network]):

@@ -16,7 +16,8 @@ from torch import Tensor
 from mindeye_dist.errors import InputError, MissingPackageError
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.frozen.pretrained import load_part, load_settings
-from mindeye_dist.generators.latent_diffusion import LatentDiffusion, Precision, Sampling, describe
+from mindeye_dist.generators.config import Precision
+from mindeye_dist.generators.latent_diffusion import LatentDiffusion, Sampling, describe
 from mindeye_dist.generators.protocol import Pictures, Tokens, check_request
 
 DEFAULT = Sampling(steps=20, guidance=10.0)

@@ -13,7 +13,8 @@ import torch
 from mindeye_dist.errors import InputError
 from mindeye_dist.frozen.encoders import digest_of
 from mindeye_dist.frozen.pretrained import load_part, load_settings
-from mindeye_dist.generators.latent_diffusion import LatentDiffusion, Precision, Sampling
+from mindeye_dist.generators.config import Precision
+from mindeye_dist.generators.latent_diffusion import LatentDiffusion, Sampling
 from mindeye_dist.generators.protocol import Pictures, Tokens, check_request
 
 PUBLISHED = Sampling(

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from mindeye_dist.frozen.codecs import LatentCodec
+from mindeye_dist.frozen.config import AutoencoderConfig
 from mindeye_dist.frozen.open_codec import open_codec
 from mindeye_dist.frozen.small_autoencoder import (
     Autoencoder,
-    AutoencoderConfig,
     SmallAutoencoder,
     reconstruction_loss,
 )

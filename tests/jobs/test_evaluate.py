@@ -11,8 +11,12 @@ import numpy as np
 import pytest
 
 from jobs import embed, evaluate
-from jobs.options import encoders
+from jobs.opening import encoders
+from jobs.options.embed import Embed
+from jobs.options.evaluate import Evaluate
 from jobs.options.generators import GeneratorOptions
+from jobs.work import embed as embed_work
+from jobs.work import evaluate as evaluate_work
 from jobs.worker import worker
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
@@ -81,14 +85,14 @@ def test_a_run_on_computed_targets(config, shards, monkeypatch):
     """Oracle: the same run on a stored set by the same encoder."""
     colours = Colours()
     monkeypatch.setattr(encoders, "target_encoder", colours.target_encoder)
-    monkeypatch.setattr(embed, "target_encoder", colours.target_encoder)
+    monkeypatch.setattr(embed_work, "target_encoder", colours.target_encoder)
     computed = override(config, {"data.computed.encoder": "clip-vit-l-14"})
     worker(computed)
     evaluate.main(["--run-dir", computed.run_dir])
     found, _ = report_in(computed.run_dir)
     assert found["targets"] == {"name": "computed", "encoder": "colours", "digest": "ab" * 32}
 
-    embed.embed(embed.Embed(data_url=str(shards), name="colours", without_ray=True))
+    embed_work.embed(Embed(data_url=str(shards), name="colours", without_ray=True))
     stored = override(config, {"data.targets": "colours", "run_dir": f"{config.run_dir}-stored"})
     worker(stored)
     evaluate.main(["--run-dir", stored.run_dir])
@@ -229,7 +233,7 @@ def test_a_lowlevel_run_that_cannot_be_evaluated(
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
     assert said.startswith(f"left out the low-level run {run}-lowlevel: ")
     assert message in said
-    monkeypatch.setattr(evaluate, "evaluate_retrieval", None)
+    monkeypatch.setattr(evaluate_work, "evaluate_retrieval", None)
     (run / "report.json").unlink()
     assert message in fails("--run-dir", run, "--lowlevel-run-dir", f"{run}-lowlevel")
     assert not (run / "report.json").exists()
@@ -268,8 +272,8 @@ def test_a_report_goes_to_no_url(run, tmp_path, monkeypatch):
 
 def test_the_generator_computes_where_the_others_do():
     with pytest.raises(ValueError, match="draw.device: got 'cuda', expected cpu, --device"):
-        evaluate.Evaluate(draw=GeneratorOptions(device="cuda"))
-    both = evaluate.Evaluate(device="cuda", draw=GeneratorOptions(device="cuda"))
+        Evaluate(draw=GeneratorOptions(device="cuda"))
+    both = Evaluate(device="cuda", draw=GeneratorOptions(device="cuda"))
     assert both.draw.device == "cuda"
 
 
@@ -287,6 +291,6 @@ def test_every_factor_of_a_scene_is_printed(capsys):
         "factors": {"rows": {"model": dict.fromkeys((*FACTORS, "all"), score)}},
     }
     result = SimpleNamespace(report=pictures)
-    evaluate.print_scores(SimpleNamespace(report={}, lowlevel=None, reconstructions=result))
+    evaluate_work.print_scores(SimpleNamespace(report={}, lowlevel=None, reconstructions=result))
     said = "This model  right: kind 50%  colour 50%  place 50%  all of them 50%"
     assert said in capsys.readouterr().out

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from jobs import pool as job
-from jobs.options import checkpoints as runs
+from jobs.opening.checkpoints import best_checkpoint
+from jobs.work import pool as work
 from jobs.worker import worker
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
@@ -28,7 +29,7 @@ class Tiny(Colours):
     """Colours, under the digest of the tiny subject's own clip_tokens."""
 
     def target_encoder(self, *_):
-        """Stand in for `jobs.options.encoders.target_encoder`."""
+        """Stand in for `jobs.opening.encoders.target_encoder`."""
         encoder = super().target_encoder()
         return type(encoder)(**{**vars(encoder), "digest": "0" * 64})
 
@@ -37,7 +38,7 @@ class Tiny(Colours):
 def tiny(monkeypatch):
     """Encode with a small encoder in place of a frozen model."""
     encoder = Tiny()
-    monkeypatch.setattr(job, "target_encoder", encoder.target_encoder)
+    monkeypatch.setattr(work, "target_encoder", encoder.target_encoder)
     return encoder
 
 
@@ -84,7 +85,7 @@ def test_from_files_to_matches(scenes, run, tiny_shards, tmp_path, capsys):
     options = ["--pool", tmp_path / "pool", "--run-dir", run, "--out", tmp_path / "out"]
     search(*options, "--k", 3, "--num-examples", 4)
     assert "pool: 12 pictures, 0 of them of the test split" in capsys.readouterr().out
-    predictor = Predictor(runs.best(str(run)))
+    predictor = Predictor(best_checkpoint(str(run)))
     store = Store(str(tiny_shards))
     test = Dataset(store, read_manifest(store), predictor.config.data, "test")
     tokens = np.load(tmp_path / "pool/tokens.npy").reshape(12, -1).astype(float)
@@ -100,7 +101,7 @@ def test_from_files_to_matches(scenes, run, tiny_shards, tmp_path, capsys):
         assert [match["source"] for match in row["matches"]] == [f"{n:02d}.jpg" for n in best]
         assert [match["cosine"] for match in row["matches"]] == pytest.approx(own[best], abs=1e-5)
     with Image.open(tmp_path / "out/sheet.png") as page:
-        assert page.size == ((job.CELL + job.GAP) * 4, (job.CELL + job.CAPTION + job.GAP) * 4)
+        assert page.size == ((work.CELL + work.GAP) * 4, (work.CELL + work.CAPTION + work.GAP) * 4)
 
 
 def test_pictures_that_were_seen_are_held_back(run, tiny_shards, tmp_path, capsys):
@@ -119,7 +120,7 @@ def test_pictures_that_were_seen_are_held_back(run, tiny_shards, tmp_path, capsy
 def test_one_leaked_picture(scenes, run, tiny_shards, tmp_path, capsys):
     """Among other pictures, the one that was seen is never an answer."""
     store = Store(str(tiny_shards))
-    data = Predictor(runs.best(str(run))).config.data
+    data = Predictor(best_checkpoint(str(run))).config.data
     leaked = Dataset(store, read_manifest(store), data, "test").pictures([4])[0]
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -136,7 +137,7 @@ def test_one_leaked_picture(scenes, run, tiny_shards, tmp_path, capsys):
 def test_pictures_are_stored_as_wide_as_those_of_the_shards(scenes, tiny_shards, run, tmp_path):
     """Oracle: the width of the shards' pictures."""
     build("--images", scenes, "--data-url", tiny_shards, "--out", tmp_path / "pool")
-    targets = Predictor(runs.best(str(run))).shapes.targets["clip_tokens"]
+    targets = Predictor(best_checkpoint(str(run))).shapes.targets["clip_tokens"]
     stored = Pool(tmp_path / "pool", targets).pictures([0, 3])
     assert [Image.open(io.BytesIO(data)).size for data in stored] == [(16, 16), (16, 16)]
 
@@ -170,13 +171,13 @@ def test_what_cannot_be_built(scenes, tiny_shards, tmp_path, capsys):
 def test_what_makes_no_clip_tokens(scenes, tmp_path, tiny, monkeypatch):
     encoder = tiny.target_encoder()
     other = type(encoder)(**{**vars(encoder), "kind": "feature_map"})
-    monkeypatch.setattr(job, "target_encoder", lambda *_: other)
+    monkeypatch.setattr(work, "target_encoder", lambda *_: other)
     said = fails(build, "--images", scenes, "--out", tmp_path / "pool")
     assert "makes feature_map, a pool has clip_tokens" in said
 
 
 def test_what_cannot_be_searched(scenes, run, tmp_path, tiny, monkeypatch, tiny_config):
-    monkeypatch.setattr(job, "target_encoder", lambda *_: Colours.target_encoder(tiny))
+    monkeypatch.setattr(work, "target_encoder", lambda *_: Colours.target_encoder(tiny))
     build("--images", scenes, "--out", tmp_path / "pool")
     out = ["--out", tmp_path / "out"]
     assert "build a pool with that encoder" in fails(

@@ -16,10 +16,16 @@ import pytest
 import webdataset
 
 from jobs import evaluate, reconstruct
+from jobs.opening.reconstruction import (
+    CheckpointPaths,
+    find_checkpoint_paths,
+    open_reconstructor,
+)
 from jobs.opening.splits import out_folder
+from jobs.options.evaluate import Evaluate
 from jobs.options.generators import GeneratorOptions
 from jobs.options.reconstruct import Reconstruct
-from jobs.reconstruct import Found, open_reconstructor
+from jobs.work import reconstruct as work
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest, write_manifest
@@ -80,7 +86,7 @@ def flags(lab, out, *more):
 def undisturbed(lab, tmp_path_factory):
     """Return the folder of a run that nobody disturbed; read only."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    reconstruct.reconstruct(options(lab, folder))
+    work.reconstruct(options(lab, folder))
     return folder
 
 
@@ -112,7 +118,9 @@ def by_hand(lab, lowlevel=True, repeats=slice(None), **changes):
     """Return the first pictures' reconstructions, in one call and without the job."""
     own = options(lab, "", **changes)
     paths = [Checkpoints(f"{lab.run}{end}", 1).best() for end in ("", "-lowlevel")]
-    made = open_reconstructor(own, Found(str(paths[0]), str(paths[1]) if lowlevel else ""))
+    made = open_reconstructor(
+        own, CheckpointPaths(str(paths[0]), str(paths[1]) if lowlevel else "")
+    )
     store = Store(str(lab.shards))
     dataset = Dataset(store, read_manifest(store), made.predictor.config.data, "test")
     rows = dataset.voxels(range(own.limit))
@@ -193,10 +201,10 @@ def test_a_damaged_shard_is_made_again(lab, undisturbed, tmp_path, capsys):
     one, two, _ = sorted(tmp_path.rglob("*.tar"))
     one.write_bytes(one.read_bytes()[:3000])
     two.with_suffix(".index.json").unlink()
-    reconstruct.reconstruct(options(lab, tmp_path))
+    work.reconstruct(options(lab, tmp_path))
     assert "drew 8 of 9 pictures" in capsys.readouterr().err
     assert contents(tmp_path) == contents(undisturbed)
-    reconstruct.reconstruct(options(lab, tmp_path))
+    work.reconstruct(options(lab, tmp_path))
     assert "drew 0 of 9 pictures" in capsys.readouterr().err
 
 
@@ -214,8 +222,8 @@ def test_other_settings_do_not_mix(lab, undisturbed, tmp_path, capsys, changes):
     """Oracle: the Reconstructor by hand."""
     if changes.get("draw"):
         changes = {"draw": GeneratorOptions(weights=str(lab.weights), steps=3)}
-    reconstruct.reconstruct(options(lab, tmp_path, limit=2))
-    reconstruct.reconstruct(options(lab, tmp_path, limit=2, **changes))
+    work.reconstruct(options(lab, tmp_path, limit=2))
+    work.reconstruct(options(lab, tmp_path, limit=2, **changes))
     assert capsys.readouterr().err.count("drew 2 of 2 pictures") == 2
     assert len(list(tmp_path.rglob("*.tar"))) == 2
     expected = by_hand(
@@ -274,7 +282,7 @@ def test_what_was_made_with_something_else_is_not_scored(lab, undisturbed, tmp_p
     with pytest.raises(SystemExit, match=r"reconstructions.json: cannot be read"):
         page_of(lab, tmp_path, "--reconstructions", tmp_path)
     with pytest.raises(ValueError, match="got 'made', expected none beside --pictures 0"):
-        evaluate.Evaluate(pictures=0, reconstructions="made")
+        Evaluate(pictures=0, reconstructions="made")
     record = read_record(Store(str(undisturbed)))
     store = Store(str(lab.shards))
     samples = Dataset(store, read_manifest(store), DataConfig(), "test").samples
@@ -311,7 +319,7 @@ def test_voxels_that_changed_are_drawn_again(lab, tmp_path, capsys, checksums):
         (url / file).write_bytes((lab.shards / file).read_bytes())
         if not checksums:
             indexed_by_headers(url)
-        reconstruct.reconstruct(options(lab, out, limit=2, data_url=str(url)))
+        work.reconstruct(options(lab, out, limit=2, data_url=str(url)))
     assert capsys.readouterr().err.count("drew 2 of 2 pictures") == 2
 
 
@@ -406,10 +414,10 @@ def test_where_pictures_go(lab, tmp_path):
 def test_a_worker_with_other_weights_is_refused(lab, undisturbed, tmp_path):
     own = options(lab, tmp_path)
     made_with = read_record(Store(str(undisturbed))).made_with
-    found = reconstruct.find(own)
+    found = find_checkpoint_paths(own)
     other = replace(made_with, generator_digest="cd" * 32)
     with pytest.raises(ValueError, match=r"this worker would make .* generator_digest='cdcd"):
-        reconstruct.Reconstructing(own, found, other, [])
+        work.ShardReconstructor(own, found, other, [])
 
 
 def test_what_is_no_set_is_refused(undisturbed, tmp_path):
@@ -437,7 +445,7 @@ def test_workers_and_batches_change_nothing(lab, tmp_path):
     eight = ReconstructionConfig(candidates=2, batch_size=8)
     # Batches do not cross shards: one of 8 pictures is two batches of 8 candidates.
     large = {"limit": NUM_TEST, "pictures_per_shard": 8, "reconstruction": eight}
-    reconstruct.reconstruct(options(lab, alone, **large))
+    work.reconstruct(options(lab, alone, **large))
     own = flags(lab, two, "--limit", NUM_TEST, "--pictures-per-shard", "8")
     own += ["--workers", "2", "--batch-size", "1"]
     done = subprocess.run(

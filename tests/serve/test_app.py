@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from jobs.on_ray.prometheus import TRAINING
-from jobs.opening.reconstruction import Found, open_reconstructor
+from jobs.opening.reconstruction import CheckpointPaths, open_reconstructor
 from jobs.tracking.registry import register, set_alias
 from jobs.tracking.session import tracked
 from jobs.worker import worker
@@ -125,7 +125,9 @@ def test_answers_are_those_of_the_models_by_hand(service, registry, client, brai
     assert [match.number for match in found.matches] == [m.number for m in by_hand.matches]
     assert [match.picture for match in found.matches] == [m.picture for m in by_hand.matches]
     drawn = client.reconstruct(brains[0], 2)
-    found_there = Found(str(path), str(Checkpoints(f"{registry.lab.run}-lowlevel", 1).best()))
+    found_there = CheckpointPaths(
+        str(path), str(Checkpoints(f"{registry.lab.run}-lowlevel", 1).best())
+    )
     reconstructor = open_reconstructor(
         override(settings, {"checkpoint": str(path), "reconstruction.candidates": 2}), found_there
     )

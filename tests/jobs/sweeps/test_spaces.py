@@ -6,7 +6,7 @@ import random
 import pytest
 
 from jobs.opening.encoders import data_shapes
-from jobs.recipes import RECIPES, flags, recipe
+from jobs.recipes import RECIPES, config_flags, recipe
 from jobs.sweeps.spaces import (
     SPACES,
     Domain,
@@ -112,4 +112,4 @@ def test_draws_stay_in_their_domain():
 
 def test_flags_of_a_trial_are_its_changed_settings():
     config = trial_config(recipe("demo-sweep"), {"loss.mixco_fraction": 0.25})
-    assert flags("demo-sweep", config) == ["--loss.mixco-fraction", "0.25"]
+    assert config_flags("demo-sweep", config) == ["--loss.mixco-fraction", "0.25"]

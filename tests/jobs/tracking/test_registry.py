@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.opening.checkpoints import given
+from jobs.opening.checkpoints import fetch_named_checkpoint
 from jobs.tracking.registry import end_parent, register, resolve, set_alias, start_parent
 from jobs.tracking.session import tracked
 from jobs.worker import worker
@@ -38,24 +38,29 @@ def test_an_alias_leads_to_the_checkpoint(trained, tmp_path):
     version = register(config, run_id, best, "lab", {"trial": "t0"})
     assert set_alias(config, version, "champion") == "models:/lab@champion"
     for name in (version, "models:/lab@champion"):
-        found = given(name, database)
+        found = fetch_named_checkpoint(name, database)
         verify(found)  # all files, and their digests
         assert (found / "manifest.json").read_text() == (best / "manifest.json").read_text()
     assert register(config, run_id, best, "lab", {}) == "models:/lab/2"
     other = min(best.parent.glob("step-*"))
     assert other != best
     third = register(config, run_id, other, "lab", {})
-    registered = [(given(v, database) / "manifest.json").read_text() for v in (version, third)]
+    registered = [
+        (fetch_named_checkpoint(v, database) / "manifest.json").read_text()
+        for v in (version, third)
+    ]
     assert registered == [(c / "manifest.json").read_text() for c in (best, other)]
-    assert resolve("models:/lab@champion", database) == given(version, database)  # still the first
-    (given(third, database) / "manifest.json").write_text("{}")
+    assert resolve("models:/lab@champion", database) == fetch_named_checkpoint(
+        version, database
+    )  # still the first
+    (fetch_named_checkpoint(third, database) / "manifest.json").write_text("{}")
     with pytest.raises(CheckpointError, match="registered was"):
-        given(third, database)
+        fetch_named_checkpoint(third, database)
     page = tmp_path / "report.html"
     page.write_text("page")
     end_parent(config, parent, {"val/score": 0.5}, page)
     with pytest.raises(CheckpointError, match="models:/lab@other: not in the registry"):
-        given("models:/lab@other", database)
+        fetch_named_checkpoint("models:/lab@other", database)
 
 
 @pytest.fixture
