@@ -1,4 +1,8 @@
-"""Opening of the objects that the options of `jobs/options/checkpoints.py` name."""
+"""Open a checkpoint and its companions: data, encoder, low-level run and codec.
+
+In: `CheckpointOptions` or `RunOptions`. Out: the checkpoint's folder; from the loaded `Predictor`,
+the data to evaluate on, the encoder of its clip_tokens, and the low-level run beside it.
+"""
 
 import sys
 from collections.abc import Callable
@@ -24,13 +28,11 @@ from mindeye_dist.shapes import TargetShape
 from mindeye_dist.storage.store import Store
 
 SPLITS = ("train", "val", "test")
-
-
 Opened = TypeVar("Opened")
 
 
 def chosen_checkpoint(options: CheckpointOptions) -> tuple[Path, Path | None]:
-    """Return the folder of the checkpoint that is meant, and of its run where it is of one.
+    """Return the folders of the chosen checkpoint and of its run, None for one outside a run.
 
     Raises:
         CheckpointError: the run has no good checkpoint.
@@ -43,10 +45,10 @@ def chosen_checkpoint(options: CheckpointOptions) -> tuple[Path, Path | None]:
 
 
 def fetch_named_checkpoint(checkpoint: str, mlflow: str = "") -> Path:
-    """Return the folder of a checkpoint that was named, registered in MLflow, or lies on S3.
+    """Return the local folder of a checkpoint given by folder, s3:// prefix or models:/NAME@ALIAS.
 
     Raises:
-        CheckpointError: there is none of that name, or it cannot be fetched.
+        CheckpointError: the registry has no such model, or the checkpoint cannot be fetched.
     """
     if checkpoint.startswith(SCHEME):
         from jobs.tracking.registry import resolve  # MLflow takes seconds to import
@@ -58,7 +60,7 @@ def fetch_named_checkpoint(checkpoint: str, mlflow: str = "") -> Path:
 
 
 def best_checkpoint(run_dir: str) -> Path:
-    """Return a run's best checkpoint.
+    """Return the checkpoint of a run with the best validation score.
 
     Raises:
         CheckpointError: the run has no good checkpoint.
@@ -66,24 +68,24 @@ def best_checkpoint(run_dir: str) -> Path:
     found = Checkpoints(absolute_path(run_dir), 1).best()
     if found is None:
         there = Path(absolute_path(run_dir)).is_dir()
-        said = "has no good checkpoint" if there else "no such folder; jobs/train.py makes one"
-        raise CheckpointError(f"{absolute_path(run_dir)}: {said}")
+        reason = "has no good checkpoint" if there else "no such folder; jobs/train.py makes one"
+        raise CheckpointError(f"{absolute_path(run_dir)}: {reason}")
     return found
 
 
 def data_store(options: CheckpointOptions, predictor: Predictor) -> Store:
-    """Return where the shards are: as the options say, or else the checkpoint."""
+    """Return the store of the shards: --data-url, or else the one in the checkpoint's config."""
     return Store(absolute_path(options.data_url) if options.data_url else predictor.config.data.url)
 
 
 def open_data(
     predictor: Predictor, store: Store, manifest: Manifest, device: Literal["cpu", "cuda"]
 ) -> EvaluationData:
-    """Return a checkpoint's data: with stored targets, or computed ones as it was trained on."""
+    """Return a checkpoint's data, with stored or computed targets as in its training."""
     config = predictor.config
     config = replace(config, compute=replace(config.compute, device=device))
     if config.pipeline == "lowlevel":
-        # The teacher is for training alone, and its maps are not needed here.
+        # Evaluation needs no teacher.
         name = config.data.latents
         stored = manifest.subject(config.data.subject).target_set("latents", name)
         opened = {
@@ -106,18 +108,18 @@ def checkpoint_encoder(
     weights: str = "",
     antialias: bool = False,
 ) -> TargetEncoder:
-    """Return the encoder by whose clip_tokens a high-level checkpoint was trained.
+    """Return the encoder that made the clip_tokens of a high-level checkpoint's training.
 
     Args:
-        predictor: the checkpoint; its config names the encoder, or else its targets do.
-        store: the shards, beside which the projection of a simulated subject's encoder lies.
-        device: where to compute.
-        weights: CLIP's, as `jobs/embed.py` takes them.
-        antialias: CLIP's preprocessing, as `jobs/embed.py` takes it.
+        predictor: the checkpoint; its config or its targets name the encoder.
+        store: store of the shards, with the projection of a simulated subject's encoder.
+        device: device of the encoder.
+        weights: weights of CLIP, as `jobs/embed.py` takes them.
+        antialias: antialiasing in CLIP's preprocessing, as `jobs/embed.py` takes it.
 
     Raises:
-        DataError: there is no such encoder, or the store has no projection of it; a low-level
-            checkpoint.
+        DataError: the encoder is unknown, the store has no projection of it, or the checkpoint is
+            low-level.
     """
     check_pipeline(predictor, "highlevel")
     config = predictor.config
@@ -150,13 +152,24 @@ def open_lowlevel_run(
     *,
     drawn_over: bool,
 ) -> Opened | None:
-    """Return what `opened` makes of the low-level run that goes with a high-level checkpoint.
+    """Open the low-level run beside a high-level checkpoint, or the one that the options name.
 
-    A run that was found and not named is left out where it cannot be opened, and that is said;
-    unless pictures are drawn over its own, which without them would be others.
+    If a run that no option names cannot be opened, it is left out with a message. With
+    `drawn_over` that is an error, as other pictures would be drawn without it.
+
+    Args:
+        options: name or exclude the low-level run.
+        predictor: the high-level checkpoint.
+        run_dir: the high-level run, if the checkpoint is in one.
+        opened: opens the rest of the low-level pipeline from its checkpoint.
+        drawn_over: whether pictures are drawn over the low-level pictures.
+
+    Returns:
+        The result of `opened`; None without a low-level run.
 
     Raises:
-        DataError: it was found, pictures are drawn over its own, and it cannot be opened.
+        UserError: the named run cannot be opened.
+        DataError: the run cannot be opened, and `drawn_over` is set.
     """
     if options.no_lowlevel:
         return None
@@ -193,8 +206,8 @@ def open_latent_codec(options: RunOptions, predictor: Predictor) -> LatentCodec:
     """Return the codec of a low-level checkpoint's latents.
 
     Raises:
-        DataError: what was given is another one.
-        InputError: it needs weights that are not given, or they do not fit.
+        DataError: the weights given are of another codec.
+        InputError: weights are missing or do not fit.
     """
     trained = predictor.shapes.targets["latents"]
     codec = open_codec(

@@ -1,4 +1,4 @@
-"""The demo's data: simulated where they are missing; and whether a run's data are there at all."""
+"""Simulate the demo's data if they are missing, and check that a run's data exist."""
 
 import os
 import sys
@@ -17,7 +17,7 @@ from mindeye_dist.storage.store import Store
 
 
 def simulate_demo(url: str) -> None:
-    """Simulate the demo's subject where there is none; torchrun's processes leave it out."""
+    """Simulate the demo's subject if `url` has no data. Processes of torchrun do not."""
     if "RANK" in os.environ:
         return
     store = Store(url)
@@ -26,23 +26,23 @@ def simulate_demo(url: str) -> None:
         write_subjects(store, SimulatedDataset(), watch=watched)
     elif store.exists(ENCODER_FILE) and not same_tensors(store.read(ENCODER_FILE)):
         print(
-            f"{url}: has other tokens than this version's demo, so that the generator that comes "
-            "with it will not draw them; delete the folder to simulate it anew",
+            f"{url}: its clip_tokens are not those of this version's demo, which the shipped "
+            "generator draws; delete the folder to simulate it anew",
             file=sys.stderr,
         )
 
 
 def same_tensors(encoder: bytes) -> bool:
-    """Return whether a file's tensors are those of the demo's encoder; its bytes may differ."""
+    """Return whether a file's tensors equal those of the demo's encoder."""
     own, known = load(encoder), load(SCENES_ENCODER.read_bytes())
     return own.keys() == known.keys() and all(torch.equal(own[k], known[k]) for k in own)
 
 
 def check_subject_data(config: ExperimentConfig) -> None:
-    """See that the data are there: subject, and targets unless they are computed.
+    """Check that the shards have the run's subject, and its targets unless these are computed.
 
     Raises:
-        DataError: they are not.
+        DataError: subject or targets are missing.
     """
     manifest = read_manifest(Store(config.data.url))
     manifest.subject(config.data.subject)

@@ -1,4 +1,8 @@
-"""Opening of the objects that the options of `jobs/options/encoders.py` name."""
+"""Open frozen encoders by name, and datasets with the targets that these compute.
+
+In: `EncoderOptions`, or a run's config. Out: a `TargetEncoder`, from pictures to one kind of
+target; a split with its targets; the shapes that a model is built from.
+"""
 
 import tempfile
 from dataclasses import asdict
@@ -23,20 +27,20 @@ from mindeye_dist.strict import from_dict
 
 
 def target_encoder(options: EncoderOptions, store: Store | None) -> TargetEncoder:
-    """Return a frozen model by its name.
+    """Return a frozen encoder by its name.
 
     Args:
-        options: which one.
-        store: of the shards beside which EfficientNet-Lite0's projection lies; without it, the
-            projection for rendered scenes is taken, which comes with the project.
+        options: name and settings of the encoder.
+        store: store of the shards with EfficientNet-Lite0's projection; without it, the projection
+            for rendered scenes shipped with the project.
 
     Raises:
         DataError: the store has no projection of the encoder.
         ImportError: the package with its weights is not installed.
-        InputError: there are no such weights, or they do not fit.
+        InputError: weights are missing or do not fit.
     """
     if options.encoder == "clip-vit-l-14":
-        # Here, since it brings torchvision: seconds in each process of a run without it.
+        # Here, since torchvision takes seconds to import, in each process of a run without CLIP.
         from mindeye_dist.frozen.clip import ClipTokens
 
         clip = ClipTokens(
@@ -56,10 +60,10 @@ def target_encoder(options: EncoderOptions, store: Store | None) -> TargetEncode
 
 
 def training_encoder(config: ExperimentConfig, store: Store) -> TargetEncoder | None:
-    """Return the model that computes targets while training, none where they are read.
+    """Return the encoder that computes a run's targets; None if stored targets are read.
 
     Raises:
-        InputError: it makes no clip_tokens, or there is no such model.
+        InputError: the encoder is unknown, or its targets are not the pipeline's.
     """
     computed = config.data.computed
     if not computed.encoder:
@@ -67,7 +71,7 @@ def training_encoder(config: ExperimentConfig, store: Store) -> TargetEncoder | 
     names = ("encoder", "weights", "final", "antialias")
     options = from_dict(
         EncoderOptions,
-        # The worker's own: "cuda" alone is the first one, in the threads that read ahead.
+        # The worker's own device: plain "cuda" means the first one in the threads that read ahead.
         asdict(EncoderOptions(device=str(local_device(config.compute.device))))
         | {name: getattr(computed, name) for name in names},
         "data.computed.",
@@ -88,7 +92,7 @@ def open_split(
     split: str,
     encoder: TargetEncoder | None,
 ) -> Dataset:
-    """Return a split with its targets: stored, or computed by the encoder where there is one."""
+    """Return a split with its targets: stored ones, or computed by `encoder` if given."""
     if encoder is None:
         return Dataset(store, manifest, config.data, split, config.target_sets)
     computed = config.data.computed
@@ -109,7 +113,7 @@ def _tokens(kind: Kind, encoder: ImageEncoder) -> TargetEncoder:
 
 
 def _stored_projection(options: EncoderOptions, store: Store | None) -> ProjectedEncoder:
-    """Return EfficientNet-Lite0 with the projection that the simulator stored."""
+    """Return EfficientNet-Lite0 with the projection stored by the simulator."""
     data = store.read(ENCODER_FILE) if store else SCENES_ENCODER.read_bytes()
     base = EfficientNetLite0(efficientnet_lite0_weights(), device=options.device)
     with tempfile.TemporaryDirectory() as folder:
@@ -133,10 +137,10 @@ def _given_weights(options: EncoderOptions) -> str:
 
 
 def codec_from(options: EncoderOptions) -> LatentCodec:
-    """Return a codec by its name.
+    """Return a latent codec by its name.
 
     Raises:
-        InputError: there are no such weights, or they do not fit.
+        InputError: weights are missing or do not fit.
     """
     if options.encoder == "pixels":
         return PixelCodec(options.side or 28)
@@ -161,7 +165,7 @@ def _latents(codec: LatentCodec) -> TargetEncoder:
 def data_shapes(
     manifest: Manifest, config: ExperimentConfig, encoder: TargetEncoder | None = None
 ) -> Shapes:
-    """Return what the model must know of the data; `encoder` computes targets while training."""
+    """Return number of voxels and shapes of targets, stored or computed by `encoder`."""
     subject = manifest.subject(config.data.subject)
     if encoder is not None:
         made = TargetShape(encoder.shape, encoder.name, encoder.digest)

@@ -1,4 +1,8 @@
-"""Opening of the objects that the options of `jobs/options/generator_pictures.py` name."""
+"""Open training pictures of a generator, and prepare their latents and clip_tokens in memory.
+
+In: `SourceOptions`, a codec. Out: a `PictureSource`; its latents and tokens in float16. Prepared
+chunks are stored in the run folder, so that a killed run prepares no chunk twice.
+"""
 
 import hashlib
 import sys
@@ -31,20 +35,16 @@ from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import check
 
 CHUNK_PICTURES = 500
-"""Pictures that are prepared at once; a killed run loses no more."""
-
-
+"""Pictures per prepared file, the most that a killed run loses."""
 DAMAGED_CHUNK_ERRORS = (ValueError, KeyError, EOFError, BadZipFile, zlib.error, RuntimeError)
-"""What reading a damaged chunk raises; one that cannot be read at all is another matter."""
-
-
+"""Exceptions raised by reading a damaged chunk; an unreadable one raises OSError."""
 HASHED_SCENES = 8
-"""Rendered scenes by whose bytes a series is known."""
+"""Number of rendered scenes hashed to identify a series."""
 
 
 @dataclass(frozen=True)
 class PicturesInMemory:
-    """Pictures as a generator learns them."""
+    """Latents and clip_tokens of a generator's training pictures."""
 
     latents: Float16[np.ndarray, "pictures channels rows columns"]
     tokens: Float16[np.ndarray, "pictures tokens dim"]
@@ -52,14 +52,14 @@ class PicturesInMemory:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """Pictures to learn, and where their tokens come from.
+    """Training pictures and their clip_tokens, readable by range.
 
     Attributes:
-        about: what it is, in words.
-        digest: of which pictures they are.
-        count: of the pictures.
-        read: gives the files of a range of them.
-        tokens: gives the tokens of a range, from those files.
+        about: description for people.
+        digest: digest of the pictures.
+        count: number of pictures.
+        read: returns the files of a range of pictures.
+        tokens: returns the tokens of a range, given its files.
         targets: shape of the tokens, and their encoder.
     """
 
@@ -72,13 +72,13 @@ class PictureSource:
 
 
 def open_source(options: SourceOptions) -> PictureSource:
-    """Return the pictures that the options name, and their tokens."""
+    """Return the chosen source: shards, files or rendered scenes."""
     if options.data_url:
         return shards_source(options)
     encoder = target_encoder(replace(options.encoder, device=options.device), None)
     if encoder.kind != "clip_tokens":
         raise InputError(
-            f"--encoder.encoder: got {options.encoder.encoder}, which makes no clip_tokens"
+            f"--encoder.encoder: got {options.encoder.encoder}, expected an encoder of clip_tokens"
         )
 
     def tokens(_: range, files: list[bytes]) -> np.ndarray:
@@ -110,21 +110,21 @@ def open_source(options: SourceOptions) -> PictureSource:
             targets,
         )
     about = f"rendered scenes of series {GENERATOR_SERIES}"
-    # Some of them stand for all: scenes that are drawn in another way are other pictures.
+    # A few scenes stand for all: if rendering changes, so do these.
     looks = text_digest(" ".join([about, *map(checksum, render_files(range(HASHED_SCENES)))]))
     return PictureSource(about, looks, options.scenes, render_files, tokens, targets)
 
 
 def render_files(numbers: range) -> list[bytes]:
-    """Return scenes as JPEG, as subjects see them."""
+    """Return rendered scenes as JPEG files, as simulated subjects see them."""
     return [encode_jpeg(render_scene(n, GENERATOR_SERIES).picture) for n in numbers]
 
 
 def shards_source(options: SourceOptions) -> PictureSource:
-    """Return the training pictures of shards, once each, without any that is in a test split.
+    """Return the distinct training pictures of shards, without those of any test split.
 
     Raises:
-        DataError: nothing is left, or the subjects' tokens are by different encoders.
+        DataError: no picture is left, or the subjects' tokens are by different encoders.
     """
     store = Store(absolute_path(options.data_url))
     manifest = read_manifest(store)
@@ -163,27 +163,27 @@ def shards_source(options: SourceOptions) -> PictureSource:
 
 
 def text_digest(text: str) -> str:
-    """Return a short digest."""
+    """Return the first 16 hexadecimal digits of a text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def picture_tensor(files: Sequence[bytes]) -> Float[Tensor, "pictures 3 height width"]:
-    """Return picture files of one size as images with values in [0, 1]."""
+    """Decode picture files of one size to values in [0, 1]."""
     rgb = np.stack([decode(file, "a picture") for file in files])
     return torch.from_numpy(rgb).permute(0, 3, 1, 2).float() / 255
 
 
 def prepare_pictures(folder: Path, source: PictureSource, codec: LatentCodec) -> PicturesInMemory:
-    """Return latents and tokens of all pictures, from the folder as far as they are there."""
-    kept = folder / f"pictures-{text_digest(data_identity(source, codec))}"
-    kept.mkdir(exist_ok=True)
+    """Return latents and tokens of all pictures, reusing chunks prepared earlier in `folder`."""
+    chunks = folder / f"pictures-{text_digest(data_identity(source, codec))}"
+    chunks.mkdir(exist_ok=True)
     latents = np.empty((source.count, *codec.shape), np.float16)
     tokens = np.empty((source.count, *source.targets.shape), np.float16)
     for start in watched(range(0, source.count, CHUNK_PICTURES), "preparing pictures, chunk"):
         numbers = range(start, min(start + CHUNK_PICTURES, source.count))
         part = slice(numbers.start, numbers.stop)
         latents[part], tokens[part] = prepare_chunk(
-            kept / f"{start}-{numbers.stop}.npz", numbers, source, codec
+            chunks / f"{start}-{numbers.stop}.npz", numbers, source, codec
         )
     return PicturesInMemory(latents, tokens)
 
@@ -191,7 +191,7 @@ def prepare_pictures(folder: Path, source: PictureSource, codec: LatentCodec) ->
 def prepare_chunk(
     path: Path, numbers: range, source: PictureSource, codec: LatentCodec
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return latents and tokens of some pictures, and keep them in a file."""
+    """Return latents and tokens of a range of pictures, read from `path` or written to it."""
     if path.exists():
         try:
             with np.load(path, allow_pickle=False) as there:
@@ -218,12 +218,12 @@ def prepare_chunk(
 
 
 def data_identity(source: PictureSource, codec: LatentCodec) -> str:
-    """Return pictures, encoder and codec in a line."""
+    """Return a line that identifies pictures, encoder and codec."""
     return f"{source.count} {source.digest} {source.targets.digest} {codec.digest}"
 
 
 def encode_pictures(codec: LatentCodec, pictures: np.ndarray) -> np.ndarray:
-    """Return the latents of pictures in [-1, 1]."""
+    """Return the latents of pictures with values in [-1, 1]."""
     latents = np.empty((len(pictures), *codec.shape), np.float16)
     for start in watched(range(0, len(pictures), CHUNK_PICTURES), "encoding pictures, chunk"):
         part = torch.from_numpy(pictures[start : start + CHUNK_PICTURES]).float()
@@ -232,7 +232,7 @@ def encode_pictures(codec: LatentCodec, pictures: np.ndarray) -> np.ndarray:
 
 
 def channel_moments(latents: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel, over at most 2,000 pictures."""
+    """Return mean and standard deviation of each channel over at most 2,000 pictures."""
     some = torch.from_numpy(latents[:: max(1, len(latents) // 2000)]).float()
     axes = (0, 2, 3)
     mean, deviation = some.mean(axes, keepdim=True)[0], some.std(axes, keepdim=True)[0]

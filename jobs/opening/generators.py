@@ -1,4 +1,7 @@
-"""Opening of the objects that the options of `jobs/options/generators.py` name."""
+"""Open an image generator by name.
+
+In: `GeneratorOptions`. Out: a `Generator`, from clip_tokens (and initial pictures) to pictures.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +19,15 @@ from mindeye_dist.generators.unclip import DEFAULT, StableUnCLIP
 from mindeye_dist.generators.versatile import PUBLISHED, VersatileDiffusion
 
 GENERATOR_FILE, AUTOENCODER_FILE = "generator.safetensors", "autoencoder.safetensors"
-"""What jobs/train_generator.py leaves in its folder."""
+"""Files of jobs/train_generator.py in its run folder."""
 
 
 def open_generator(options: GeneratorOptions) -> Generator:
-    """Return a generator by its name.
+    """Return an image generator by its name.
 
     Raises:
-        ImportError: a package that it needs is not installed.
-        InputError: there are no such weights, or they do not fit.
+        ImportError: a package of the generator is not installed.
+        InputError: weights are missing or do not fit.
     """
     if options.generator == "small":
         return _small(options)

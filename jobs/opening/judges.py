@@ -1,4 +1,7 @@
-"""Opening of the objects that the options of `jobs/options/judges.py` name."""
+"""Open the networks that score reconstructions, and the known facts of the test pictures.
+
+In: `NetworkOptions`, a store of shards. Out: `Judges`, with a reason for each missing network.
+"""
 
 import json
 from pathlib import Path
@@ -18,15 +21,16 @@ NETWORK_METRICS = {
     "efficientnet_b1": ("efficientnet_b1",),
     "swav": ("swav",),
 }
+"""Metrics computed by each network of `NetworkOptions`."""
 
 
 def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
-    """Return the networks whose weights are given, EfficientNet-Lite0, and what is known.
+    """Return the networks with given weights, EfficientNet-Lite0, and the facts of the pictures.
 
     Raises:
-        DataError: what is known cannot be read.
-        InputError: weights are not there or are another network's; what the hub does not give is a
-            gap.
+        DataError: the facts cannot be read.
+        InputError: a file of weights is missing or of another network. A failed download is a gap,
+            not an error.
     """
     networks: list[FeatureNetwork] = []
     gaps: dict[str, str] = {}
@@ -49,19 +53,19 @@ def open_judges(options: NetworkOptions, store: Store, device: str) -> Judges:
         encoder = EfficientNetLite0(Path(lite0), device=device)
     except ImportError as error:
         gaps |= dict.fromkeys(("lite0_two_way", "lite0_distance"), str(error))
-    known = read_picture_facts(store)
+    facts = read_picture_facts(store)
     return Judges(
         networks=networks,
         gaps=gaps,
         encoder=encoder,
-        factors={key: row["factors"] for key, row in known.items() if "factors" in row},
-        captions={key: row["caption"] for key, row in known.items() if "caption" in row},
+        factors={key: row["factors"] for key, row in facts.items() if "factors" in row},
+        captions={key: row["caption"] for key, row in facts.items() if "caption" in row},
         antialias=options.antialias,
     )
 
 
 def read_picture_facts(store: Store) -> dict[str, dict[str, Any]]:
-    """Return what is known of simulated subjects' pictures, by sample key; nothing of others."""
+    """Return factors and captions of simulated subjects' pictures by sample key, if stored."""
     if not store.exists(ABOUT_PICTURES):
         return {}
     rows = (json.loads(line) for line in store.read(ABOUT_PICTURES).decode().splitlines())

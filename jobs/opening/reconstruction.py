@@ -1,4 +1,8 @@
-"""Opening of the objects that the options of `jobs/options/reconstruction.py` name."""
+"""Open the models of a reconstruction: both pipelines' checkpoints, encoder and generator.
+
+In: `DrawOptions`. Out: a `Reconstructor`, from voxels to pictures. Paths of the checkpoints are
+found first, once, so that all workers open the same ones.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +22,18 @@ from mindeye_dist.decoding.reconstructor import LowLevelPipeline, Reconstructor,
 
 @dataclass(frozen=True)
 class CheckpointPaths:
-    """The folders of the checkpoints that are meant; no low-level one where it is empty."""
+    """Folders of a reconstruction's checkpoints; `lowlevel` is empty without a low-level run."""
 
     checkpoint: str
     lowlevel: str
 
 
 def find_checkpoint_paths(options: DrawOptions) -> CheckpointPaths:
-    """Return the checkpoints that are meant, the low-level one where there is one.
+    """Return the folders of the chosen checkpoint and of the low-level one beside it.
 
     Raises:
         CheckpointError: the run has no good checkpoint.
-        DataError: there is a low-level run that cannot be opened.
+        DataError: the low-level run cannot be opened, or does not fit.
     """
     path, run_dir = chosen_checkpoint(options)
     predictor = Predictor(path)
@@ -42,18 +46,18 @@ def find_checkpoint_paths(options: DrawOptions) -> CheckpointPaths:
     return CheckpointPaths(str(path), lowlevel or "")
 
 
-def open_reconstructor(options: DrawOptions, found: CheckpointPaths) -> Reconstructor:
+def open_reconstructor(options: DrawOptions, paths: CheckpointPaths) -> Reconstructor:
     """Return the models of a reconstruction, on the options' device.
 
     Raises:
-        DataError: they do not belong together.
-        InputError: weights are not there or do not fit.
+        DataError: checkpoints, encoder and generator do not fit together.
+        InputError: weights are missing or do not fit.
     """
     config = options.reconstruction
-    predictor = Predictor(Path(found.checkpoint), options.device, config.batch_size)
+    predictor = Predictor(Path(paths.checkpoint), options.device, config.batch_size)
     lowlevel = None
-    if found.lowlevel:
-        own = Predictor(Path(found.lowlevel), options.device, config.batch_size)
+    if paths.lowlevel:
+        own = Predictor(Path(paths.lowlevel), options.device, config.batch_size)
         lowlevel = LowLevelPipeline(own, open_latent_codec(options, own))
     encoder = checkpoint_encoder(
         predictor,

@@ -1,4 +1,8 @@
-"""Opening of the objects that the options of `jobs/options/splits.py` name."""
+"""Open a split's voxels in parts, one for each shard of a batch job's output.
+
+The name of a shard is a digest of all that its contents depend on. An intact shard of that name
+therefore needs no work, and a killed job continues with the missing shards.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +24,7 @@ from mindeye_dist.storage.store import Store
 
 @dataclass(frozen=True)
 class SplitPart:
-    """Brains of the split that share a shard, by their place in it."""
+    """Samples first:stop of a split, which share the shard `path` of the output."""
 
     path: str
     first: int
@@ -28,10 +32,10 @@ class SplitPart:
 
 
 def open_voxel_split(options: SplitOptions, store: Store, predictor: Predictor) -> Dataset:
-    """Return the split whose brains are meant, without targets.
+    """Return the dataset of the chosen split, without targets.
 
     Raises:
-        DataError: there is no such split, or it is of other voxels than the checkpoint.
+        DataError: the split is missing, or its number of voxels is not the checkpoint's.
     """
     config = predictor.config.data
     dataset = Dataset(store, read_manifest(store), config, options.split)
@@ -44,7 +48,7 @@ def open_voxel_split(options: SplitOptions, store: Store, predictor: Predictor) 
 
 
 def split_parts(options: SplitOptions, dataset: Dataset, made_with: Any) -> list[SplitPart]:
-    """Return the parts of the brains that are meant; `made_with` is the output's provenance."""
+    """Return the parts of the chosen samples; `made_with` is the output's provenance."""
     size = options.pictures_per_shard
     count = min(options.limit or len(dataset), len(dataset))
     bounds = [(first, min(first + size, count)) for first in range(0, count, size)]
@@ -58,21 +62,21 @@ def split_parts(options: SplitOptions, dataset: Dataset, made_with: Any) -> list
 def part_voxels(
     dataset: Dataset, part: SplitPart, repeats: Literal["average", "first"]
 ) -> Float[np.ndarray, "brains voxels"]:
-    """Return the responses of a part's brains, one row each."""
+    """Return the voxels of a part's samples: the mean of the repeats, or the first."""
     rows = [row.astype(np.float32) for row in dataset.voxels(range(part.first, part.stop))]
     return np.stack([row.mean(axis=0) if repeats == "average" else row[0] for row in rows])
 
 
 def split_workers(options: SplitOptions, device: str) -> Workers:
-    """Return who computes."""
+    """Return the number and kind of workers."""
     return Workers(count=options.workers, gpu=device == "cuda", without_ray=options.without_ray)
 
 
 def out_folder(out: str, name: str, checkpoint: Path, run_dir: Path | None) -> str:
-    """Return where the output goes: `out`, or the folder of that name.
+    """Return the output folder: `out`, or by default `name` in the run or beside the checkpoint.
 
     Raises:
-        InputError: that would be inside the checkpoint, which strangers make invalid.
+        InputError: `out` is inside the checkpoint, which other files would make invalid.
     """
     if not out:
         return str(run_dir / name if run_dir else checkpoint.with_name(f"{checkpoint.name}-{name}"))
