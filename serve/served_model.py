@@ -97,7 +97,7 @@ class ServedModel(Generic[Model]):
         name = f"{version.name}/{version.number}"
         try:
             self.current = self._fetch(version)
-        except (UserError, OSError, RuntimeError, MemoryError) as error:
+        except (UserError, ValueError, ImportError, OSError, RuntimeError, MemoryError) as error:
             # Only the type is logged: the message may name the subject.
             log.warning("%s: %s: not served, the model stays", name, type(error).__name__)
             self._report("failed")

@@ -1,4 +1,4 @@
-// The val split's leads as a stacked histogram (SVG), with a mark at the lead of this brain.
+// Stacked histogram (SVG) of the val split's leads, with a mark at this brain's lead.
 
 const WIDTH = 420;
 const HEIGHT = 150;
@@ -6,7 +6,7 @@ const TOP = 22;
 const BOTTOM = 128;
 const SIDE = 14;
 
-/** Return the drawing; its text alternative says the same in a sentence. */
+/** Return the SVG element; its text alternative gives the same facts in a sentence. */
 export function histogram({ start, width, right, wrong }, lead) {
   const end = start + width * right.length;
   const most = Math.max(1, ...right.map((count, bin) => count + wrong[bin]));
@@ -38,7 +38,7 @@ export function histogram({ start, width, right, wrong }, lead) {
   parts.push(shape("text", { x: here, y: TOP - 10, "text-anchor": anchor }, label));
   const alternative =
     `Histogram of the val split’s leads from ${start.toFixed(digits)} to ${end.toFixed(digits)}: ` +
-    `${sum(right)} brains with the right picture first, ${sum(wrong)} with another. ` +
+    `${sum(right)} brains with the right picture first, ${sum(wrong)} with another one. ` +
     `The lead of this brain is ${lead.toFixed(3)}.`;
   const drawing = { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": alternative };
   return shape("svg", drawing, ...parts);

@@ -1,14 +1,14 @@
-// The page: the token, which brain is decoded, and the requests that are under way.
+// Controller of the page: the token, the choice of a brain, and the requests under way.
 
-import { ask, call, pause, read, Refusal, stopped } from "./service.js";
+import { ask, call, isAborted, pause, read, Refusal } from "./service.js";
 import * as view from "./view.js";
 import { readVoxels, Unfit } from "./voxels.js";
 
 const CANDIDATES = 6;
 const MATCHES = 8;
-const SETTLE = 250; // milliseconds without another step before a brain is decoded
-const UNFIT = [413, 415, 422]; // statuses of voxels that no second try will make better
-const KEPT = "mindeye-token";
+const SETTLE_MS = 250; // wait for another step before a brain is decoded
+const UNFIT = [413, 415, 422]; // statuses of voxels for which a retry is useless
+const TOKEN_KEY = "mindeye-token";
 
 const byId = (id) => document.getElementById(id);
 const [number, tokenField, fileField] = ["number", "token", "file"].map(byId);
@@ -16,44 +16,44 @@ const [number, tokenField, fileField] = ["number", "token", "file"].map(byId);
 let token = "";
 let card; // ModelCard of the model that answered last
 let samples; // Samples
-let asked; // AbortController of what was asked of the service last, of which everything else hangs
+let work; // AbortController of the current work; aborting it stops every request
 let drawing; // AbortController of the drawing alone
-let brain; // {sample, body, type} of what is shown
-let shown = number.value; // what the field holds unless somebody is typing
+let brain; // {sample, body, type} of the shown brain
+let settledNumber = number.value; // value of the field before the user began to type
 let seenAddress = ""; // blob: URL of the seen picture
 
 // --- the token
 
-/** Return the token of the address's fragment, which is then removed from the address. */
+/** Return the token in the address's fragment, and remove it from the address. */
 function tokenOfAddress() {
   const found = new URLSearchParams(location.hash.slice(1)).get("token");
   if (found !== null) history.replaceState(null, "", location.pathname + location.search);
   return found?.trim() ?? "";
 }
 
-/** Keep the token until the tab is closed; a browser that keeps nothing is no reason to stop. */
-function keep(words) {
+/** Store the token until the tab is closed; a browser without storage is no error. */
+function storeToken(words) {
   try {
-    if (words) sessionStorage.setItem(KEPT, words);
-    else sessionStorage.removeItem(KEPT);
+    if (words) sessionStorage.setItem(TOKEN_KEY, words);
+    else sessionStorage.removeItem(TOKEN_KEY);
   } catch {
-    // It is asked for again after a reload.
+    // The user enters it again after a reload.
   }
 }
 
-function kept() {
+function storedToken() {
   try {
-    return sessionStorage.getItem(KEPT) ?? "";
+    return sessionStorage.getItem(TOKEN_KEY) ?? "";
   } catch {
     return "";
   }
 }
 
-/** Stop what is under way; what comes next hangs from the signal. */
+/** Abort the current work; return the signal of the next. */
 function restart() {
-  asked?.abort();
-  asked = new AbortController();
-  return asked.signal;
+  work?.abort();
+  work = new AbortController();
+  return work.signal;
 }
 
 async function connect(candidate, focus) {
@@ -69,57 +69,57 @@ async function connect(candidate, focus) {
       ask("v1/samples", options),
     ]);
     token = candidate;
-    keep(token);
+    storeToken(token);
     tokenField.value = "";
     view.showCard(card);
     view.showSamples(samples, card);
     view.unlock(true);
     if (focus) (samples.count ? number : byId("choose")).focus();
   } catch (error) {
-    if (stopped(error)) return;
+    if (isAborted(error)) return;
     if (!(error instanceof Refusal)) throw error;
     lock(error);
   }
 }
 
-/** Show the field for a token, and why it is needed; only a wrong token is forgotten. */
+/** Show the token field and the reason; only a wrong token is forgotten. */
 function lock(error) {
-  asked?.abort();
+  work?.abort();
   token = "";
   const wrong = !error || error.status === 401;
-  if (wrong) keep("");
+  if (wrong) storeToken("");
   view.unlock(false);
   byId("result").hidden = true;
   view.problem("token-problem", error?.message ?? "");
   if (error && wrong) tokenField.setAttribute("aria-invalid", "true");
-  if (!wrong && !tokenField.value) tokenField.value = kept();
+  if (!wrong && !tokenField.value) tokenField.value = storedToken();
   tokenField.focus();
 }
 
-// --- which brain
+// --- choice of the brain
 
-/** Show brain `wanted` (from 0, and round from the last to the first) in the field and decode it. */
+/** Decode brain `wanted`, counted from 0; beyond the last comes the first. */
 function goTo(wanted) {
   const rest = Math.round(wanted) % samples.count;
   decodeSample(rest < 0 ? rest + samples.count : rest);
 }
 
-/** Decode the brain whose number is in the field, which counts from 1. */
+/** Decode the brain in the number field, which counts from 1. */
 function decodeField() {
   const sample = Number(number.value) - 1;
-  const known = Number.isInteger(sample) && sample >= 0 && sample < samples.count;
-  if (known) return decodeSample(sample);
+  const exists = Number.isInteger(sample) && sample >= 0 && sample < samples.count;
+  if (exists) return decodeSample(sample);
   number.setAttribute("aria-invalid", "true");
-  asked?.abort();
+  work?.abort();
   return view.problem("input-problem", `Brains are numbered from 1 to ${samples.count}.`);
 }
 
 function decodeSample(sample) {
-  number.value = shown = String(sample + 1);
+  number.value = settledNumber = String(sample + 1);
   number.removeAttribute("aria-invalid");
   const title = `Brain ${sample + 1} of ${samples.count.toLocaleString("en")}`;
   decode({ title, sample }, async (options) => {
-    await pause(SETTLE, options.signal);
+    await pause(SETTLE_MS, options.signal);
     showSeen(sample, options);
     const response = await call(`v1/samples/${sample}`, options);
     const body = await read(response, (answer) => answer.arrayBuffer());
@@ -133,7 +133,7 @@ async function showSeen(sample, options) {
     const response = await call(`v1/samples/${sample}/picture`, options);
     address = URL.createObjectURL(await read(response, (answer) => answer.blob()));
   } catch (error) {
-    if (stopped(error)) return;
+    if (isAborted(error)) return;
   }
   URL.revokeObjectURL(seenAddress);
   seenAddress = address;
@@ -141,24 +141,24 @@ async function showSeen(sample, options) {
 }
 
 async function decodeFiles(files) {
-  if (!token) return view.problem("token-problem", "The service takes files after the token.");
+  if (!token) return view.problem("token-problem", "Enter the token before a file.");
   view.problem("input-problem", "");
-  const signal = restart(); // a file that is still being read is not decoded after another
+  const signal = restart(); // a file still being read is dropped when another comes
   try {
     if (files.length !== 1) throw new Unfit("One file at a time, please.");
     const found = await readVoxels(files[0], card.num_voxels);
     if (!signal.aborted) await decode({ title: files[0].name }, () => found);
   } catch (error) {
     if (!(error instanceof Unfit)) throw error;
-    byId("result").hidden = true; // what is shown would pass for this file's
+    byId("result").hidden = true; // it would look like the result of this file
     view.problem("input-problem", error.message);
   }
   return undefined;
 }
 
-// --- what the service makes of it
+// --- requests for a brain
 
-/** Decode what `load` gives, unless another brain comes. */
+/** Decode the voxels that `load` returns, until another brain is chosen. */
 async function decode(input, load) {
   const signal = restart();
   view.problem("input-problem", "");
@@ -171,9 +171,9 @@ async function decode(input, load) {
     brain = { ...input, ...(await load({ token, signal, waiting })) };
     await Promise.all([retrieve(signal, matches), drawn && draw(signal, drawn)]);
   } catch (error) {
-    if (stopped(error)) return;
-    view.giveUp(drawn);
-    told("result-problem", error, view.problem);
+    if (isAborted(error)) return;
+    view.showFailure(drawn);
+    showError("result-problem", error, view.problem);
   }
 }
 
@@ -187,16 +187,16 @@ async function retrieve(signal, matches) {
     const options = { token, body, type, signal, waiting };
     const answer = await ask(`v1/retrieve?k=${matches}&pictures=webp`, options);
     const took = performance.now() - started;
-    await follow(answer.model, signal);
-    // In the gallery of the test split, a picture's number is that of the sample.
+    await refreshCard(answer.model, signal);
+    // If the gallery is the test split, picture and sample have the same number.
     const described = card.model === answer.model;
     const numbered = described && card.gallery.pictures === samples.count;
     view.showMatches(answer, numbered ? sample : undefined);
     view.showLead(answer.lead, described && card.gallery.val_leads);
     view.state(id, view.answeredBy(answer.model, took));
   } catch (error) {
-    if (!stopped(error)) view.clearMatches();
-    told(id, error, (place, words) => view.state(place, words, true));
+    if (!isAborted(error)) view.clearMatches();
+    showError(id, error, (place, words) => view.state(place, words, true));
   }
 }
 
@@ -207,7 +207,7 @@ async function draw(parent, candidates) {
   const started = performance.now();
   const elapsed = () => Math.floor((performance.now() - started) / 1000);
   const clock = setInterval(() => view.state("elapsed", `${elapsed()} s`), 1000);
-  view.placesForDrawings(candidates, "pending");
+  view.showEmptyDrawings(candidates, "pending");
   view.state("draw-state", words);
   byId("cancel").hidden = false;
   byId("again").hidden = true;
@@ -217,17 +217,17 @@ async function draw(parent, candidates) {
     const options = { token, body, type, signal, waiting };
     const answer = await ask(`v1/reconstruct?candidates=${candidates}&pictures=webp`, options);
     const took = performance.now() - started;
-    await follow(answer.model, signal);
+    await refreshCard(answer.model, signal);
     view.showDrawings(answer);
     const chosen = `Candidate ${answer.chosen + 1} of ${answer.candidates.length} is chosen. `;
     view.state("draw-state", [chosen, ...view.answeredBy(answer.model, took)]);
   } catch (error) {
     if (parent.aborted) return;
     if (error.status === 404) return view.hideDrawings();
-    view.placesForDrawings(candidates, "none");
+    view.showEmptyDrawings(candidates, "none");
     byId("again").hidden = UNFIT.includes(error.status);
-    if (stopped(error)) view.state("draw-state", "Drawing was cancelled.");
-    else told("draw-state", error, (place, message) => view.state(place, message, true));
+    if (isAborted(error)) view.state("draw-state", "Drawing was cancelled.");
+    else showError("draw-state", error, (place, message) => view.state(place, message, true));
   } finally {
     clearInterval(clock);
     if (!parent.aborted) {
@@ -240,27 +240,27 @@ async function draw(parent, candidates) {
   return undefined;
 }
 
-/** Read the card again where another model answered, as happens when the champion moves. */
-async function follow(model, signal) {
+/** Fetch the card again if another model answered, as after a move of the registry's alias. */
+async function refreshCard(model, signal) {
   if (model === card.model) return;
   try {
     card = await ask("v1/model", { token, signal });
     view.showCard(card);
     view.showSamples(samples, card);
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error; // the answer is worth more than the card
+    if (!(error instanceof Refusal)) throw error; // the answer is shown even without the card
   }
 }
 
-/** Show an error in its place; a refused token ends everything. */
-function told(id, error, show) {
-  if (stopped(error)) return;
+/** Show an error in its place; a refused token locks the page. */
+function showError(id, error, show) {
+  if (isAborted(error)) return;
   if (!(error instanceof Refusal)) throw error;
   if (error.status === 401) lock(error);
   else show(id, error.message);
 }
 
-// --- what the reader does
+// --- event handlers
 
 byId("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -273,7 +273,7 @@ byId("random").addEventListener("click", () => goTo(Math.floor(Math.random() * s
 byId("decode").addEventListener("click", decodeField);
 byId("cancel").addEventListener("click", () => drawing.abort());
 byId("again").addEventListener("click", () => {
-  draw(asked.signal, Math.min(CANDIDATES, card.max_candidates));
+  draw(work.signal, Math.min(CANDIDATES, card.max_candidates));
   byId("cancel").focus({ preventScroll: true });
 });
 number.addEventListener("change", decodeField);
@@ -283,14 +283,14 @@ number.addEventListener("keydown", (event) => {
 byId("samples").addEventListener("keydown", (event) => {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (!step || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey) return;
-  if (event.target === number && number.value !== shown) return; // moves in what is being typed
+  if (event.target === number && number.value !== settledNumber) return; // the key moves the cursor
   event.preventDefault();
   goTo(Number(number.value) - 1 + step);
 });
 byId("choose").addEventListener("click", () => fileField.click());
 fileField.addEventListener("change", async () => {
   const files = [...fileField.files];
-  fileField.value = ""; // so that the same file can be chosen again
+  fileField.value = ""; // else choosing the same file again would raise no event
   if (files.length) await decodeFiles(files);
 });
 
@@ -316,6 +316,6 @@ addEventListener("hashchange", () => {
   if (found) connect(found, true);
 });
 
-const first = tokenOfAddress() || kept();
-if (first) connect(first, false);
+const initialToken = tokenOfAddress() || storedToken();
+if (initialToken) connect(initialToken, false);
 else lock();

@@ -1,7 +1,7 @@
-// Calls to the service: the token's header, refusals in words, and waiting when it is busy.
+// Calls to the service: token header, refusals as messages, retries while it is busy.
 
-const TRIES_AGAIN = 5;
-const LONGEST_WAIT = 60; // seconds
+const MAX_RETRIES = 5;
+const MAX_WAIT = 60; // seconds
 const BUSY = [429, 503];
 
 const WORDS = {
@@ -12,24 +12,24 @@ const WORDS = {
   504: "The service took too long to answer.",
 };
 
-/** The service said no, or could not be reached (status 0). */
+/** A refusal by the service, or no connection (status 0). */
 export class Refusal extends Error {
   constructor(status, reason = "", request = "") {
     const stop = /[.!?]$/.test(reason) ? "" : ".";
     const detail = reason && reason[0].toUpperCase() + reason.slice(1) + stop;
     const words = WORDS[status] ?? (detail ? "" : `The service answered with status ${status}.`);
-    const known = status === 401 ? [words] : [words, detail, request && `(request ${request})`];
-    super(known.filter(Boolean).join(" "));
+    const parts = status === 401 ? [words] : [words, detail, request && `(request ${request})`];
+    super(parts.filter(Boolean).join(" "));
     this.status = status;
   }
 }
 
-/** Whether an error only says that somebody stopped the work. */
-export function stopped(error) {
+/** Return whether an error is only the abort of a request. */
+export function isAborted(error) {
   return error.name === "AbortError";
 }
 
-/** Wait; aborting the signal ends it with an AbortError. */
+/** Wait; aborting the signal ends the wait with an AbortError. */
 export function pause(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const stop = () => {
@@ -46,20 +46,20 @@ export function pause(milliseconds, signal) {
 }
 
 /**
- * Return the service's response; a Refusal where it is not one.
+ * Return the service's response; throw a Refusal if it is an error.
  *
- * `waiting` gets a sentence before each wait for a busy service, and "" when it is asked again.
+ * `waiting` gets a sentence before each wait for a busy service, and "" when it is called again.
  */
 export async function call(path, { token, body, type, signal, waiting = () => {} }) {
   const headers = { Authorization: `Bearer ${token}`, ...(type && { "Content-Type": type }) };
   const request = { method: body ? "POST" : "GET", headers, body, signal };
-  for (let again = 1; ; again++) {
+  for (let attempt = 1; ; attempt++) {
     const response = await send(path, request);
     if (response.ok) return response;
     const refusal = await refused(response);
-    if (!BUSY.includes(response.status) || again > TRIES_AGAIN) throw refusal;
+    if (!BUSY.includes(response.status) || attempt > MAX_RETRIES) throw refusal;
     const seconds = retryAfter(response.headers.get("Retry-After"));
-    const retry = `Trying again in ${seconds} s (${again} of ${TRIES_AGAIN}).`;
+    const retry = `Trying again in ${seconds} s (${attempt} of ${MAX_RETRIES}).`;
     waiting(`${WORDS[response.status]} ${retry}`);
     await pause(1000 * seconds, signal);
     waiting("");
@@ -71,12 +71,12 @@ export async function ask(path, options) {
   return read(await call(path, options), (response) => response.json());
 }
 
-/** Return the body of an answer, by `take(response)`. */
+/** Return `take(response)`; throw a Refusal if the answer breaks off. */
 export async function read(response, take) {
   try {
     return await take(response);
   } catch (error) {
-    throw stopped(error) ? error : new Refusal(0, "The answer broke off.");
+    throw isAborted(error) ? error : new Refusal(0, "The answer broke off.");
   }
 }
 
@@ -84,7 +84,7 @@ async function send(path, request) {
   try {
     return await fetch(path, { ...request, cache: "no-store", credentials: "omit", redirect: "error" });
   } catch (error) {
-    throw stopped(error) ? error : new Refusal(0);
+    throw isAborted(error) ? error : new Refusal(0);
   }
 }
 
@@ -93,12 +93,12 @@ async function refused(response) {
     const problem = await response.json();
     return new Refusal(response.status, problem.error, problem.request_id);
   } catch (error) {
-    if (stopped(error)) throw error;
+    if (isAborted(error)) throw error;
     return new Refusal(response.status);
   }
 }
 
 function retryAfter(header) {
   const seconds = Number(header ?? "") || (Date.parse(header) - Date.now()) / 1000 || 1;
-  return Math.min(Math.max(Math.ceil(seconds), 1), LONGEST_WAIT);
+  return Math.min(Math.max(Math.ceil(seconds), 1), MAX_WAIT);
 }

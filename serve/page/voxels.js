@@ -1,33 +1,33 @@
-// Files of voxels, as far as they can be checked before anything is sent.
+// Voxel files: checks before upload, and the request body made from a file.
 
 export const LARGEST = 16 * 2 ** 20; // bytes
 const MAGIC = [0x93, ...new TextEncoder().encode("NUMPY")];
 
-/** What is wrong with a file, in words for the reader. */
+/** A file that cannot be sent; the message is shown on the page. */
 export class Unfit extends Error {}
 
-/** Return the body and content type of a request with the voxels of a file, or throw Unfit. */
+/** Return the request body and content type for a file of voxels, or throw Unfit. */
 export async function readVoxels(file, numVoxels) {
-  const say = (words) => new Unfit(`${file.name}: ${words}`);
+  const unfit = (words) => new Unfit(`${file.name}: ${words}`);
   if (file.size > LARGEST) {
     const tenths = Math.ceil((10 * file.size) / 2 ** 20);
-    throw say(`has ${(tenths / 10).toFixed(1)} MiB; at most 16 MiB are taken.`);
+    throw unfit(`has ${(tenths / 10).toFixed(1)} MiB; the limit is 16 MiB.`);
   }
   let bytes;
   try {
     bytes = new Uint8Array(await file.arrayBuffer());
   } catch {
-    throw say("cannot be read.");
+    throw unfit("cannot be read.");
   }
-  if (!bytes.length) throw say("is empty.");
+  if (!bytes.length) throw unfit("is empty.");
   const npy = MAGIC.every((byte, place) => bytes[place] === byte);
   if (!npy && !/\.json$/i.test(file.name)) {
-    throw say("is neither a .npy file, which starts with \\x93NUMPY, nor named .json.");
+    throw unfit("is neither a .npy file, which starts with \\x93NUMPY, nor named .json.");
   }
   try {
     return npy ? readNpy(bytes, numVoxels) : readJson(bytes, numVoxels);
   } catch (error) {
-    throw error instanceof Unfit ? say(error.message) : error;
+    throw error instanceof Unfit ? unfit(error.message) : error;
   }
 }
 
@@ -42,7 +42,7 @@ function readNpy(bytes, numVoxels) {
   const shape = /['"]shape['"]:\s*\(([\d\s,]*)\)/.exec(header)?.[1];
   if (shape === undefined) throw new Unfit("has a header that is not NumPy’s.");
   const number = /^[<>|=][fiu](\d+)$/.exec(type ?? "");
-  if (!number) throw new Unfit("holds something else than real numbers.");
+  if (!number) throw new Unfit("holds values that are not real numbers.");
   const sizes = shape.split(",").filter((size) => size.trim()).map(Number);
   checkShape(sizes, numVoxels);
   const expected = sizes.reduce((product, size) => product * size, Number(number[1]));
@@ -61,24 +61,24 @@ function readJson(bytes, numVoxels) {
   }
   const voxels = Array.isArray(content) ? content : content?.voxels;
   if (!Array.isArray(voxels)) throw new Unfit('has no list of numbers named "voxels".');
-  const trials = Array.isArray(voxels[0]) ? voxels : [voxels];
-  if (!trials.every((trial) => Array.isArray(trial) && trial.every(Number.isFinite))) {
-    throw new Unfit("holds something else than numbers.");
+  const repeats = Array.isArray(voxels[0]) ? voxels : [voxels];
+  if (!repeats.every((repeat) => Array.isArray(repeat) && repeat.every(Number.isFinite))) {
+    throw new Unfit("holds values that are not numbers.");
   }
-  if (!trials.every((trial) => trial.length === trials[0].length)) {
-    throw new Unfit("has trials of different length.");
+  if (!repeats.every((repeat) => repeat.length === repeats[0].length)) {
+    throw new Unfit("has repeats of different lengths.");
   }
-  checkShape([trials.length, trials[0].length], numVoxels);
+  checkShape([repeats.length, repeats[0].length], numVoxels);
   return { body: JSON.stringify({ voxels }), type: "application/json" };
 }
 
 function checkShape(sizes, numVoxels) {
   const whole = (count) => count.toLocaleString("en");
   if (sizes.length !== 1 && sizes.length !== 2) {
-    throw new Unfit(`has ${sizes.length} axes; (voxels,) or (repeats, voxels) are taken.`);
+    throw new Unfit(`has ${sizes.length} axes; expected (voxels,) or (repeats, voxels).`);
   }
-  if (sizes[0] === 0) throw new Unfit("holds no trial.");
+  if (sizes[0] === 0) throw new Unfit("holds no repeat.");
   if (sizes.at(-1) !== numVoxels) {
-    throw new Unfit(`has ${whole(sizes.at(-1))} voxels, the model takes ${whole(numVoxels)}.`);
+    throw new Unfit(`has ${whole(sizes.at(-1))} voxels; the model expects ${whole(numVoxels)}.`);
   }
 }
