@@ -151,7 +151,7 @@ def full_disk(folder, random):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(random.integers(size)), hard))
     refused = False
     try:
-        save(checkpoints, NEXT, str(random.choice(["save", "start"])))
+        save(checkpoints, NEXT, str(random.choice(["save", "save_in_background"])))
         refused = not checkpoints.wait_for_save()
     except CheckpointError:
         refused = True

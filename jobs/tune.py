@@ -15,14 +15,18 @@ from jobs.recipes import recipe, recipe_flag
 from jobs.sweeps.options import Tune
 
 
+def parse(arguments: list[str]) -> Tune:
+    """Return the options of a command line."""
+    name = recipe_flag(arguments, Tune.recipe)
+    default = Tune(recipe=name, config=recipe(name))
+    return tyro.cli(Tune, default=default, args=arguments, description=__doc__)
+
+
 def main(arguments: list[str]) -> None:
     """Parse the command line, run the sweep, write its report, register the best checkpoint."""
     with clear_errors():
-        name = recipe_flag(arguments, Tune.recipe)
-        default = Tune(recipe=name, config=recipe(name))
-        options = tyro.cli(Tune, default=default, args=arguments, description=__doc__)
-        # Only here: Ray, Optuna, torch and MLflow take seconds to import, and neither --help nor
-        # the answer to a wrong flag needs them.
+        options = parse(arguments)
+        # After parsing: Ray, Optuna, torch and MLflow take seconds to import.
         from jobs.sweeps.plan import begin, locked, plan, resume
         from jobs.sweeps.results import conclude, open_session
         from jobs.sweeps.run import connect_apart, run_trials

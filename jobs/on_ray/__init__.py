@@ -1,6 +1,6 @@
 """Ray: joining a cluster, training workers, parallel map, live progress and Prometheus metrics.
 
-Ray is named here, in `jobs/sweeps`, `jobs/tune.py` and `serve/app.py`, and nowhere else. In: the
+Ray is named here, in `jobs/sweeps` and in `serve/app.py`, and nowhere else. In: the
 settings of a run, or numbered items and a callable. Out: checkpoints, or the items' answers. Read
 `launch.py` first.
 """

@@ -271,7 +271,7 @@ def test_a_report_goes_to_no_url(run, tmp_path, monkeypatch):
 
 
 def test_the_generator_computes_where_the_others_do():
-    with pytest.raises(ValueError, match="draw.device: got 'cuda', expected cpu, --device"):
+    with pytest.raises(ValueError, match="draw.device: got 'cuda', expected cpu, as --device"):
         Evaluate(draw=GeneratorOptions(device="cuda"))
     both = Evaluate(device="cuda", draw=GeneratorOptions(device="cuda"))
     assert both.draw.device == "cuda"

@@ -156,7 +156,7 @@ def test_what_cannot_be_built(scenes, tiny_shards, tmp_path, capsys):
     out = ["--out", tmp_path / "pool"]
     with pytest.raises(SystemExit):
         build(*out)
-    assert "images: got '', expected that or --data-url" in capsys.readouterr().err
+    assert "images: got '', expected a folder or tar" in capsys.readouterr().err
     assert "expected a folder on this machine" in fails(
         build, "--images", scenes, "--out", "s3://lab/pool"
     )

@@ -328,8 +328,9 @@ def test_a_server_that_never_answers_does_not_keep_the_process(tmp_path):
     """MLflow's own timeout is 120 s, its tries are seven; neither is waited for."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         code = (
-            "from tests.jobs.test_tracking import finish_beside_a_silent_server as finish\n"
-            f"finish({str(tmp_path / 'run')!r}, {silent.getsockname()[1]})"
+            "from tests.jobs.tracking import test_tracking as tests\n"
+            f"tests.finish_beside_a_silent_server({str(tmp_path / 'run')!r}, "
+            f"{silent.getsockname()[1]})"
         )
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         process = subprocess.Popen(
