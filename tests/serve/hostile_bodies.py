@@ -1,4 +1,4 @@
-"""Not a test: bodies that are no voxels, as cases."""
+"""Not a test: cases of request bodies that must be refused."""
 
 import gzip
 import json
@@ -77,7 +77,7 @@ NPY_HEADERS = {
 
 
 def npy_cases():
-    """Return files that are no voxels."""
+    """Return cases of malformed or unsuitable .npy bodies."""
     ones = np.ones(NUM_VOXELS, np.float32)
     bodies = {f"dtype {name}": npy(f"'{name}'") for name in DTYPES}
     bodies |= {f"shape: {name}": npy(shape=shape) for name, shape in SHAPES.items()}
@@ -85,7 +85,7 @@ def npy_cases():
     bodies |= {
         "object array": saved(np.array([Code()], object), allow_pickle=True),
         "structured array": saved(np.zeros(6, [("a", "<f4"), (MARK, "<f4", 3)])),
-        "header of 4 GiB told": npy(version=2, length=2**32 - 1),
+        "header of 4 GiB announced": npy(version=2, length=2**32 - 1),
         "header of 64 KiB": npy(end=b" " * 60_000 + b"\n"),
         "header longer than the file": npy(numbers=b"", length=1000),
         "header length 0": npy(length=0),
@@ -151,7 +151,7 @@ KINDS = {
 
 
 def other_formats():
-    """Return files of other KINDS that are sent as voxels, and KINDS that are not taken."""
+    """Return cases of other file formats sent as voxels, and of content types not accepted."""
     return [
         *posted(FILES),
         *(
@@ -216,7 +216,7 @@ TEXTS = {
     "no key": "{}",
     "another key": f'{{"{MARK}": {GOOD}}}',
     "key too many": f'{{"voxels": {GOOD}, "{MARK}": 1}}',
-    "path beside": f'{{"voxels": {GOOD}, "path": "/etc/passwd"}}',
+    "path as another key": f'{{"voxels": {GOOD}, "path": "/etc/passwd"}}',
     "lone surrogate": f'{{"voxels": {GOOD}, "\\ud800": 1}}',
     "prototype": f'{{"voxels": {GOOD}, "__proto__": {{}}}}',
     "two documents": f'{{"voxels": {GOOD}}}{{"voxels": {GOOD}}}',
@@ -229,7 +229,7 @@ THREE_MIB = b'{"voxels": [' + b"0," * (3 * 2**19) + b"0]}"
 
 
 def json_cases():
-    """Return JSON that is no voxels."""
+    """Return cases of malformed or unsuitable JSON bodies."""
     texts = TEXTS | {f"value {name}": f'{{"voxels": {value}}}' for name, value in VALUES.items()}
     bodies = {f"JSON {name}": text.encode() for name, text in texts.items()}
     bodies |= {

@@ -1,4 +1,4 @@
-"""Not a test: targets, headers and tokens that are refused, as cases."""
+"""Not a test: cases of targets, headers and tokens that must be refused."""
 
 import os
 
@@ -104,17 +104,17 @@ NO_HTTP = {
 
 
 def target_cases():
-    """Return PATHS, QUERIES and METHODS that lead nowhere."""
+    """Return cases of unknown paths, invalid queries and wrong methods."""
     return [
         *(
             Case(f"path {path[:40]}", http("GET", path), (status,))
-            for status, all_of_it in PATHS.items()
-            for path in all_of_it
+            for status, paths in PATHS.items()
+            for path in paths
         ),
         *(
             Case(f"query {route} {query[:30]}", http("POST", f"/v1/{route}?{query}", npy()), (422,))
-            for route, all_of_it in QUERIES.items()
-            for query in all_of_it
+            for route, queries in QUERIES.items()
+            for query in queries
         ),
         *(
             Case(f"method {method} {path}", http(method, path), (405,))
@@ -136,7 +136,7 @@ def target_cases():
 
 
 def header_cases():
-    """Return requests that are no HTTP, or that two servers would read differently."""
+    """Return cases that are no HTTP, or that two servers could parse differently."""
     one = npy()
     inner = http("GET", "/v1/model")
     chunked = "Transfer-Encoding: chunked"
@@ -147,8 +147,11 @@ def header_cases():
     whole = b"%x\r\n%b\r\n0\r\n\r\n" % (len(one), one)
     many = [f"X-{number}: {MARK}" for number in range(5000)]
     cases = {
-        "1 GB told": (http("POST", "/v1/embed", length=str(10**9)), 413),
-        "JSON of 3 MiB told": (http("POST", "/v1/embed", kind=JSON, length=str(3 * 2**20)), 413),
+        "1 GB announced": (http("POST", "/v1/embed", length=str(10**9)), 413),
+        "JSON of 3 MiB announced": (
+            http("POST", "/v1/embed", kind=JSON, length=str(3 * 2**20)),
+            413,
+        ),
         "length of 20 digits": (http("POST", "/v1/embed", one, length="9" * 19), 413),
         "length of 5,000 digits": (http("POST", "/v1/embed", one, length="9" * 5000), 400),
         "negative length": (http("POST", "/v1/embed", one, length="-1"), 400),
@@ -172,7 +175,7 @@ def header_cases():
         "chunk size in words": (chunks(b"%b\r\n" % MARK.encode()), 400),
         "negative chunk size": (chunks(b"-1\r\n"), 400),
         "chunk size beyond 64 bits": (chunks(b"F" * 17 + b"\r\n"), 400),
-        "chunk longer than told": (chunks(b"2\r\nabcdef\r\n0\r\n\r\n"), 400),
+        "chunk longer than its size": (chunks(b"2\r\nabcdef\r\n0\r\n\r\n"), 400),
         "chunk without an end of line": (chunks(b"3\rabc"), 400),
         "many headers": (http("GET", "/v1/model", b"", *many), 431),
         "header of 1 MB": (http("GET", "/v1/model", b"", f"X-Big: {MARK * 100_000}"), 431),
@@ -197,7 +200,7 @@ def header_cases():
 
 
 def token_cases():
-    """Return every protected route asked without a right token."""
+    """Return cases of every protected route without a valid token."""
     ways = {
         "missing": (None, ()),
         "empty": ("", ()),
@@ -227,7 +230,7 @@ def token_cases():
         Case("page's name by POST", http("POST", "/", npy(), token=None), (401,)),
         Case("route in disguise", http("GET", "//healthz/../v1/model", token=None), (401,)),
         Case(
-            "1 GB told, no token",
+            "1 GB announced, no token",
             http("POST", "/v1/embed", length="1000000000", token=None),
             (401,),
         ),

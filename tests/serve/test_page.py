@@ -1,4 +1,4 @@
-"""The service's page in a real Chromium: by keyboard, by drop, on a phone, and quiet throughout."""
+"""The service's page in Chromium: by keyboard, by file drop, at a phone's width, without errors."""
 
 import base64
 import os
@@ -16,7 +16,7 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 PATIENCE = 60_000
-"""How long an answer may take (ms): pictures are drawn on a CPU that has other things to do."""
+"""Time limit of an answer, in ms: pictures are drawn on a shared CPU."""
 DROP = """async ({content, name}) => {
     const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
     const dataTransfer = new DataTransfer();
@@ -29,7 +29,7 @@ DROP = """async ({content, name}) => {
 
 @dataclass
 class Visit:
-    """A page, what it asked for and what it complained of: its errors, refusals by the CSP too."""
+    """An open page, its requests, and its complaints: script errors, also those of the CSP."""
 
     page: Page
     url: str
@@ -43,17 +43,17 @@ class Visit:
         expect(self.page.locator("#work")).to_be_visible()
 
     def ask(self, path):
-        """Return the body of the service's answer, asked beside the page."""
+        """Return the service's answer to a request of the test itself."""
         headers = {"Authorization": f"Bearer {self.token}"}
         return self.page.request.get(f"{self.url}/v1/{path}", headers=headers)
 
     def forgive(self, status):
-        """Forget the browser's own lines on answers of a status."""
+        """Drop the browser's complaints about answers with a status."""
         line = f"Failed to load resource: the server responded with a status of {status} "
         self.complaints[:] = [text for text in self.complaints if not text.startswith(line)]
 
     def posts(self):
-        """Return what was sent for decoding."""
+        """Return the requests for decoding."""
         return [request for request in self.requests if request.method == "POST"]
 
 
@@ -69,7 +69,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, served):
-    """Return a visit that must end without complaints and without a request to another host."""
+    """Yield a visit; oracle: it ends without complaints and without a request to another host."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 900}, reduced_motion="reduce", color_scheme="light"
     )
@@ -88,10 +88,10 @@ def visit(browser, served):
     assert {url for url in asked if not url.startswith((made.url + "/", "data:", "blob:"))} == set()
 
 
-def test_wrong_token_is_said_so_and_the_right_one_opens(visit):
+def test_wrong_token_is_refused_and_the_right_one_opens(visit):
     page = visit.page
     response = page.goto(visit.url)
-    # Without it, the absence of complaints would say little.
+    # Without a policy, the absence of complaints would prove little.
     assert "default-src 'none'" in response.headers["content-security-policy"]
     expect(page.locator("#work")).to_be_hidden()
     page.get_by_label("Token of this service").fill(visit.token + "x")
@@ -120,7 +120,7 @@ def test_token_leaves_the_address_and_is_kept_until_forgotten(visit):
     expect(page.get_by_label("Token of this service")).to_be_visible()
 
 
-def test_by_keyboard_alone_a_sample_shows_what_the_service_answers(visit):
+def test_by_keyboard_alone_a_sample_shows_the_answers(visit):
     page = visit.page
     visit.enter()
     card, samples = visit.ask("model").json(), visit.ask("samples").json()
@@ -133,7 +133,7 @@ def test_by_keyboard_alone_a_sample_shows_what_the_service_answers(visit):
         page.expect_response("**/v1/retrieve?*") as retrieved,
         page.expect_response("**/v1/reconstruct?*") as reconstructed,
     ):
-        page.keyboard.type("3")  # what is in the field is selected when it gets the focus
+        page.keyboard.type("3")  # focus selects the content of the field
         page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name=f"Brain 3 of {samples['count']}")).to_be_visible()
 
@@ -152,8 +152,8 @@ def test_by_keyboard_alone_a_sample_shows_what_the_service_answers(visit):
     answer = retrieved.value.json()
     nearest = page.locator("#matches li")
     expect(nearest.locator("img")).to_have_count(min(8, card["gallery"]["pictures"]))
-    shown = [float(text) for text in texts(nearest)]
-    assert shown == sorted(shown, reverse=True)
+    similarities = [float(text) for text in texts(nearest)]
+    assert similarities == sorted(similarities, reverse=True)
     assert texts(nearest) == [three(match["similarity"]) for match in answer["matches"]]
     marked = [number for number, tile in enumerate(nearest.all()) if "seen one" in alt(tile)]
     if card["gallery"]["pictures"] == samples["count"]:
@@ -174,7 +174,7 @@ def test_by_keyboard_alone_a_sample_shows_what_the_service_answers(visit):
     assert stepped.value.method == "GET"
 
 
-def test_dropped_file_is_decoded_and_rubbish_is_not_sent(visit):
+def test_dropped_file_is_decoded_and_invalid_ones_are_not_sent(visit):
     page = visit.page
     visit.enter()
     brain = visit.ask("samples/0").body()
@@ -191,7 +191,7 @@ def test_dropped_file_is_decoded_and_rubbish_is_not_sent(visit):
     expect(page.locator("#matches img").first).to_be_visible()
     expect(page.locator("#candidates img").first).to_be_visible()
     expect(page.locator("#input-problem")).to_be_empty()
-    expect(page.locator("#seen")).to_be_hidden()  # nobody knows what was seen
+    expect(page.locator("#seen")).to_be_hidden()  # the seen picture is unknown
     assert page.locator("#matches .true").count() == 0
     assert {request.post_data_buffer for request in visit.posts()} == {brain}
 
@@ -205,8 +205,8 @@ def test_busy_service_is_asked_again_and_drawing_can_be_cancelled(visit):
         "json": {"error": "too many requests", "request_id": "0"},
     }
     page.route("**/v1/retrieve?*", lambda route: route.fulfill(**busy), times=1)
-    held = []  # is not answered
-    page.route("**/v1/reconstruct?*", lambda route: held.append(route))
+    unanswered = []
+    page.route("**/v1/reconstruct?*", lambda route: unanswered.append(route))
     page.get_by_role("button", name="Decode").click()
     expect(page.locator("#retrieve-state")).to_contain_text("Trying again in 1 s (1 of 5)")
     expect(page.locator("#matches img").first).to_be_visible()
@@ -214,7 +214,7 @@ def test_busy_service_is_asked_again_and_drawing_can_be_cancelled(visit):
     expect(page.locator("#elapsed")).to_have_text(re.compile(r"^[1-9]\d* s$"))
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#draw-state")).to_have_text("Drawing was cancelled.")
-    assert len(held) == 1
+    assert len(unanswered) == 1
     page.unroute("**/v1/reconstruct?*")
     page.get_by_role("button", name="Draw again").click()
     expect(page.locator("#candidates .chosen img")).to_be_visible()
@@ -238,7 +238,7 @@ def test_no_width_scrolls_sideways(visit):
 
 
 def tab_to(page, name):
-    """Press Tab until an element has the focus, which must be visible there."""
+    """Press Tab until an element has the focus; check that the focus is visible."""
     for _ in range(12):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.id") == name:
@@ -265,7 +265,7 @@ def alt(tile):
 
 
 def broken_pictures(page):
-    """Return the alternative texts of pictures that did not load; each has such a text."""
+    """Return the alternative texts of pictures that did not load or have no such text."""
     images = page.locator("#result img")
     expect(images.first).to_be_visible()
     loaded = "all => all.filter((one) => !one.naturalWidth || !one.alt).map((one) => one.alt)"

@@ -1,4 +1,4 @@
-"""The OpenAPI against the service: what it promises is what comes, for right and wrong requests.
+"""The service keeps the promises of its OpenAPI, for valid and invalid requests.
 
 Oracle: schemathesis's checks of statuses, content types and bodies, by the service's own schema.
 """
@@ -48,8 +48,8 @@ def schema(served):
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
-def test_what_is_promised_is_what_comes(path, method, schema):
-    """Requests by the schema and against it; few of them fit the brain."""
+def test_generated_requests_get_promised_answers(path, method, schema):
+    """Requests that fit the schema and that violate it; few of them fit the brain."""
     operation = schema[path][method]
     wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
 
@@ -69,8 +69,8 @@ def test_what_is_promised_is_what_comes(path, method, schema):
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
-def test_answers_are_as_promised(path, method, schema):
-    """Requests that fit the brain; oracle also: they are answered at all."""
+def test_valid_requests_get_promised_answers(path, method, schema):
+    """Requests that fit the brain; oracle also: status 200."""
     operation = schema[path][method]
     right = RIGHT.get(path, {})
     case = operation.Case(**right, **({"media_type": JSON} if "body" in right else {}))
@@ -88,7 +88,7 @@ def test_embedding_as_npy_is_promised_too(schema, served):
 
 
 @pytest.mark.parametrize(("path", "method"), ROUTES)
-def test_token_is_asked_for_where_openapi_says_so(path, method, served):
+def test_token_is_needed_where_openapi_says_so(path, method, served):
     operation = WRITTEN["paths"][path][method]
     url = f"{served.url}{path.replace('{number}', '0')}"
     refused = [
@@ -104,7 +104,7 @@ def test_token_is_asked_for_where_openapi_says_so(path, method, served):
 
 @pytest.mark.parametrize(("path", "method"), [route for route in ROUTES if route[1] == "post"])
 def test_bodies_have_examples(path, method):
-    """Oracle: the models that read the bodies."""
+    """Oracle: the pydantic models of the bodies."""
     content = WRITTEN["paths"][path][method]["requestBody"]["content"]
     model = BatchBody if path == "/v1/batch" else VoxelsBody
     assert model.model_validate(content[JSON]["example"])

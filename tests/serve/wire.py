@@ -1,4 +1,4 @@
-"""Not a test: requests as the bytes that go over the wire, right ones and others."""
+"""Not a test: valid and invalid requests as bytes on the wire."""
 
 import io
 import os
@@ -14,18 +14,18 @@ from tests.conftest import NUM_VOXELS
 from tests.local_service import TOKEN
 
 MARK = "marker7f3a"
-"""Planted in every request; no answer and no log may repeat it."""
+"""Marker in every request; no answer and no log may repeat it."""
 TOUCHED = Path(tempfile.gettempdir(), f"mindeye-hostile-{os.getpid()}")
-"""What code in a request would make, if any were run."""
+"""File that a request's code would make, if it were run."""
 CLOSED = 0
-"""In place of a status: the connection was closed without an answer."""
+"""Stands for a status: the connection was closed without an answer."""
 NPY, JSON = "application/x-npy", "application/json"
 BRAIN = bytes(4 * NUM_VOXELS)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A hostile request, and the statuses that refuse it."""
+    """A hostile request, and the accepted statuses of its refusal."""
 
     name: str
     sent: bytes
@@ -33,7 +33,7 @@ class Case:
 
 
 class Code:
-    """Runs a command where it is unpickled."""
+    """Runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, (f"touch {TOUCHED}",)
@@ -51,18 +51,18 @@ def http(method, target, body=b"", *more, kind=NPY, token=TOKEN, length=None, ve
 
 
 def npy(descr="'<f4'", shape=f"({NUM_VOXELS},)", numbers=BRAIN, *, version=1, order="False", **how):
-    """Return a .npy file by hand: `header` as a whole, or the length that is told of it."""
+    """Return a hand-made .npy file; `how` may give a whole `header`, its `end`, or its `length`."""
     header = how.get(
         "header", f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
     )
     text = header.encode("latin-1") + how.get("end", b"\n")
     length = how.get("length", len(text))
-    told = struct.pack("<H" if version == 1 else "<I", length)
-    return b"\x93NUMPY" + bytes((version, how.get("minor", 0))) + told + text + numbers
+    announced = struct.pack("<H" if version == 1 else "<I", length)
+    return b"\x93NUMPY" + bytes((version, how.get("minor", 0))) + announced + text + numbers
 
 
 def saved(array, **how):
-    """Return numpy's own .npy of an array."""
+    """Return an array as .npy, by np.save."""
     buffer = io.BytesIO()
     np.save(buffer, array, **how)
     return buffer.getvalue()
@@ -77,7 +77,7 @@ def zipped(name, content):
 
 
 def posted(bodies, path="/v1/embed", kind=NPY, statuses=(422,)):
-    """Return a case for each body."""
+    """Return a case for each body, sent by POST."""
     return [
         Case(name, http("POST", path, body, kind=kind), statuses) for name, body in bodies.items()
     ]
