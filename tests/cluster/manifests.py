@@ -1,4 +1,4 @@
-"""The files of cluster/ as data, with nothing shared between YAML's aliases."""
+"""Not a test: the files of cluster/ as data, with YAML's aliases expanded to copies."""
 
 import json
 from functools import cache
@@ -14,7 +14,7 @@ CLUSTER_SPECS = {
     "RayJob": ("spec", "rayClusterSpec"),
     "RayService": ("spec", "rayClusterConfig"),
 }
-"""Where each kind says how its Ray cluster is."""
+"""Path of the Ray cluster's spec in an object of each kind."""
 
 
 @cache
@@ -24,7 +24,7 @@ def as_json(path):
 
 
 def read(path):
-    """Return the objects of a YAML file, new ones each time."""
+    """Return new copies of the objects in a YAML file."""
     return json.loads(as_json(path))
 
 
@@ -38,12 +38,12 @@ def name_of(document):
 
 
 def named(name):
-    """Return the object of a kind and name."""
+    """Return the object named KIND/NAME."""
     return next(document for document in documents() if name_of(document) == name)
 
 
 def cluster_spec(document):
-    """Return how an object's Ray cluster is; none where it makes no cluster."""
+    """Return the spec of an object's Ray cluster; None if it makes no cluster."""
     found = document
     for key in CLUSTER_SPECS.get(document["kind"], ("",)):
         found = found.get(key)
@@ -53,7 +53,7 @@ def cluster_spec(document):
 
 
 def pod_templates(document):
-    """Return an object's pod templates by what they are for."""
+    """Return an object's pod templates by role: head, submitter, or the worker group's name."""
     found = {}
     if spec := cluster_spec(document):
         found["head"] = spec["headGroupSpec"]["template"]

@@ -1,11 +1,11 @@
-"""Kubernetes' rules of network policies, for pods that are told apart by labels."""
+"""Not a test: a model of Kubernetes' network policies, for pods identified by their labels."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod, by the labels that selectors see."""
+    """A pod: its labels, its namespace and the namespace's labels."""
 
     labels: dict
     namespace: str = "mindeye"
@@ -45,7 +45,7 @@ def fits(ports, port):
 
 def meets(peer, pod, other):
     if "ipBlock" in peer:
-        return False  # of addresses outside; those of pods are not looked at
+        return False  # addresses outside the cluster; pods are not matched by address
     if "namespaceSelector" in peer:
         there = selects(peer["namespaceSelector"], other.namespace_labels)
     else:

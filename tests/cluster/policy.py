@@ -1,17 +1,17 @@
-"""What no manifest may do: a list of violations, empty for the files as they are."""
+"""Not a test: the security policy of the manifests, as functions that list its violations."""
 
 from tests.cluster.manifests import cluster_spec, name_of, pod_templates
 
 VOLUMES = {"name", "emptyDir", "persistentVolumeClaim", "secret", "configMap", "projected"}
 CONTROL_PORTS = (6379, 8265, 10001, 44217, 52365)
-"""Who reaches these runs code, or reads what runs."""
+"""Ports that let a client run code or inspect what runs."""
 ALLOWED_SOURCES = ("kuberay-operator", "mindeye-dist/submitter")
 PUBLIC_KINDS = ("Ingress", "Gateway", "HTTPRoute", "Route")
 CLUSTER_LABEL = "mindeye-dist/cluster"
 
 
 def violations(documents):
-    """Return what is wrong with objects, each with its place."""
+    """Return the violations in objects, each with the object's name."""
     found = namespace_violations(documents) + network_violations(documents)
     for document in documents:
         name = name_of(document)
@@ -21,8 +21,8 @@ def violations(documents):
             found += service_type_violations(name, document["spec"].get("type"))
         if cluster_spec(document):
             found += [f"{name}: {what}" for what in cluster_violations(document)]
-        for what_for, template in pod_templates(document).items():
-            found += [f"{name} {what_for}: {what}" for what in pod_violations(template, what_for)]
+        for role, template in pod_templates(document).items():
+            found += [f"{name} {role}: {what}" for what in pod_violations(template, role)]
     return found
 
 
@@ -61,10 +61,10 @@ def cluster_violations(document):
 
 
 def ray_pods(document):
-    return [t for what, t in pod_templates(document).items() if what != "submitter"]
+    return [t for role, t in pod_templates(document).items() if role != "submitter"]
 
 
-def pod_violations(template, what_for):
+def pod_violations(template, role):
     spec, found = template["spec"], []
     found += [what for what in ("hostNetwork", "hostPID", "hostIPC") if spec.get(what)]
     context = spec.get("securityContext", {})
@@ -72,7 +72,7 @@ def pod_violations(template, what_for):
         found.append("may run as root")
     if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
         found.append("no seccomp profile")
-    if what_for != "head" and spec.get("automountServiceAccountToken") is not False:
+    if role != "head" and spec.get("automountServiceAccountToken") is not False:
         found.append("holds a token for Kubernetes")
     for volume in spec.get("volumes", []):
         found += [f"volume of kind {kind}" for kind in set(volume) - VOLUMES]

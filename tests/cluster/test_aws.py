@@ -1,4 +1,4 @@
-"""The file for `ray up`: what Ray's loader and AWS's API take, and closed to the world."""
+"""The file for `ray up`: valid for Ray's loader and AWS's API, and closed to the world."""
 
 import copy
 import re
@@ -20,7 +20,7 @@ def config():
 
 
 def load(config):
-    """Load as `ray up` does, up to where it asks AWS."""
+    """Load the config as `ray up` does, without its calls to AWS."""
     loaded = prepare_config(copy.deepcopy(config))
     validate_config(loaded)
     return loaded
@@ -38,26 +38,26 @@ def test_ray_loads_it(config):
 
 
 @pytest.mark.parametrize("mistake", [{"max_wrkers": 2}, {"max_workers": "two"}])
-def test_ray_refuses_what_it_does_not_know(config, mistake):
-    """Oracle: a mistake that was put there."""
+def test_ray_refuses_mistakes(config, mistake):
+    """Oracle: a planted mistake."""
     with pytest.raises(jsonschema.ValidationError, match="wrkers|two"):
         load({**config, **mistake})
 
 
 def test_aws_takes_the_machines(config):
-    """Oracle: botocore's description of RunInstances; and a mistake that was put there."""
+    """Oracle: botocore's description of RunInstances; and a planted mistake."""
     service = botocore.session.get_session().get_service_model("ec2")
     shape = service.operation_model("RunInstances").input_shape
     counts = {"MinCount": 1, "MaxCount": 1}
     for kind in config["available_node_types"].values():
-        # Ray takes one of the subnets for each machine.
+        # Ray passes one of the subnets to each machine.
         node = {k: v for k, v in kind["node_config"].items() if k != "SubnetIds"}
         assert not ParamValidator().validate({**node, **counts}, shape).has_errors()
         assert ParamValidator().validate({**node, **counts, "Spot": 1}, shape).has_errors()
 
 
 def test_spot_workers_and_a_head_that_stays(config):
-    """Oracle: AWS's word for spot machines."""
+    """Oracle: AWS's request field for spot machines."""
     head, workers = (config["available_node_types"][k] for k in ("head", "gpu-spot"))
     assert "InstanceMarketOptions" not in head["node_config"]
     assert workers["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
@@ -78,7 +78,7 @@ def doors_of(node):
 
 
 def open_doors(config):
-    """Return what lets others in."""
+    """Return the openings of the cluster to others."""
     found = []
     if config["provider"].get("use_internal_ips") is not True:
         found.append("machines have public addresses")
@@ -96,7 +96,7 @@ def open_doors(config):
 
 
 def test_nothing_is_open(config):
-    """Oracle: the list above."""
+    """Oracle: open_doors."""
     assert open_doors(config) == []
 
 
@@ -117,8 +117,8 @@ def test_nothing_is_open(config):
         ("file_mounts", {}, "nodes have no token"),
     ],
 )
-def test_what_is_planted_is_found(config, path, value, message):
-    """Oracle: a violation that was put there."""
+def test_planted_openings_are_found(config, path, value, message):
+    """Oracle: a planted violation."""
     *way, last = path.split()
     place = config
     for step in way:
@@ -128,7 +128,7 @@ def test_what_is_planted_is_found(config, path, value, message):
 
 
 def test_the_commands_are_shell_and_the_mounted_files_are_there(config):
-    """Oracles: bash, reading without running; this folder."""
+    """Oracles: `bash -n`, which parses without running; the files of the project."""
     for kind in ("setup", "head_start_ray", "worker_start_ray"):
         for command in config[f"{kind}_commands"]:
             subprocess.run(["bash", "-n", "-c", command], check=True)

@@ -1,4 +1,4 @@
-"""The image: whole, pinned, without rights; and every file that cluster/ names is there."""
+"""The image: complete, pinned, unprivileged; and every file that cluster/ names exists."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ WRITABLE = {"/tmp", "HOME", "MINDEYE_HOME"}
 
 
 def instructions(text):
-    """Return a container file's instructions, each as its word and the rest."""
+    """Return a container file's instructions as pairs (instruction, arguments)."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     joined = "\n".join(lines).replace("\\\n", " ")
     return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line.strip()]
@@ -45,17 +45,17 @@ def containers():
 
 
 def targets(steps):
-    """Return the parts that an image can be made of, with what each stands on."""
+    """Return the base of each build stage, by the stage's name."""
     named_parts = [rest.split() for kind, rest in steps if kind == "FROM"]
     return {words[2]: words[0] for words in named_parts if words[1] == "AS"}
 
 
 def test_both_targets_stand_on_the_same_environment(steps):
-    """Oracle: the file; Ray wants the same Python and packages on every node."""
+    """Oracle: the file; Ray needs the same Python and packages on every node."""
     found = targets(steps)
     assert found["cpu"] == found["cuda"] == "runtime"
     for base in set(found.values()) - set(found):
-        assert re.fullmatch(r"python:3\.\d+-slim-\w+", base)  # by tag, on no host
+        assert re.fullmatch(r"python:3\.\d+-slim-\w+", base)  # by tag, without a registry's host
     assert found["runtime"] == found["environment"]
 
 
@@ -70,8 +70,8 @@ def test_packages_come_from_the_lock_and_no_tool_stays(steps):
     assert packages == ["wget"]
 
 
-def test_it_runs_without_rights_and_without_a_public_ray(steps):
-    """Oracle: the file; the last USER counts, by number, as the pods have it."""
+def test_user_is_unprivileged_and_ray_needs_a_token(steps):
+    """Oracle: the file; the last USER counts, by number, as in the pods."""
     users = [rest for kind, rest in steps if kind == "USER"]
     user, _, group = users[-1].partition(":")
     assert int(user) > 0
@@ -83,13 +83,13 @@ def test_it_runs_without_rights_and_without_a_public_ray(steps):
     assert "NVIDIA_VISIBLE_DEVICES" not in environment(steps)  # would show every GPU to every pod
 
 
-def test_what_is_written_is_mounted(steps):
-    """Oracle: the image's own variables, and the mounts of every pod of Ray."""
+def test_writable_folders_are_mounted(steps):
+    """Oracle: the image's own variables, and the mounts of every pod."""
     known = environment(steps)
     places = {known.get(place, place) for place in WRITABLE}
     for document in documents():
-        for what_for, template in pod_templates(document).items():
-            needed = places if what_for != "submitter" else places - {known["MINDEYE_HOME"]}
+        for role, template in pod_templates(document).items():
+            needed = places if role != "submitter" else places - {known["MINDEYE_HOME"]}
             for container in template["spec"]["containers"]:
                 mounted = {each["mountPath"] for each in container["volumeMounts"]}
                 assert needed <= mounted
@@ -98,7 +98,7 @@ def test_what_is_written_is_mounted(steps):
 
 
 def test_the_driver_is_new_enough_for_torch(steps):
-    """Oracle: the CUDA that the lock has."""
+    """Oracle: the CUDA version in the lock."""
     major, minor, *_ = locked("cuda-toolkit").split(".")
     assert environment(steps)["NVIDIA_REQUIRE_CUDA"] == f"cuda>={major}.{minor}"
 
@@ -119,8 +119,8 @@ def test_versions_are_those_of_the_project(steps):
         assert set(tags) == {PROJECT["version"]}
 
 
-def test_nothing_is_copied_that_is_not_there_and_nothing_else_is_sent(steps):
-    """Oracles: this folder; the list of what a build may see."""
+def test_copied_files_exist_and_nothing_else_is_sent(steps):
+    """Oracles: the files of the project; the ignore file of the build."""
     copied = [rest.split() for kind, rest in steps if kind == "COPY"]
     sources = {word for words in copied for word in words[:-1] if not words[0].startswith("--")}
     lines = (CLUSTER / "Containerfile.dockerignore").read_text().splitlines()
@@ -133,8 +133,8 @@ def test_nothing_is_copied_that_is_not_there_and_nothing_else_is_sent(steps):
     assert set(PROJECT["license-files"]) <= sources
 
 
-def test_every_file_that_is_named_is_there():
-    """Oracle: this folder."""
+def test_every_named_file_exists():
+    """Oracle: the files of the project."""
     for path in sorted(CLUSTER.rglob("*")):
         if path.is_file():
             text = path.read_text()
@@ -146,15 +146,15 @@ def test_every_file_that_is_named_is_there():
 
 
 def test_every_file_is_in_the_readme():
-    """Oracle: this folder."""
+    """Oracle: the files of cluster/."""
     text = (CLUSTER / "README.md").read_text()
     for path in sorted(CLUSTER.rglob("*")):
         if path.is_file() and path.name != "README.md":
             assert path.name in text, path.name
 
 
-def test_nothing_of_a_certain_place_is_named():
-    """Oracle: the folders of the image; no host, no account."""
+def test_files_name_no_host_account_or_other_folder():
+    """Oracle: the folders of the image."""
     for path in sorted(CLUSTER.rglob("*")):
         if path.is_file():
             text = path.read_text()

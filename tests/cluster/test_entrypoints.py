@@ -1,4 +1,4 @@
-"""What the cluster's jobs run is what the README says, and the jobs take it."""
+"""Entrypoints of the RayJobs: commands of the README, valid for the jobs' own command lines."""
 
 import os
 import re
@@ -27,7 +27,7 @@ def entrypoint(job):
 
 
 def run(job, home):
-    """Return the words that Python gets from the submitter's shell, where `home` is the volume."""
+    """Return Python's arguments, as the submitter's shell makes them with `home` as the volume."""
     bin_folder = home / "bin"
     bin_folder.mkdir(exist_ok=True)
     (bin_folder / "python").write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
@@ -40,7 +40,7 @@ def run(job, home):
 
 
 def options(job, arguments):
-    """Return what the job's own command line makes of arguments, as its main does."""
+    """Parse arguments by the job's own command line, as its main does."""
     if job == "reconstruct":
         return tyro.cli(Reconstruct, args=arguments)
     kind = {"train": train.Train, "tune": tune.Tune}[job]
@@ -49,14 +49,14 @@ def options(job, arguments):
 
 
 def commands(text):
-    """Return the commands of a page's code blocks, without what only stands for something."""
+    """Return the `python jobs/` commands in a page's code blocks."""
     blocks = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
     lines = [line for line in blocks.splitlines() if line.startswith("python jobs/")]
     return [shlex.split(line, comments=True) for line in lines]
 
 
 def begins_with(words, command):
-    """Return whether words begin with a command; FOLDER_OR_NAME there may be anything."""
+    """Return whether words begin with a command, whose placeholders (A_NAME) match any word."""
     pairs = zip(words, command, strict=False)
     same = all(word == other or PLACEHOLDER.fullmatch(other) for word, other in pairs)
     return len(words) >= len(command) > 2 and same
@@ -70,7 +70,7 @@ def test_these_are_all_jobs():
 
 @pytest.mark.parametrize("job", JOBS)
 def test_each_begins_with_a_command_of_the_readme(job, tmp_path):
-    """Oracle: the README; and no flag of it is said again behind it."""
+    """Oracle: the README; and no flag is repeated."""
     words = ["python", *run(job, tmp_path)]
     known = commands((ROOT / "README.md").read_text())
     assert any(begins_with(words, command) for command in known)
@@ -80,7 +80,7 @@ def test_each_begins_with_a_command_of_the_readme(job, tmp_path):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_job_takes_its_flags(job, tmp_path, capsys):
-    """Oracle: the job's own command line; a mistake that was put there is none of its flags."""
+    """Oracle: the job's own command line, which refuses a planted mistake."""
     script, *arguments = run(job, tmp_path)
     assert (ROOT / script).is_file()
     options(job, arguments)
@@ -89,7 +89,7 @@ def test_the_job_takes_its_flags(job, tmp_path, capsys):
     assert "num-wokers" in capsys.readouterr().err
 
 
-def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path, monkeypatch):
+def test_training_resumes_from_its_checkpoint_and_deletes_none(tmp_path, monkeypatch):
     """Oracle: the submitter's shell, while mindeye_dist.runs.checkpoints writes."""
     checkpoints = Checkpoints(str(tmp_path / recipe("mindeye1-subj01").run_dir), 1)
 
@@ -103,19 +103,19 @@ def test_training_goes_on_from_its_checkpoint_and_deletes_none(tmp_path, monkeyp
             assert asked() == killed_here
             write_rank_shard(folder, share)
 
-        monkeypatch.setattr(mindeye_dist.runs.checkpoints, "write_share", write)
+        monkeypatch.setattr(mindeye_dist.runs.checkpoints, "write_rank_shard", write)
         state = {key: torch.ones(2) for key in ("weight", "exp_avg", "exp_avg_sq")}
         checkpoints.save(Progress(step=step), iter([("weight", state)]), {"config.json": {}})
 
-    assert asked() == (False, False)  # the first time, or where the volume is not there
+    assert asked() == (False, False)  # the first time, or without the volume
     save(1, killed_here=(False, True))
     assert asked() == (True, False)
     save(2, killed_here=(True, False))
     assert asked() == (True, False)
 
 
-def test_a_sweep_that_was_begun_goes_on(tmp_path):
-    """Oracle: the submitter's shell, on a folder as jobs/tune.py leaves it."""
+def test_a_begun_sweep_resumes(tmp_path):
+    """Oracle: the submitter's shell, on a folder like that of jobs/tune.py."""
     first = options("tune", run("tune", tmp_path)[1:])
     assert not first.resume
     (tmp_path / first.config.run_dir).mkdir(parents=True)
@@ -123,7 +123,7 @@ def test_a_sweep_that_was_begun_goes_on(tmp_path):
     assert options("tune", run("tune", tmp_path)[1:]).resume
 
 
-def test_what_is_drawn_is_what_was_trained(tmp_path):
+def test_reconstruction_uses_the_trained_run(tmp_path):
     """Oracle: the run folder of the training job."""
     trained = options("train", run("train", tmp_path)[1:]).config.run_dir
     assert options("reconstruct", run("reconstruct", tmp_path)[1:]).run_dir == trained
@@ -131,7 +131,7 @@ def test_what_is_drawn_is_what_was_trained(tmp_path):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_the_workers_fit_into_the_largest_cluster(job, tmp_path):
-    """Oracle: what Ray sets aside for a worker, and what the pods have."""
+    """Oracle: the resources of Ray's workers, and the pods' limits."""
     (group,) = cluster_spec(named(f"RayJob/mindeye-{job}"))["workerGroupSpecs"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     got = options(job, run(job, tmp_path)[1:])
@@ -142,4 +142,4 @@ def test_the_workers_fit_into_the_largest_cluster(job, tmp_path):
         workers = compute.num_workers * (got.concurrent if job == "tune" else 1)
         cpus = compute.cpus_per_worker
     assert workers == group["maxReplicas"] * int(limits["nvidia.com/gpu"])
-    assert cpus < int(limits["cpu"])  # one is left for what is no worker
+    assert cpus < int(limits["cpu"])  # one is left for other processes

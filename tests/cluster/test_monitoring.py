@@ -1,4 +1,4 @@
-"""Alerts and dashboard speak of metrics that there are, with labels that they have."""
+"""Alerts and dashboard use existing metrics and labels."""
 
 import json
 import re
@@ -22,7 +22,7 @@ RULES, SCRAPED = (CLUSTER / "prometheus" / name for name in ("rules.yaml", "prom
 DASHBOARD = CLUSTER / "grafana" / "dashboard.json"
 CLUSTER_LABEL = "ray_io_cluster"
 OTHER_LABELS = {"le", "deployment", "severity", "error_code"}
-"""Of Prometheus itself, of Ray Serve, and of the alerts."""
+"""Labels of Prometheus itself, of Ray Serve, and of the alerts."""
 needs_promtool = pytest.mark.skipif(
     not shutil.which("promtool"), reason="promtool is not there (Debian's package prometheus)"
 )
@@ -30,7 +30,7 @@ needs_promtool = pytest.mark.skipif(
 
 @cache
 def exported():
-    """Return the names of our metrics as Ray's own recorder hands them to Prometheus."""
+    """Return the names of our metrics as Ray's own recorder exports them."""
     recorder = OpenTelemetryMetricRecorder()
     for metric in OURS:
         if metric.kind == "histogram":
@@ -46,7 +46,7 @@ def exported():
 
 @cache
 def of_ray():
-    """Return names in the source of Ray's service and of its reports on nodes."""
+    """Return names of metrics in the source of Ray Serve and of Ray's node reporter."""
     package = Path(ray.__file__).parent
     files = [
         *(package / "serve").rglob("*.py"),
@@ -97,21 +97,21 @@ def promtool(*words, **options):
 
 
 def test_every_metric_exists():
-    """Oracles: what Ray's recorder exports of our tables; the source of Ray."""
+    """Oracles: the export of our tables by Ray's recorder; the source of Ray."""
     for expression in expressions():
         assert metrics_in(expression)
         for metric in metrics_in(expression):
             assert exists(metric), metric
 
 
-def test_names_that_there_are_not_are_found():
+def test_unknown_names_are_found():
     """Oracle: mistakes: a counter's bare name, a gauge as a counter, Ray's with a typo."""
     for metric in ("ray_mindeye_read_retries", "ray_mindeye_train_step_total", "ray_node_mem_usd"):
         assert not exists(metric)
 
 
 def test_every_label_exists():
-    """Oracle: tags of our tables, and labels that are given when scraping."""
+    """Oracle: tags of our tables, and labels added by the scrape config."""
     (scraped,) = yaml.safe_load(SCRAPED.read_text())["scrape_configs"]
     given = {each.get("target_label") for each in scraped["relabel_configs"]}
     known = {tag for metric in OURS for tag in metric.tags} | given | OTHER_LABELS
@@ -124,7 +124,7 @@ def test_every_label_exists():
     assert shown - {"GpuIndex"} <= known  # Ray's, of each GPU
 
 
-def test_everything_we_tell_is_drawn():
+def test_every_metric_is_drawn():
     """Oracle: the tables; a metric that nobody looks at is not worth its cost."""
     drawn = {name for panel in panels() for t in panel["targets"] for name in metrics_in(t["expr"])}
     for metric in OURS:
@@ -151,8 +151,8 @@ def test_every_panel_has_a_title_a_query_and_a_place_of_its_own():
         assert panel["type"] == "row" or panel["targets"]
 
 
-def test_alerts_say_what_is_wrong():
-    """Oracle: the files."""
+def test_alerts_have_severity_and_summary():
+    """Oracle: the rules' file."""
     assert len({rule["alert"] for rule in alerts()}) == len(alerts()) > 0
     for rule in alerts():
         assert rule["labels"]["severity"] in ("warning", "critical")
@@ -161,7 +161,7 @@ def test_alerts_say_what_is_wrong():
 
 @needs_promtool
 def test_prometheus_takes_the_rules_and_they_fire():
-    """Oracle: promtool, on series that are given beside this file."""
+    """Oracle: promtool, on the series of rules.test.yaml."""
     assert promtool("check", "rules", RULES) == (0, promtool("check", "rules", RULES)[1])
     code, said = promtool("test", "rules", Path(__file__).with_name("rules.test.yaml"))
     assert code == 0, said
@@ -169,7 +169,7 @@ def test_prometheus_takes_the_rules_and_they_fire():
 
 @needs_promtool
 def test_prometheus_takes_the_dashboard_queries(tmp_path):
-    """Oracle: promtool, with Grafana's variables filled in; and a mistake that was put there."""
+    """Oracle: promtool, with Grafana's variables filled in; and a planted mistake."""
     filled = [e.replace("$cluster", ".*").replace("$__rate_interval", "1m") for e in expressions()]
     for queries, fits in ((filled, True), ([*filled, "sum(ray_node_mem_used"], False)):
         rules = [{"record": f"query:{n}", "expr": query} for n, query in enumerate(queries)]
@@ -181,7 +181,7 @@ def test_prometheus_takes_the_dashboard_queries(tmp_path):
 
 @needs_promtool
 def test_prometheus_takes_the_scraping(tmp_path):
-    """Oracle: promtool; without the discovery of pods, which Debian's is built without."""
+    """Oracle: promtool; the discovery of pods is replaced, as Debian builds promtool without it."""
     config = yaml.safe_load(SCRAPED.read_text())
     (scraped,) = config["scrape_configs"]
     (pods,) = scraped.pop("kubernetes_sd_configs")

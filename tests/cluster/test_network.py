@@ -1,4 +1,4 @@
-"""Who reaches whom, by the network policies and the labels that the pods really have."""
+"""Connections between pods, by the network policies and the pods' actual labels."""
 
 import pytest
 
@@ -9,7 +9,7 @@ GCS, DASHBOARD, SERVE, METRICS, ANY = 6379, 8265, 8000, 8080, 20001
 
 
 def ray_pod(name, group):
-    """Return a pod as KubeRay makes it: with the template's labels and its own."""
+    """Return a pod as KubeRay makes it: with the labels of the template and of KubeRay."""
     labels = dict(pod_templates(named(name))[group]["metadata"]["labels"])
     if group == "submitter":
         return Pod(labels)
@@ -56,8 +56,8 @@ def policies():
     return [document for document in documents() if document["kind"] == "NetworkPolicy"]
 
 
-def test_nobody_reaches_more_than_is_meant():
-    """Oracle: a table, of all pairs of pods and all ports; pods of one cluster are friends."""
+def test_only_listed_connections_are_open():
+    """Oracle: the table above, for all pairs of pods and ports; a cluster's pods are friends."""
     targets = ("train head", "train worker", "serve head", "serve worker", "client", "neighbour")
     within = [{"train head", "train worker"}, {"serve head", "serve worker"}]
     found = {
@@ -75,15 +75,15 @@ def test_nobody_reaches_more_than_is_meant():
 
 
 @pytest.mark.parametrize("source", ["train head", "serve worker", "submitter", "client"])
-def test_names_are_resolved_and_nothing_else_is_asked_of_other_namespaces(source):
+def test_only_dns_of_other_namespaces_is_reachable(source):
     """Oracle: port 53 of DNS is open, any other is not."""
     assert connects(policies(), PODS[source], PODS["dns"], 53)
     assert not connects(policies(), PODS[source], PODS["dns"], 80)
     assert not connects(policies(), PODS[source], PODS["stranger"], 443)
 
 
-def test_without_the_policy_that_denies_neighbours_would_be_free():
-    """Oracle: the rules of Kubernetes; what no policy selects is open."""
+def test_without_deny_all_neighbours_would_be_open():
+    """Oracle: the rules of Kubernetes: a pod that no policy selects is open."""
     neighbour, stranger = PODS["neighbour"], PODS["stranger"]
     rest = [each for each in policies() if each["metadata"]["name"] not in ("deny-all", "dns")]
     assert connects(rest, neighbour, stranger, 443)

@@ -1,4 +1,4 @@
-"""Secure by default: no manifest breaks the policy, and the policy sees what it should."""
+"""Secure by default: no manifest violates the policy, and the policy finds planted violations."""
 
 import pytest
 
@@ -75,8 +75,8 @@ def test_nothing_is_open():
 
 
 @pytest.mark.parametrize(("name", "path", "value", "message"), PLANTED)
-def test_what_is_planted_is_found(name, path, value, message):
-    """Oracle: a violation that was put there."""
+def test_planted_violations_are_found(name, path, value, message):
+    """Oracle: a planted violation."""
     assert any(message in each for each in violations(plant(name, path, value)))
 
 
@@ -90,13 +90,13 @@ def test_what_is_planted_is_found(name, path, value, message):
         ),
     ],
 )
-def test_objects_that_are_not_there_would_be_found(planted, message):
-    """Oracle: an object that was put there."""
+def test_planted_objects_are_found(planted, message):
+    """Oracle: a planted object."""
     (found,) = violations([*documents(), planted])
     assert message in found
 
 
-def test_every_pod_is_looked_at():
-    """Oracle: how often the objects say `containers`."""
+def test_every_pod_is_checked():
+    """Oracle: the number of `containers` in the objects."""
     count = sum(str(document).count("'containers':") for document in documents())
     assert sum(len(pod_templates(document)) for document in documents()) == count > 0

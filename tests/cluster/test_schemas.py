@@ -1,4 +1,4 @@
-"""The manifests are what KubeRay and Kubernetes take, to the last field."""
+"""The manifests fit the schemas of KubeRay and Kubernetes, to the last field."""
 
 import copy
 import os
@@ -21,7 +21,7 @@ needs_schemas = pytest.mark.skipif(
 
 
 def closed(schema):
-    """Return a CRD's schema that refuses unknown fields, which Kubernetes drops silently."""
+    """Return a CRD's schema made to refuse unknown fields, which Kubernetes drops silently."""
     if isinstance(schema, list):
         return [closed(each) for each in schema]
     if not isinstance(schema, dict):
@@ -48,7 +48,7 @@ def errors(document):
 
 @pytest.fixture(scope="module", autouse=True)
 def _read_once():
-    """Keep Kubernetes' schemas, which the validator reads anew for each object."""
+    """Cache Kubernetes' schemas, which the validator reads anew for each object."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(utils, "schema_contents", cache(utils.schema_contents))
         yield
@@ -72,7 +72,7 @@ def test_ray_objects_fit_the_crds(path):
 @needs_schemas
 @pytest.mark.parametrize("kind", RAY_KINDS)
 def test_planted_typos_and_types_are_found(kind):
-    """Oracle: a mistake that was put there."""
+    """Oracle: a planted mistake."""
     right = next(document for document in documents() if document["kind"] == kind)
     typo = copy.deepcopy(right)
     pod_templates(typo)["head"]["spec"]["containers"][0]["imagePullPolcy"] = "Always"
@@ -98,7 +98,7 @@ def test_kubernetes_own_objects_and_pods_are_valid(path):
 
 
 def test_a_planted_typo_in_a_network_policy_is_found():
-    """Oracle: a mistake that was put there."""
+    """Oracle: a planted mistake."""
     policy = named("NetworkPolicy/deny-all")
     policy["spec"]["podSelectors"] = {}
     with pytest.raises(kubernetes_validate.ValidationError, match="podSelectors"):
@@ -106,7 +106,7 @@ def test_a_planted_typo_in_a_network_policy_is_found():
 
 
 def test_every_object_is_in_the_namespace_and_has_a_name_of_its_own():
-    """Oracle: Kubernetes would put the rest into `default`, or overwrite."""
+    """Oracle: the objects; Kubernetes would put others into `default`, or overwrite namesakes."""
     found = documents()
     namespace = next(each for each in found if each["kind"] == "Namespace")["metadata"]["name"]
     for document in found:

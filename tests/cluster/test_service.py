@@ -1,4 +1,4 @@
-"""What the cluster serves is read by Ray Serve's schema and the service's own settings."""
+"""The service's configs fit Ray Serve's schema, the service's settings and the cluster."""
 
 import warnings
 
@@ -15,7 +15,7 @@ OWN = ROOT / "serve" / "service.yaml"
 
 @pytest.fixture(scope="module")
 def serve():
-    """Return Ray Serve's schemas, whose import warns of what pydantic deprecates."""
+    """Return Ray Serve's schemas, whose import raises pydantic's deprecation warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from ray.serve import schema
@@ -37,13 +37,13 @@ def settings_of(config):
 
 
 def workers():
-    """Return the service's worker group, and its container's limits."""
+    """Return the service's worker group and its container's limits."""
     (group,) = cluster_spec(named(SERVICE))["workerGroupSpecs"]
     return group, group["template"]["spec"]["containers"][0]["resources"]["limits"]
 
 
 def unknown(serve, config):
-    """Return words that Ray Serve's schemas do not have; they would be passed over silently."""
+    """Return keys unknown to Ray Serve's schemas, which would ignore them."""
     parts = [
         (serve.ServeDeploySchema, config),
         (serve.HTTPOptionsSchema, config.get("http_options", {})),
@@ -58,13 +58,13 @@ def test_ray_serve_and_the_service_take_the_config(serve, text):
     config = yaml.safe_load(text)
     (application,) = serve.ServeDeploySchema.model_validate(config).applications
     assert application.import_path == "serve.app:build"
-    assert application.deployments == []  # their numbers are among the arguments
+    assert application.deployments == []  # replicas are set by `args`
     assert unknown(serve, config) == []
     assert settings_of(config).require_token
 
 
-def test_what_neither_knows_is_found(serve):
-    """Oracle: a mistake that was put there."""
+def test_unknown_keys_and_settings_are_found(serve):
+    """Oracle: planted mistakes."""
     config = in_kuberay()
     for place in (config, config["http_options"], config["applications"][0]):
         place["replica"] = 2
@@ -75,7 +75,7 @@ def test_what_neither_knows_is_found(serve):
 
 
 def test_tokens_are_a_mounted_file_everywhere():
-    """Oracle: the mounts of the pods, any of which may start the application."""
+    """Oracle: the mounts of all pods, any of which may start the application."""
     file = settings_of(in_kuberay()).token_file
     folder, _, key = file.rpartition("/")
     assert key == "token"
@@ -88,7 +88,7 @@ def test_tokens_are_a_mounted_file_everywhere():
 
 
 def test_all_replicas_fit_into_the_largest_cluster():
-    """Oracle: sums of what replicas ask for, and of what the pods have."""
+    """Oracle: sums of the replicas' resources, and of the pods' limits."""
     group, limits = workers()
     settings = settings_of(in_kuberay())
     parts = (settings.gateway, settings.predictor, settings.generator)
@@ -100,19 +100,19 @@ def test_all_replicas_fit_into_the_largest_cluster():
     assert settings.device == "cuda"
 
 
-def test_it_serves_what_the_training_job_leaves():
-    """Oracle: the run folder of the recipe that train.yaml names."""
+def test_service_uses_the_run_of_the_training_job():
+    """Oracle: the run folder of the recipe in train.yaml."""
     assert settings_of(in_kuberay()).run_dir == recipe("mindeye1-subj01").run_dir
 
 
-def test_the_client_hears_of_slowness_from_the_service_itself():
-    """Oracle: Serve's own limit comes after the service's."""
+def test_the_service_times_out_before_serve_does():
+    """Oracle: Serve's limit exceeds that of the service, whose message is the better one."""
     config = in_kuberay()
     limit = settings_of(config).limits.request_seconds
     assert config["http_options"]["request_timeout_s"] > limit
 
 
-def test_clients_reach_the_port_that_is_served():
+def test_clients_reach_the_served_port():
     """Oracle: the network policy for clients."""
     policy = named("NetworkPolicy/clients")
     (port,) = policy["spec"]["ingress"][0]["ports"]
