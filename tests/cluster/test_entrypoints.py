@@ -1,4 +1,4 @@
-"""Entrypoints of the RayJobs: commands of the README, valid for the jobs' own command lines."""
+"""Entrypoints of the RayJobs: commands of the docs, valid for the jobs' own command lines."""
 
 import os
 import re
@@ -69,11 +69,11 @@ def test_these_are_all_jobs():
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_each_begins_with_a_command_of_the_readme(job, tmp_path):
-    """Oracle: the README; and no flag is repeated."""
+def test_each_begins_with_a_command_of_the_docs(job, tmp_path):
+    """Oracle: the pages of docs/; and no flag is repeated."""
     words = ["python", *run(job, tmp_path)]
-    known = commands((ROOT / "README.md").read_text())
-    assert any(begins_with(words, command) for command in known)
+    pages = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
+    assert any(begins_with(words, command) for page in pages for command in commands(page))
     flags = [word for word in words if word.startswith("--")]
     assert len(set(flags)) == len(flags)
 
