@@ -71,7 +71,6 @@ class Dataset:
         self._finite: set[str] = set()
         self._distinct: dict[int, int] = {}
         self._kept = ReadOnce(int(config.cache_gib * 2**30))
-        self._buffers = Buffers()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -102,39 +101,44 @@ class Dataset:
         voxels: Iterator[Float[np.ndarray, " voxels"]],
         targets: Mapping[str, tuple[str, Sequence[Request]]],
         place: tuple[int, int, int],
+        buffers: Buffers | None = None,
     ) -> Batch:
-        """Return samples as a batch, in memory that is taken again once nobody has it.
+        """Return samples as a batch.
 
         Args:
             indices: of the samples.
             voxels: the response of each.
             targets: kind and requests by the name that they have in the batch.
             place: step, first place in the global batch, size of the global batch.
+            buffers: memory to write the batch into; new memory by default.
         """
         step, start, global_size = place
+        buffers = buffers or Buffers()
         return Batch(
-            voxels=self._buffers.fill(
+            voxels=buffers.fill(
+                "voxels",
                 (len(indices), self.voxel_shape[1]),
                 np.float32,
                 lambda _, row: put_single(next(voxels), row),
             ),
-            targets={name: self._stacked(*asked) for name, asked in targets.items()},
+            targets={name: self._stacked(buffers, name, *asked) for name, asked in targets.items()},
             keys=tuple(self.samples[i].key for i in indices),
             step=step,
             start=start,
             global_size=global_size,
         )
 
-    def _stacked(self, kind: str, requests: Sequence[Request]) -> Shaped[Tensor, "batch ..."]:
+    def _stacked(
+        self, buffers: Buffers, name: str, kind: str, requests: Sequence[Request]
+    ) -> Shaped[Tensor, "batch ..."]:
         source = self.sources[kind]
         shape = (len(requests), *source.shape)
         if self._is_at_hand(source):
             put = source.read_into
-            return self._buffers.fill(shape, np.float16, lambda n, row: put(requests[n], row))
+            return buffers.fill(name, shape, np.float16, lambda n, row: put(requests[n], row))
         rows = self.targets(kind, requests)
-        return self._buffers.fill(
-            shape, rows[0].dtype if rows else np.float32, lambda n, _: rows[n]
-        )
+        dtype = rows[0].dtype if rows else np.float32
+        return buffers.fill(name, shape, dtype, lambda n, _: rows[n])
 
     def _is_at_hand(self, source: TargetSource) -> TypeGuard[StoredTargets]:
         """Return whether the system keeps what was read lately, so that nothing else needs to."""

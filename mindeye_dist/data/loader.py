@@ -19,6 +19,7 @@ from jaxtyping import Int
 from mindeye_dist.batch import Batch
 from mindeye_dist.config import DataConfig, TrainingConfig
 from mindeye_dist.data.bad_samples import BadSamples
+from mindeye_dist.data.batch_buffers import Buffers
 from mindeye_dist.data.dataset import Dataset
 from mindeye_dist.data.repeats import chances, draw_repeat, single
 from mindeye_dist.data.targets import Request, TargetSource
@@ -29,6 +30,10 @@ from mindeye_dist.randomness import numpy_generator
 
 class TrainLoader:
     """Batches of one rank for training; `batch` is a pure function of the step.
+
+    `batch` returns new memory. `batches` writes into a ring of prefetch_batches + 2 buffers: a
+    batch is valid until the third batch after it is requested. Code that needs a batch for longer has to
+    copy it; `Batch.to` does not copy float32 tensors that are on the device already.
 
     Attributes:
         bad: what was passed over where bad samples are skipped.
@@ -59,8 +64,8 @@ class TrainLoader:
             [permutation(self.seed, e, count)[stream[stream // count == e] % count] for e in epochs]
         )
 
-    def batch(self, step: int, rank: int, world_size: int) -> Batch:
-        """Return a rank's part of a step's global batch.
+    def batch(self, step: int, rank: int, world_size: int, buffers: Buffers | None = None) -> Batch:
+        """Return a rank's part of a step's global batch, in new memory unless buffers are given.
 
         Raises:
             BadSampleError: a sample is bad, and is to be raised.
@@ -70,12 +75,12 @@ class TrainLoader:
         own = local_slice(len(order), rank, world_size)
         indices = order[own].tolist()
         try:
-            return self._read(step, own.start, indices)
+            return self._read(step, own.start, indices, buffers)
         except BadSampleError:
             if self.config.on_bad_sample == "raise":
                 raise
         good = [self._good(step, own.start + i, index) for i, index in enumerate(indices)]
-        return self._read(step, own.start, good)
+        return self._read(step, own.start, good, buffers)
 
     def stand_ins(self, step: int, position: int) -> Int[np.ndarray, " samples"]:
         """Return who may take a sample's place in a batch: who is not in the batch comes first.
@@ -104,7 +109,9 @@ class TrainLoader:
                 return candidate
         raise DataError(f"{self.config.subject}: no sample can be read")
 
-    def _read(self, step: int, start: int, indices: Sequence[int]) -> Batch:
+    def _read(
+        self, step: int, start: int, indices: Sequence[int], buffers: Buffers | None = None
+    ) -> Batch:
         num_repeats = self.dataset.voxel_shape[0]
         drawn = chances(self.seed, step, self.global_batch_size, num_repeats)
         how, repeats = self.config.repeat_draw, self.dataset.each_voxels(indices)
@@ -121,7 +128,7 @@ class TrainLoader:
             own = [(i, 0) for i in indices] if kind in ("feature_map", "latents") else augmented
             targets[kind] = (kind, own)
         place = (step, start, self.global_batch_size)
-        return self.dataset.batch(indices, responses, targets, place)
+        return self.dataset.batch(indices, responses, targets, place, buffers)
 
     def _turn(self, step: int, position: int, index: int) -> int:
         """Return the row that `cycle` takes, modulo the number of rows."""
@@ -134,8 +141,9 @@ class TrainLoader:
         return 1 + int(numpy_generator(self.seed, "view", step, position).integers(source.variants))
 
     def batches(self, first: int, last: int, rank: int, world_size: int) -> Iterator[Batch]:
-        """Yield the batches of steps first..last-1, read ahead in threads."""
+        """Yield the batches of steps first..last-1, read ahead by threads into the ring."""
         ahead = max(1, self.config.prefetch_batches)
+        ring = [Buffers() for _ in range(ahead + 2)]
         # A network is waited for by many threads; from a folder a second one takes a third more of
         # the processor and brings little.
         threads = 1 if self.dataset.store.is_local else ahead
@@ -144,9 +152,9 @@ class TrainLoader:
             try:
                 for step in range(first, last):
                     while len(pending) < ahead and step + len(pending) < last:
-                        pending.append(
-                            pool.submit(self.batch, step + len(pending), rank, world_size)
-                        )
+                        new = step + len(pending)
+                        buffers = ring[new % len(ring)]
+                        pending.append(pool.submit(self.batch, new, rank, world_size, buffers))
                     yield pending.popleft().result()
             finally:
                 for future in pending:

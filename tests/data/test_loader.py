@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -62,10 +63,31 @@ def test_global_batch_does_not_depend_on_the_workers(tiny_shards, world_size):
 
 def test_read_ahead_gives_the_same_batches_in_order(tiny_shards):
     loader = open_loader(tiny_shards)
-    batches = list(loader.batches(2, 9, 0, 1))
-    assert [b.step for b in batches] == list(range(2, 9))
-    for batch in batches:
+    steps = []
+    for batch in loader.batches(2, 9, 0, 1):
         torch.testing.assert_close(batch.voxels, loader.batch(batch.step, 0, 1).voxels)
+        steps.append(batch.step)
+    assert steps == list(range(2, 9))
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_memory_is_taken_again_but_not_that_of_a_batch_in_use(tiny_shards, where, ahead):
+    """A batch and the two before it stay as they are. Oracle: each read by itself."""
+    url = tiny_shards if where == "folder" else in_memory(tiny_shards)
+    loader = open_loader(url, prefetch_batches=ahead)
+    steps, places = 20, set()
+    held = deque(maxlen=3)
+    alone = [loader.batch(step, 0, 1) for step in range(steps)]
+    for batch in loader.batches(0, steps, 0, 1):
+        held.append(batch)
+        places.add(batch.voxels.data_ptr())
+        time.sleep(0.005)  # what is read ahead is read by now
+        for own in held:
+            assert torch.equal(own.voxels, alone[own.step].voxels)
+            for kind, rows in own.targets.items():
+                assert torch.equal(rows, alone[own.step].targets[kind]), kind
+    assert len(places) == ahead + 2
 
 
 def test_small_cache_changes_nothing(tiny_shards):
