@@ -1,7 +1,7 @@
 """What a run needs of GPUs: `python jobs/size.py --recipe mindeye1-subj01 [flags as in train.py]`.
 
-Prints the parameters of each part, the activations with their arithmetic, and GiB per GPU for each
-ZeRO stage and number of GPUs. Nothing is built: the model stays on the meta device.
+Prints the parameters of each part, and GiB per GPU for each ZeRO stage and number of GPUs. Model
+and forward pass stay on the meta device: nothing is allocated.
 """
 
 import sys

@@ -7,10 +7,10 @@ from rich.table import Table
 
 from jobs.options.size import Size
 from mindeye_dist.errors import InputError
-from mindeye_dist.models.mindeye import MindEye
+from mindeye_dist.models.mindeye import MindEye, PriorDraw
 from mindeye_dist.simulation.nsd import NSD_VOXELS
 from mindeye_dist.training import sizing
-from mindeye_dist.training.sizing import AUTOCAST, BF16, GIB, Plan, Precision, Sizes, Stage, Term
+from mindeye_dist.training.sizing import AUTOCAST, BF16, GIB, Plan, Precision, Sizes, Stage
 
 GPUS = (1, 2, 4, 8)
 
@@ -33,12 +33,14 @@ def print_report(options: Size, console: Console) -> None:
     with torch.device("meta"):
         model = MindEye(options.config.model, *shape)
     sizes = sizing.measure(model)
-    terms = sizing.kept_per_sample(options.config.model, *shape)
+    kept = kept_of_a_sample(model, *shape)
     console.print(f"{options.recipe}: {voxels} voxels -> {options.num_tokens} x {options.dim}")
     console.print(parameter_table(sizing.parts(model), sizes))
-    console.print(activation_table(terms))
+    console.print(
+        f"activations of a sample: {kept:,} values, {kept * 4 / 2**20:.1f} MiB in float32"
+    )
     for precision in (AUTOCAST, BF16):
-        console.print(memory_table(options, sizes, terms, precision))
+        console.print(memory_table(options, sizes, kept, precision))
     console.print(
         "Each cell: weights + gradients + optimizer, then the peak (GiB), and the smallest card of "
         f"{', '.join(map(str, sizing.CARDS_GB))} GB that holds it. Host: GiB for each GPU."
@@ -67,19 +69,17 @@ def parameter_table(parts: dict[str, int], sizes: Sizes) -> Table:
     return table
 
 
-def activation_table(terms: tuple[Term, ...]) -> Table:
-    """Return the values kept of one sample, and their arithmetic."""
-    table = Table("kept of a sample", "values", "MiB in float32", "arithmetic", box=SIMPLE)
-    for term in terms:
-        table.add_row(term.part, f"{term.values:,}", f"{term.values * 4 / 2**20:.1f}", term.formula)
-    total = sum(term.values for term in terms)
-    table.add_row("all", f"{total:,}", f"{total * 4 / 2**20:.1f}", "")
-    return table
+def kept_of_a_sample(model: MindEye, num_voxels: int, num_tokens: int, dim: int) -> int:
+    """Return the number of values that one sample's forward pass keeps, on the meta device."""
+    with torch.device("meta"):
+        voxels, clip_tokens = torch.empty(1, num_voxels), torch.empty(1, num_tokens, dim)
+        no = torch.empty(1, dtype=torch.bool)
+        timestep = torch.empty(1, dtype=torch.long)
+        draw = PriorDraw(timestep=timestep, noise=clip_tokens, drop_condition=no, drop_tokens=no)
+        return sizing.kept_values(model, lambda: model(voxels, clip_tokens, draw))
 
 
-def memory_table(
-    options: Size, sizes: Sizes, terms: tuple[Term, ...], precision: Precision
-) -> Table:
+def memory_table(options: Size, sizes: Sizes, kept: int, precision: Precision) -> Table:
     """Return GiB per GPU for each ZeRO stage and number of GPUs."""
     batch = options.config.training.global_batch_size
     table = Table(f"{precision.name}; global batch {batch}", box=SIMPLE)
@@ -92,7 +92,7 @@ def memory_table(
             Plan(stage=stage, gpus=gpus, precision=precision, offload=offload) for gpus in GPUS
         ]
         name = f"ZeRO {stage}" + (", optimizer offloaded" if offload else "")
-        table.add_row(name, *(memory_cell(options, sizes, terms, plan) for plan in plans))
+        table.add_row(name, *(memory_cell(options, sizes, kept, plan) for plan in plans))
     return table
 
 
@@ -102,13 +102,15 @@ def samples_per_gpu(options: Size, gpus: int) -> int:
     return min(-(-training.global_batch_size // gpus), training.max_micro_batch_size)
 
 
-def memory_cell(options: Size, sizes: Sizes, terms: tuple[Term, ...], plan: Plan) -> str:
+def memory_cell(options: Size, sizes: Sizes, kept: int, plan: Plan) -> str:
     """Return one plan's figures."""
     batch = options.config.training.global_batch_size
-    gathered = 2 * batch * options.num_tokens * options.dim
-    kept = sizing.activations(terms, samples_per_gpu(options, plan.gpus), gathered, plan.precision)
+    # The loss gathers predictions and targets of the whole batch, and normalises both.
+    gathered = 4 * batch * options.num_tokens * options.dim
+    samples = samples_per_gpu(options, plan.gpus)
+    activations = (kept * samples + gathered) * plan.precision.activation
     state = sizing.state(sizes, plan)
-    peak = sizing.peak(sizes, plan, kept)
+    peak = sizing.peak(sizes, plan, activations)
     card = sizing.smallest_card(peak)
     text = f"{state.gpu / GIB:.1f}, {peak / GIB:.1f}: {f'{card} GB' if card else 'none'}"
     return f"{text}\nhost {state.host / GIB:.1f}" if plan.offload else text

@@ -32,8 +32,8 @@ class TrainLoader:
     """Batches of one rank for training; `batch` is a pure function of the step.
 
     `batch` returns new memory. `batches` writes into a ring of prefetch_batches + 2 buffers: a
-    batch is valid until the third batch after it is requested. Code that needs a batch for longer has to
-    copy it; `Batch.to` does not copy float32 tensors that are on the device already.
+    batch is valid until the third one after it is requested. Code that needs a batch for longer
+    has to copy it; `Batch.to` does not copy float32 tensors that are on the device already.
 
     Attributes:
         bad: what was passed over where bad samples are skipped.

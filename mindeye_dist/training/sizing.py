@@ -1,18 +1,18 @@
 """Arithmetic of memory: what training a model takes on each GPU, without building it.
 
 State (weights, gradients, optimizer) follows from counts of parameters and from what ZeRO shards
-(Rajbhandari et al. 2020); what is kept for the backward pass follows from the layers' widths. All
-sizes are in bytes unless named otherwise. The estimates leave out the CUDA context and
-fragmentation: count cards at their decimal gigabytes, which are 7 % short of GiB.
+(Rajbhandari et al. 2020); activations are counted in a forward pass on the meta device. All sizes
+are in bytes unless named otherwise. The estimates leave out the CUDA context and fragmentation:
+count cards at their decimal gigabytes, which are 7 % short of GiB.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from mindeye_dist.config import ModelConfig
 from mindeye_dist.errors import InputError
 
 Stage = Literal[0, 1, 2, 3]
@@ -86,15 +86,6 @@ class State:
         return self.weights + self.gradients + self.optimizer
 
 
-@dataclass(frozen=True, kw_only=True)
-class Term:
-    """Values that autograd keeps of one part of the model, and how they are counted."""
-
-    part: str
-    formula: str
-    values: int
-
-
 def measure(model: nn.Module) -> Sizes:
     """Return the counts of a model's parameters (the meta device will do)."""
     counts = [(parameter.numel(), parameter.ndim) for parameter in model.parameters()]
@@ -162,50 +153,25 @@ def peak(sizes: Sizes, plan: Plan, activations: int) -> int:
     return state(sizes, plan).gpu + working
 
 
-def kept_per_sample(
-    config: ModelConfig, num_voxels: int, num_tokens: int, dim: int
-) -> tuple[Term, ...]:
-    """Return the values that one sample's forward pass keeps for the backward pass, part by part.
-
-    V voxels, T tokens of D; backbone of width h and n blocks; projector of width P; prior of depth
-    N over L = 2T + 1 tokens with H heads of d and feed-forward width F. Attention weights are
-    counted, H (L + 1) a token, as where the fused kernel does not take the learned bias. The last
-    layer is computed for the T tokens alone, but for what the others are attended by.
-    """
-    h, n = config.backbone.hidden, config.backbone.num_blocks
-    p, prior = config.projector.hidden, config.prior
-    length, inner = 2 * num_tokens + 1, prior.heads * prior.head_dim
-    layer = 5 * dim + 5 * inner + prior.heads * (length + 1) + 4 * prior.feedforward_factor * dim
-    return (
-        Term(part="backbone", formula="V + 4 h (n + 1)", values=num_voxels + 4 * h * (n + 1)),
-        Term(part="projector", formula="T (3 D + 6 P)", values=num_tokens * (3 * dim + 6 * p)),
-        Term(
-            part="prior",
-            formula="((N - 1) L + T) (5 D + 5 H d + H (L + 1) + 4 F) + 2 (T + 1) D",
-            values=((prior.depth - 1) * length + num_tokens) * layer + 2 * (num_tokens + 1) * dim,
-        ),
-        Term(
-            part="tokens between parts",
-            formula="8 T D",
-            values=8 * num_tokens * dim,
-        ),
-    )
-
-
-def activations(
-    terms: Sequence[Term], batch_per_gpu: int, gathered: int, precision: Precision
-) -> int:
-    """Return the bytes of a GPU's batch, and of the tokens that the loss gathers.
+def kept_values(model: nn.Module, forward: Callable[[], Any]) -> int:
+    """Return the number of values that autograd keeps of a forward pass, less the weights.
 
     Args:
-        terms: values of one sample, by part.
-        batch_per_gpu: samples on each GPU at once.
-        gathered: values of the whole batch's predictions and targets together.
-        precision: bytes of a value.
+        model: in single precision (the meta device will do).
+        forward: calls the model.
     """
-    per_sample = sum(term.values for term in terms)
-    # Once as they are gathered, once as they are normalised.
-    return (per_sample * batch_per_gpu + 2 * gathered) * precision.activation
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage  # held, so that no later one takes its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = forward()
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    del outputs
+    return sum(s.nbytes() for address, s in kept.items() if address not in weights) // 4
 
 
 def smallest_card(need: int) -> int | None:
