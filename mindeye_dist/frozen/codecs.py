@@ -28,7 +28,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @runtime_checkable
 class LatentCodec(Protocol):
-    """What the rest of the library knows of a codec."""
+    """Interface of a codec: pictures <-> latents."""
 
     name: str
     digest: str
@@ -169,7 +169,7 @@ def unit_range(pixels: Images) -> Images:
 
 
 def check_latents(codec: LatentCodec, latents: Tensor) -> None:
-    """See that latents are a codec's, and finite.
+    """Check that latents have the codec's shape and are finite.
 
     Raises:
         InputError: they are not.
@@ -182,7 +182,7 @@ def check_latents(codec: LatentCodec, latents: Tensor) -> None:
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """See that values are finite.
+    """Check that values are finite.
 
     Raises:
         InputError: some are not; the message says of what, and how many.

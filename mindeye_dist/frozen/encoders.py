@@ -13,7 +13,7 @@ ENCODED_AT_ONCE = 8
 
 @runtime_checkable
 class ImageEncoder(Protocol):
-    """What the rest of the library knows of an image encoder."""
+    """Interface of an image encoder: pictures -> clip_tokens."""
 
     name: str
     num_tokens: int

@@ -157,7 +157,7 @@ class ProjectedEncoder:
 
     @classmethod
     def load(cls, path: Path, encoder: ImageEncoder) -> "ProjectedEncoder":
-        """Read what `save` wrote.
+        """Load an encoder that `save` wrote.
 
         Raises:
             InputError: If the file is no projection, or one fitted to another encoder.

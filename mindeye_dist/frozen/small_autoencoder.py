@@ -177,7 +177,7 @@ class SmallAutoencoder:
 
     @classmethod
     def load(cls, path: Path, *, device: torch.device | str = "cpu") -> "SmallAutoencoder":
-        """Read what `save` wrote.
+        """Load an autoencoder that `save` wrote.
 
         Raises:
             InputError: there is no such file, or it is no autoencoder.

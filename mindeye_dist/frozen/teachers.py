@@ -23,7 +23,7 @@ STRIDE = 32
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PUBLISHED_STD = (0.228, 0.224, 0.225)
-"""What the published low-level training divided by; its .228 is a slip for .229."""
+"""Standard deviation by which the published training divides; its .228 is a slip for .229."""
 
 Tokens = Float[Tensor, "batch tokens dim"]
 

@@ -30,10 +30,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How pictures are drawn; every field changes them.
+    """Settings of the sampling; every field changes the pictures.
 
     Attributes:
-        steps: timesteps of the whole way from noise.
+        steps: number of timesteps from noise to picture.
         guidance: of classifier-free guidance (Ho & Salimans 2022): 1 is none.
         last_sigma: noise level that the last step ends at: none, or that of timestep 0.
         init_normalisation: what the autoencoder is given of an initial picture: 2 x - 1, which it

@@ -22,7 +22,7 @@ Latents = Float[Tensor, "batch channels rows columns"]
 
 @runtime_checkable
 class Generator(Protocol):
-    """What the rest of the library knows of a generator."""
+    """Interface of a generator: tokens -> pictures."""
 
     name: str
     digest: str
@@ -63,7 +63,7 @@ def check_request(
     init: Pictures | None,
     strength: float,
 ) -> None:
-    """See that a generator can draw what it is asked for.
+    """Check the arguments of a call of a generator.
 
     Raises:
         InputError: it cannot; see `Generator.__call__`.

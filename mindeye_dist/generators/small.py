@@ -104,7 +104,7 @@ class SmallGenerator:
         codec: whose latents it makes.
         targets: shape of the clip_tokens that it takes, and their encoder.
         about: what else is known, such as how it was trained; kept in its file.
-        device: where to compute.
+        device: device that computes.
     """
 
     name = "small-generator"
@@ -191,10 +191,10 @@ class SmallGenerator:
         steps: int = 0,
         guidance: float = 0.0,
     ) -> "SmallGenerator":
-        """Read what `save` wrote.
+        """Load a generator that `save` wrote.
 
         Args:
-            path: of the file.
+            path: the file.
             codec: its codec.
             device: where to compute.
             steps: of the sampler, instead of the file's; 0 keeps them.

@@ -22,7 +22,7 @@ from mindeye_dist.generators.protocol import Latents, Tokens
 
 
 class TokenDecoder(nn.Module):
-    """clip_tokens -> what is where in the picture: features of every patch, and mean latents.
+    """clip_tokens -> layout of the picture: features of every patch, and mean latents.
 
     Token 0, the summary, sets scale and shift of every layer (Perez et al. 2018); the others are a
     map of the picture, each where it lies. Convolutions alone.
@@ -97,7 +97,7 @@ class _GuessBlock(nn.Module):
 
 
 class PictureTransformer(nn.Module):
-    """Noisy latents, their timestep and what is where -> clean latents.
+    """Noisy latents, their timestep and the layout -> clean latents.
 
     Args:
         config: of the network.

@@ -26,7 +26,7 @@ from mindeye_dist.strict import check
 Network = TypeVar("Network", bound=nn.Module)
 STATE = "state.safetensors"
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each parameter."""
+"""AdamW's moments of each parameter."""
 
 
 Loss = Callable[[Network, Int[np.ndarray, " batch"], torch.Generator], Float[Tensor, ""]]

@@ -139,7 +139,7 @@ def _load_constants(source: str | Path) -> dict[str, Tensor]:
 
 
 def _check_fit(source: str | Path, unet: Any, constants: dict[str, Tensor]) -> None:
-    """See that the UNet takes the embedding with its noise level as label, and the prompt."""
+    """Check that the UNet takes the embedding with its noise level as label, and the prompt."""
     expected = (2 * constants["mean"].shape[-1], constants["prompt"].shape[-1])
     got = (unet.projection_class_embeddings_input_dim, unet.cross_attention_dim)
     if unet.class_embed_type != "projection" or got != expected:

@@ -100,7 +100,7 @@ class VersatileDiffusion:
 
 
 def convert(source: str | Path, folder: Path) -> None:
-    """Write what `VersatileDiffusion` reads of a pipeline with `.bin` weights as safetensors.
+    """Convert the parts of a pipeline that `VersatileDiffusion` reads from `.bin` to safetensors.
 
     The pickles are read by torch's weights-only loader, which runs none of their code.
 

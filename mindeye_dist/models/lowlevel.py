@@ -21,11 +21,11 @@ NORM_GROUPS = 32
 
 @dataclass(frozen=True)
 class LowLevelOutputs:
-    """What one forward gives.
+    """Outputs of the low-level model.
 
     Attributes:
-        latents: VAE latents, in the scale that the targets were cached in.
-        feature_map: one vector a cell of the map, row by row, not normalised.
+        latents: VAE latents, in the scale of the targets.
+        feature_map: one vector for each cell of the map, row by row, not normalised.
     """
 
     latents: Float[Tensor, "batch channels height width"]
@@ -66,7 +66,7 @@ class LowLevel(nn.Module):
         self.head = _head(config.map_channels, config.head_hidden, feature_dim)
 
     def forward(self, voxels: Float[Tensor, "batch voxels"]) -> LowLevelOutputs:
-        """Return what training compares: the latents, and the head's features of the map."""
+        """Return the latents, and the head's features of the map for the contrastive loss."""
         count = len(voxels)
         if count == 0:  # a rank's part of a small batch; diffusers' attention needs a sample
             voxels = voxels.new_zeros(1, voxels.shape[1])

@@ -38,10 +38,10 @@ class PriorDraw:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward gives.
+    """Outputs of the high-level model.
 
     Attributes:
-        projected: tokens of the contrastive space, not normalised.
+        projected: tokens in the contrastive space, not normalised.
         pred_x_0: the prior's estimate of sqrt(dim) * clip_tokens.
     """
 

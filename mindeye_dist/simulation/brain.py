@@ -177,7 +177,7 @@ class SimulatedSubject:
 
     @classmethod
     def load(cls, path: Path) -> "SimulatedSubject":
-        """Read what `save` wrote."""
+        """Load a subject that `save` wrote."""
         with safe_open(path, framework="numpy") as file:
             config = from_dict(
                 SimulationConfig, json.loads(file.metadata()["config"]), partial=True

@@ -1,4 +1,4 @@
-"""Every knob of the simulated brain (data/simulate.py), as a run's are in config.py."""
+"""Settings of a simulated brain and of the pictures that it sees."""
 
 from dataclasses import dataclass, field
 
@@ -10,42 +10,51 @@ GENERATOR_SERIES = 1_000_003
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationConfig:
-    """A simulated subject: voxels with known tuning and NSD's noise (data/simulate.py).
+    """A simulated subject: voxels with known tuning and NSD's noise (brain.py).
 
     The defaults are the demo's subject, which a small model can decode well but not perfectly;
     `nsd_preset` gives subjects of NSD's size and difficulty.
     """
 
     subject: str = "subj01"
+    """Name of the subject in the manifest."""
     seed: int = 0
+    """Seed of tuning and noise; a subject's name enters as well."""
     num_voxels: int = 4000
+    """Number of voxels."""
     num_repeats: int = 3
+    """Number of repeats of each picture."""
     early_fraction: float = 0.296
-    """Share of voxels in V1-hV4, driven by low-level features through receptive fields."""
+    """Share of voxels in V1-hV4, which respond to low-level features in receptive fields."""
     num_components: int = 64
-    """Principal components of the clip_tokens that higher voxels are tuned to."""
+    """Number of principal components of the clip_tokens to which higher voxels are tuned."""
     num_lowlevel: int = 64
-    """Principal components of the low-level grid that early voxels see."""
+    """Number of principal components of the low-level grid to which early voxels are tuned."""
     tuning_exponent: float = 0.2
-    """Component k enters the tuning with standard deviation k**-tuning_exponent."""
+    """Exponent of the tuning: component k has standard deviation k**-tuning_exponent."""
     tuning_fwhm: float = 4.0
-    """Width along the sheet over which voxels share their tuning (voxels)."""
+    """Width along the sheet over which voxels have similar tuning (voxels)."""
     unexplained_fraction: float = 0.2
-    """Share of the signal variance that is driven by the picture but not by the features."""
+    """Share of the signal variance that the picture drives but the features do not explain."""
     shared_fraction: float = 0.75
-    """Share of that variance along the tuning, where no number of voxels averages it away."""
+    """Share of the unexplained variance along the tuning, which no number of voxels averages
+    out."""
     lowrank_fraction: float = 0.25
     """Share of the noise variance that is common to the whole brain (arousal, motion)."""
     lowrank_rank: int = 20
+    """Rank of the common noise."""
     smooth_fraction: float = 0.25
-    """Share of the noise variance that neighbouring voxels have in common."""
+    """Share of the noise variance that neighbouring voxels share."""
     smooth_fwhm: float = 4.0
-    """Width of that common noise along the sheet (voxels)."""
+    """Width of the neighbours' shared noise along the sheet (voxels)."""
     ncsnr_log_mean: float = -0.9
+    """Mean over voxels of ln(ncsnr)."""
     ncsnr_log_sd: float = 0.45
+    """Standard deviation over voxels of ln(ncsnr)."""
     trials_per_session: int = 750
+    """Number of trials that are z-scored together."""
     session_gain_sd: float = 0.03
-    """Standard deviation over sessions of the gain of the signal."""
+    """Standard deviation over sessions of the signal's gain."""
 
     def __post_init__(self) -> None:
         fractions = ("early", "unexplained", "shared", "lowrank", "smooth")

@@ -35,7 +35,7 @@ def nsd_preset(subject: str) -> SimulationConfig:
 
     Tuning, unexplained share and noise shares are chosen so that ridge regression retrieves subject
     1's pictures about as well as it does from real responses, after one session and after all of
-    them (jobs/calibrate.py measures it).
+    them (see docs/simulated-brains.md).
 
     Raises:
         InputError: no such subject.

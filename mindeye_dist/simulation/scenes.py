@@ -54,7 +54,7 @@ SUPERSAMPLING = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A rendered picture and the truth about it.
+    """A rendered picture, its caption and its factors.
 
     `factors` has the keys kind, color, place, size and ground, and where there is a companion also
     companion and companion_color; each value stands in the caption.
@@ -358,4 +358,4 @@ GROUNDS: dict[str, tuple[str, Callable[[np.random.Generator, int], Canvas]]] = {
     "cloudy sky": ("in a cloudy sky", _cloudy_sky),
     "tiled floor": ("on a tiled floor", _tiled_floor),
 }
-"""What the caption says, and the function that paints it."""
+"""Words of the caption, and the function that paints the ground."""

@@ -60,12 +60,12 @@ LICENCE = (
 # The names that the demo's recipes look for.
 TOKENS, TEACHER, LATENTS = DataConfig.targets, DataConfig.teacher, DataConfig.latents
 COMPONENTS = 64
-"""Principal components that are kept of other pictures' channels."""
+"""Number of principal components kept of the encoder's channels, for pictures of files."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A stored picture and what is known about it."""
+    """A stored picture, and its source, caption and factors."""
 
     jpeg: bytes
     about: dict[str, object]
@@ -73,7 +73,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class TargetSet:
-    """What is to be predicted of every picture, by one frozen model."""
+    """Targets of every picture by one frozen model."""
 
     name: str
     kind: Kind
@@ -83,7 +83,7 @@ class TargetSet:
 
 
 def unwatched(items: Iterable[Any], _: str) -> Iterable[Any]:
-    """Return the items as they are: no progress is shown."""
+    """Return the items unchanged, without showing progress."""
     return items
 
 
@@ -221,7 +221,7 @@ def write_subject(
     features: np.ndarray,
     sets: Sequence[TargetSet],
 ) -> Subject:
-    """Show the pictures to a brain, write what it answers, and return its manifest entry."""
+    """Write a brain's responses to the pictures; return its entry of the manifest."""
     name = brain.config.subject
     log.info("%s: %d pictures x %d repeats", name, len(pictures), brain.config.num_repeats)
     responses = brain.respond(range(len(pictures)), features)
@@ -274,7 +274,7 @@ def write_subject(
 
 
 def write_about(store: Store, pictures: Sequence[Picture], settings: SimulatedDataset) -> None:
-    """Write what is known of every picture (source, caption, true factors), a JSON line each."""
+    """Write source, caption and true factors of every picture, a JSON line each."""
     names = [split for split, count in settings.counts.items() for _ in range(count)]
     rows = [
         {"key": f"sample{n:09d}", "split": split, **picture.about}

@@ -1,4 +1,4 @@
-"""What simulated voxels are tuned to, and how tuning lies on the cortical sheet.
+"""Tuning: the features that simulated voxels respond to, and the tuning's layout on the sheet.
 
 Pictures come in as encoder `clip_tokens` (pictures, tokens, dim) and as small RGB pictures
 (pictures, height, width, 3); features (pictures, features) go out: first semantic components, then
