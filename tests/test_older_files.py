@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs.tracking.record import read_tracking
 from jobs.worker import worker
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor
@@ -67,6 +68,11 @@ def test_shards_and_manifest_are_read():
     subject = read_manifest(Store(str(FIXTURES / "shards"))).subject("subj01")
     counts = {name: sum(s.num_samples for s in part) for name, part in subject.splits.items()}
     assert counts == {"train": 8, "val": 4, "test": 4}
+
+
+def test_the_record_of_a_run_in_mlflow_is_read():
+    tracking = read_tracking(str(FIXTURES / "tracking"))
+    assert (tracking.status, tracking.config.pipeline) == ("FINISHED", "highlevel")
 
 
 def with_setting(tmp_path, section, key, value):

@@ -1,8 +1,8 @@
-"""A run's journal, brought to MLflow: while it trains, or afterwards by jobs/track.py.
+"""Delivery of a run's journal to MLflow, during training or afterwards by jobs/track.py.
 
-MLflow may be slow, down or gone in between: training writes the journal and goes on, and a thread
-of its own reads it from there and sends what MLflow does not have yet. A resumed run goes on with
-the MLflow run that it began.
+MLflow may be slow or down at times: training writes the journal and goes on, while a thread reads
+the journal and sends the metrics that MLflow does not have yet. A resumed run continues its MLflow
+run.
 """
 
 import fcntl
@@ -34,32 +34,34 @@ from mindeye_dist.strict import paths
 
 log = logging.getLogger(__name__)
 FLUSH_SECONDS = 20.0
-"""How long a run that ends waits for MLflow, at most."""
+"""Maximum wait for MLflow at the end of a run."""
 CLOSING_TRIES = 3
+"""Maximum number of attempts at the end of a run."""
 GATHER_SECONDS = 1.0
+"""Pause between two successful deliveries."""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
+"""Delay after a first failure, and the longest delay, in seconds."""
 CALL_SECONDS = "15"
+"""Timeout of a request to a tracking server."""
 ROWS = 50
+"""Number of journal rows that are sent together."""
 METRICS_PER_CALL, PARAMS_PER_CALL = 1000, 100
-"""MLflow's own limits."""
+"""MLflow's own limits of one call."""
 MARK, LOCK = "mindeye.run", "tracking.lock"
-TOLD = (MlflowException, SQLAlchemyError, DataError, OSError, ValueError)
-"""What comes of a server, a proxy or a data base that does not do as it should."""
+DELIVERY_ERRORS = (MlflowException, SQLAlchemyError, DataError, OSError, ValueError)
+"""Exceptions raised when the tracking server, a proxy or the database fails."""
 
 
 class Delivery:
-    """Sends MLflow what a run's journal has and MLflow has not; any call may be made again.
+    """Sender of a run's journal to MLflow; every method may be called again after an error.
 
-    Exactly once means that MLflow's run has each key of each step once. The journal is read in its
-    order, and what was acknowledged is not read again. Whenever that leaves a doubt (MLflow knew
-    the run before, or a call failed, and may have been carried out all the same), MLflow's history
-    of every key is asked for first, and what it has is left out. MLflow's client repeats no call by
-    itself, which would go unseen.
+    MLflow's run gets each key of each step once. The journal is read in order, and acknowledged
+    rows are not read again. In doubt (MLflow knew the run before, or a call failed and may have
+    been carried out all the same), the history of every key is read first, and metrics in it are
+    left out. MLflow's client does not repeat calls by itself, which would go unnoticed.
 
-    MLflow cannot forget a metric. Of a run that was resumed at an earlier step, rows may have been
-    sent that the journal has lost since and has written anew: losses alike, times not. Those of
-    the first time stay, and the same keys of the same steps are not sent again. So it is with a
-    trial that took over another's checkpoint and journal.
+    MLflow cannot delete a metric. A run that resumes at an earlier step takes some steps again,
+    with equal losses and other times: MLflow keeps the metrics of the first time.
     """
 
     def __init__(self, tracking: Tracking, uri: str) -> None:
@@ -79,10 +81,10 @@ class Delivery:
         self._last = -1  # the last of them
 
     def open(self) -> None:
-        """Find the run in MLflow, or make it there; once.
+        """Find the run in MLflow or create it, at the first call.
 
         Raises:
-            BlockingIOError: another process is sending it.
+            BlockingIOError: another process is sending this run.
         """
         if self.run_id:
             return
@@ -95,14 +97,14 @@ class Delivery:
             run = self._make(experiment)
         run_id = str(run.info.run_id)
         self._describe(run)
-        # The run that its own server knows is also what a sweep registers.
+        # A sweep registers the run of its own server.
         file = self._run_dir / TRACKED_RUN
         if self._at_home() or not file.exists():
             write_atomically(file, run_id)
         self.run_id = run_id
 
     def send(self) -> None:
-        """Send what the journal has by now; after an error the next call goes on where it was."""
+        """Send the rows that the journal has by now; after an error the next call continues."""
         while True:
             rows, offset = read_journal_from(str(self._run_dir), self._offset, ROWS)
             if not rows:
@@ -111,14 +113,14 @@ class Delivery:
             self._offset = offset
 
     def end(self, status: str, ended: float) -> None:
-        """Tell how the run ended; a kill, which nobody saw, is no news where an end is known."""
+        """Set the run's final status; KILLED does not replace a status that is final already."""
         assert self._client is not None  # it is open
         if status == "KILLED" and self._client.get_run(self.run_id).info.status != RUNNING:
             return
         self._client.set_terminated(self.run_id, status=status, end_time=int(ended * 1000))
 
     def close(self) -> None:
-        """Let others send it."""
+        """Release the lock, so that another process may send the run."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -132,7 +134,7 @@ class Delivery:
         except BlockingIOError as error:
             os.close(descriptor)
             raise BlockingIOError(f"{self._run_dir}: another process is sending it") from error
-        except OSError:  # a file system without locks: there it is up to the user
+        except OSError:  # a file system without locks: the user has to take care
             log.info("mlflow: %s: cannot be locked", self._run_dir)
         self._lock = descriptor
 
@@ -145,7 +147,9 @@ class Delivery:
         if file.exists():
             try:
                 return self._client.get_run(file.read_text().strip())
-            except MlflowException as error:  # of another server, or one that lost its data
+            except (
+                MlflowException
+            ) as error:  # the id is of another server, or the server lost its data
                 if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
                     raise
         found = self._client.search_runs(
@@ -166,7 +170,7 @@ class Delivery:
         )
 
     def _describe(self, run: Run) -> None:
-        """Tell what an earlier try did not come to: mark, params, and that it runs again."""
+        """Add mark, params and status that an interrupted attempt did not send."""
         assert self._client is not None
         run_id, config = run.info.run_id, self._tracking.config
         if run.data.tags.get(MARK) != self._tracking.mark:
@@ -208,10 +212,10 @@ class Delivery:
 
 
 class Tracker:
-    """Sends a run's journal to MLflow in a thread of its own, and again until MLflow takes it.
+    """Report that has a thread send the run's journal to MLflow, with retries.
 
-    Training never waits for it but when it closes, for a bounded time. What is not sent by then
-    stays in the journal, for jobs/track.py.
+    Training never waits, except for a bounded time at the end. Metrics that are not sent by then
+    stay in the journal, for jobs/track.py.
     """
 
     def __init__(self, tracking: Tracking, uri: str) -> None:
@@ -226,15 +230,15 @@ class Tracker:
         self._thread.start()
 
     def __call__(self, metrics: dict[str, Any]) -> None:
-        """Take notice that the journal has a row."""
+        """Note that the journal has a new row."""
         self._written.set()
 
     def close(self, status: str) -> None:
-        """Send what the journal has, and how the run ended, for a bounded time."""
+        """Send the rest of the journal and the final status, for a bounded time."""
         self._tracking = replace(self._tracking, status=status, ended=time.time())
         try:
             write_tracking(self._tracking)
-        except DataError as error:  # the disk is full: the run has worse to say
+        except DataError as error:  # the disk is full, which the run reports itself
             log.warning("mlflow: %s", error)
         self._ended.set()
         self._thread.join(FLUSH_SECONDS)
@@ -255,15 +259,17 @@ class Tracker:
     def _keep_delivering(self) -> None:
         wait, tries = FIRST_WAIT, 0
         while not self._done and tries < CLOSING_TRIES:
-            ended = self._ended.is_set()  # asked first: what was written before will be sent
+            ended = self._ended.is_set()  # read first: all rows written before are then sent
             pause = GATHER_SECONDS
             try:
                 self._deliver(ended)
                 self._say(None)
                 wait = FIRST_WAIT
-            except TOLD as error:
+            except DELIVERY_ERRORS as error:
                 self._say(error)
-                pause = wait * random.uniform(0.5, 1.0)  # many runs, one server
+                pause = wait * random.uniform(
+                    0.5, 1.0
+                )  # runs that share a server do not retry together
                 wait = min(2 * wait, LONGEST_WAIT)
                 tries += ended
             if not ended:
@@ -273,14 +279,14 @@ class Tracker:
 
     def _deliver(self, ended: bool) -> None:
         self._delivery.open()
-        if self._written.is_set() or ended:  # before, an earlier session's rows may still be cut
+        if self._written.is_set() or ended:  # before the first row, the journal may still be cut
             self._delivery.send()
         if ended:
             self._delivery.end(self._tracking.status, self._tracking.ended)
             self._done = True
 
     def _say(self, error: Exception | None) -> None:
-        """Log that MLflow fails or takes metrics again, once each time."""
+        """Log a change between failing and working, once each time."""
         if error and not self._failing:
             log.warning("mlflow: %s: %s; metrics stay in the journal", self._uri, error)
         if self._failing and not error:
@@ -289,19 +295,19 @@ class Tracker:
 
 
 def parts(values: Sequence[Any], most: int) -> list[Sequence[Any]]:
-    """Return a sequence in parts of at most so many."""
+    """Return a sequence in parts of at most `most` values."""
     return [values[first : first + most] for first in range(0, len(values), most)]
 
 
 def pseudonym(subject: str) -> str:
-    """Return what a person is called where others may read it: the same always, but no name."""
+    """Return the pseudonym of a subject in MLflow: a digest of the name."""
     return f"subject-{hashlib.sha256(subject.encode()).hexdigest()[:8]}"
 
 
 def experiment_id(client: MlflowClient, config: ExperimentConfig, uri: str) -> str:
-    """Return the id of the config's experiment, which is made where there is none.
+    """Return the id of the config's experiment, created if there is none.
 
-    Artefacts of a local data base lie beside it, not in the working directory of whoever was first.
+    Artefacts of a local database lie beside it, not in the working directory of the first run.
     """
     name = config.tracking.experiment
     if found := client.get_experiment_by_name(name):
@@ -311,13 +317,13 @@ def experiment_id(client: MlflowClient, config: ExperimentConfig, uri: str) -> s
     try:
         return str(client.create_experiment(name, artifact_location=place))
     except MlflowException:
-        if found := client.get_experiment_by_name(name):  # somebody else was first
+        if found := client.get_experiment_by_name(name):  # another process created it meanwhile
             return str(found.experiment_id)
         raise
 
 
 def _metrics(row: dict[str, Any]) -> list[Metric]:
-    # One time stamp for the row; NaN is no metric of ours, a non-finite loss stops the run.
+    # One time stamp for the row. NaN is left out; a non-finite loss stops the run anyway.
     stamp = round(row.get("time", 0) * 1000)
     return [
         Metric(key, float(value), stamp, int(row["step"]))

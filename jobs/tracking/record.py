@@ -10,26 +10,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mindeye_dist.config import ExperimentConfig
+from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoints import Checkpoints
+from mindeye_dist.runs.config_changes import CHANGES
 from mindeye_dist.runs.folder import TRACKED_RUN, TRACKING
 from mindeye_dist.runs.journal import write_atomically
 from mindeye_dist.runs.same_run import changed_settings
-from mindeye_dist.strict import from_dict, paths, to_dict
+from mindeye_dist.strict import check, from_dict, from_stored, paths, to_dict
 
 RUNNING = "RUNNING"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tracking:
-    """What MLflow is to know of a run beside its metrics.
+    """Facts of a run for MLflow, besides its metrics.
 
     Attributes:
-        config: the run.
-        parent: the MLflow run of the sweep that it is a trial of, or nothing.
-        mark: by which its run is found in MLflow where the answer to its making was lost.
-        started: in seconds since 1970.
-        ended: 0 while it runs.
-        status: how it ended, in MLflow's words; RUNNING until then, and after a kill.
+        config: settings of the run.
+        parent: id of the sweep's MLflow run, for a trial; else "".
+        mark: tag that finds the MLflow run if the response to its creation was lost.
+        started: time of the start, in seconds since 1970.
+        ended: time of the end, in seconds since 1970; 0 while the run is training.
+        status: MLflow's status; RUNNING during training and after a kill.
     """
 
     config: ExperimentConfig
@@ -41,19 +43,19 @@ class Tracking:
 
 
 def tracking_uri(config: ExperimentConfig) -> str:
-    """Return MLflow's URL: a data base beside the run folder by default."""
+    """Return MLflow's URL; by default that of a database beside the run folder."""
     if config.tracking.mlflow != "sqlite":
         return config.tracking.mlflow
     return f"sqlite:///{Path(config.run_dir).resolve().parent / 'mlflow.db'}"
 
 
 def begin(config: ExperimentConfig, parent: str) -> Tracking:
-    """Note in the run folder that the run begins or goes on, and return what is noted.
+    """Write the record of a run that begins or resumes, and return it.
 
-    A run that left no checkpoint and comes again with other settings is another run in MLflow.
+    A run without a checkpoint that starts again with other settings becomes another MLflow run.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the record cannot be written.
     """
     try:
         then = read_tracking(config.run_dir)
@@ -75,27 +77,33 @@ def begin(config: ExperimentConfig, parent: str) -> Tracking:
 
 
 def new_tracking(config: ExperimentConfig, parent: str, started: float) -> Tracking:
-    """Return what MLflow is to know of a run of which it has heard nothing yet."""
+    """Return the record of a run that MLflow does not know yet."""
     return Tracking(config=config, parent=parent, mark=uuid.uuid4().hex, started=started)
 
 
 def read_tracking(run_dir: str) -> Tracking | None:
-    """Return what is noted in a run folder, if anything.
+    """Return the record in a run folder, None if there is none.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the record cannot be read.
     """
     path = Path(run_dir) / TRACKING
     if not path.exists():
         return None
-    return from_dict(Tracking, json.loads(path.read_text()))
+    try:
+        values = json.loads(path.read_text())
+        check(isinstance(values, dict), "record", values, "a JSON object")
+        config = from_stored(ExperimentConfig, values.get("config", {}), CHANGES, drop=True)
+        return from_dict(Tracking, {**values, "config": to_dict(config)})
+    except ValueError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
 
 
 def write_tracking(tracking: Tracking) -> None:
-    """Note it in the run folder.
+    """Write the record into the run folder.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: the record cannot be written.
     """
     write_atomically(
         Path(tracking.config.run_dir) / TRACKING, json.dumps(to_dict(tracking), indent=1)

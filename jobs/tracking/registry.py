@@ -27,8 +27,8 @@ from mindeye_dist.runs.checkpoints import MANIFEST, file_digest
 
 log = logging.getLogger(__name__)
 ARTEFACT, DIGITS = "checkpoint", 12
-TOLD = (MlflowException, OSError, BotoCoreError, ClientError, Boto3Error)
-"""What MLflow, its server and its store of artefacts raise, S3 among them."""
+REGISTRY_ERRORS = (MlflowException, OSError, BotoCoreError, ClientError, Boto3Error)
+"""Exceptions raised by MLflow, its server and its artefact store, S3 included."""
 
 
 def start_parent(config: ExperimentConfig, params: Mapping[str, Any]) -> str:
@@ -45,7 +45,7 @@ def start_parent(config: ExperimentConfig, params: Mapping[str, Any]) -> str:
         )
         pairs = [Param(key, str(value)) for key, value in params.items()]
         client.log_batch(run.info.run_id, params=pairs)
-    except TOLD as error:
+    except REGISTRY_ERRORS as error:
         log.warning("mlflow: %s: %s; the sweep goes on without it", uri, error)
         return ""
     return str(run.info.run_id)
@@ -63,7 +63,7 @@ def end_parent(
         client.log_batch(run_id, metrics=[Metric(k, v, now, 0) for k, v in metrics.items()])
         client.log_artifact(run_id, str(page))
         client.set_terminated(run_id, "FINISHED")
-    except TOLD as error:
+    except REGISTRY_ERRORS as error:
         log.warning("mlflow: %s: %s; the report has what it did not take", uri, error)
 
 
@@ -80,7 +80,7 @@ def end_trials(config: ExperimentConfig, statuses: Mapping[str, str]) -> None:
         for run_id, status in statuses.items():
             if client.get_run(run_id).info.status == "RUNNING":
                 client.set_terminated(run_id, status)
-    except TOLD as error:
+    except REGISTRY_ERRORS as error:
         log.warning("mlflow: %s: %s; stopped trials look as if they ran", uri, error)
 
 
@@ -109,13 +109,13 @@ def register(
         create_model(client, name)
         texts = {key: str(value) for key, value in tags.items()}
         version = client.create_model_version(name, source, run_id=run_id, tags=texts)
-    except TOLD as error:
+    except REGISTRY_ERRORS as error:
         raise InputError(f"mlflow: {uri}: {error}") from error
     return f"{SCHEME}{name}/{version.version}"
 
 
 def create_model(client: MlflowClient, name: str) -> None:
-    """Make a registered model of this name, where there is none yet."""
+    """Create the registered model unless it exists."""
     try:
         client.create_registered_model(name)
     except MlflowException as error:  # also where a slow server got the same request twice
@@ -132,7 +132,7 @@ def set_alias(config: ExperimentConfig, version: str, alias: str) -> str:
     name, number = version.removeprefix(SCHEME).rsplit("/", 1)
     try:
         MlflowClient(tracking_uri(config)).set_registered_model_alias(name, alias, number)
-    except TOLD as error:
+    except REGISTRY_ERRORS as error:
         raise InputError(f"mlflow: {tracking_uri(config)}: {error}") from error
     return f"{SCHEME}{name}@{alias}"
 
@@ -174,7 +174,7 @@ def look_up(model: str, mlflow: str) -> Registered:
             version = client.get_model_version_by_alias(name, alias)
         else:
             version = client.get_model_version(*name.rsplit("/", 1))
-    except (*TOLD, TypeError) as error:
+    except (*REGISTRY_ERRORS, TypeError) as error:
         raise CheckpointError(f"{model}: not in the registry of {uri}: {error}") from error
     return Registered(
         str(version.name), str(version.version), str(version.source), str(version.run_id)
@@ -212,7 +212,7 @@ def fetch(version: Registered, mlflow: str) -> Path:
             if not found.exists():  # another process may have been faster
                 fetched.rename(found)
         return checked(found, model)
-    except TOLD as error:
+    except REGISTRY_ERRORS as error:
         raise CheckpointError(f"{model}: cannot be had from {uri}: {error}") from error
 
 

@@ -11,11 +11,11 @@ from mindeye_dist.runs.journal import Report
 
 @contextmanager
 def tracked(config: ExperimentConfig, parent: str = "") -> Iterator[list[Report]]:
-    """Give the reports that have metrics sent to MLflow, none where tracking is off.
+    """Yield the reports that send metrics to MLflow; none if tracking is off.
 
     Args:
-        config: the run.
-        parent: the MLflow run of the sweep that it is a trial of.
+        config: settings of the run.
+        parent: id of the sweep's MLflow run, for a trial.
     """
     if config.tracking.mlflow == "off":
         yield []

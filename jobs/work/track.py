@@ -29,14 +29,17 @@ def track(options: Track) -> str:
     tracking, home = known_run(options), options.tracking.mlflow
     uri = tracking_uri(override(tracking.config, {"tracking.mlflow": home} if home else {}))
     check(uri != "off", "tracking.mlflow", uri, "a server's URL or `sqlite`: the run had none")
-    from jobs.tracking.mlflow_delivery import TOLD, Delivery  # MLflow takes seconds to import
+    from jobs.tracking.mlflow_delivery import (  # MLflow takes seconds to import
+        DELIVERY_ERRORS,
+        Delivery,
+    )
 
     delivery = Delivery(tracking, uri)
     try:
         delivery.open()
         delivery.send()
         delivery.end(tracking.status, tracking.ended)
-    except TOLD as error:
+    except DELIVERY_ERRORS as error:
         raise InputError(f"mlflow: {uri}: {error}; the same command goes on") from error
     finally:
         delivery.close()
