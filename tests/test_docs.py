@@ -4,6 +4,7 @@ import importlib
 import re
 import shlex
 from collections import Counter
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -58,8 +59,10 @@ def tree(block):
     folders, found = [], []
     for line in block.splitlines():
         depth = (len(line) - len(line.lstrip())) // 2
-        folders[depth:] = [line.split()[0].rstrip("/")]
-        found.append("/".join(folders))
+        first, *more = line.split()
+        for name in [first, *takewhile(lambda word: word.endswith(".py"), more)]:
+            folders[depth:] = [name.rstrip("/")]
+            found.append("/".join(folders))
     return found
 
 
