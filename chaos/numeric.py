@@ -52,8 +52,8 @@ def spoiled_batch(fault, backend):
     """Spoil a sample of a batch after it was read; `fault.kind` is of its voxels or targets."""
     read = TrainLoader.batch
 
-    def batch(self, step, rank, world_size):
-        whole = read(self, step, rank, world_size)
+    def batch(self, step, rank, world_size, buffers=None):
+        whole = read(self, step, rank, world_size, buffers)
         if step == fault.step:
             row = fault.place % len(whole.keys)
             if fault.kind == "nan voxel":
