@@ -46,6 +46,11 @@ def clear_errors() -> Iterator[None]:
         sys.exit("interrupted")
 
 
+def say(message: str) -> None:
+    """Print a line on the terminal that says what is being done or waited for."""
+    print(message, file=sys.stderr, flush=True)
+
+
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:
     """Return the config with absolute paths, so that all workers use the same folders."""
     copy_to, cache = config.checkpoint.copy_to, config.data.disk_cache

@@ -1,14 +1,14 @@
 """Train on a Ray cluster: `python jobs/train.py [--recipe NAME] [--data.url URL] ...`.
 
-With no argument it is the demo: it simulates a subject first where there is none. Every knob of
-mindeye_dist/config.py is a flag.
+With no argument it is the demo: it simulates a subject first where there is none. Every
+setting of mindeye_dist/config.py is a flag.
 """
 
 import sys
 
 import tyro
 
-from jobs.command import clear_errors
+from jobs.command import clear_errors, say
 from jobs.options.train import Train
 from jobs.recipes import recipe, recipe_flag
 
@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> None:
     """Check what can be checked at once, and train."""
     with clear_errors():
         options = parse(arguments)
+        say(f"recipe {options.recipe}, run folder {options.config.run_dir}: loading PyTorch")
         from jobs.work.train import run  # after parsing: this import takes seconds
 
         run(options)

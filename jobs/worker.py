@@ -93,6 +93,8 @@ def check_workers(config: ExperimentConfig) -> None:
     Raises:
         InputError: it is not.
     """
+    if rank() == 0:
+        log.info("worker started; reading the indexes of %s", config.data.url)
     fewest, most = config.compute.fewest_workers, config.compute.num_workers
     if not fewest <= world_size() <= most:
         expected = most if fewest == most else f"{fewest} to {most}"
@@ -115,6 +117,8 @@ def build_objective(config: ExperimentConfig, model: MindEye | LowLevel) -> Obje
 
 def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
     """Return the backend `compute.backend`: that of training/backends/NAME_backend.py."""
+    if rank() == 0:
+        log.info("building the model; backend %s", config.compute.backend)
     module = import_module(f"mindeye_dist.training.backends.{config.compute.backend}_backend")
     backend: Backend = module.build(model, config)
     return backend
@@ -163,6 +167,8 @@ def restore(
         CheckpointCopies(config.checkpoint.copy_to).fetch(checkpoints)
     newest = newest_on_all_ranks(checkpoints)
     if newest is None:
+        if rank() == 0:
+            log.info("training begins; the first line follows after a few steps")
         return Progress()
     check_same_run(newest, config, shapes)
     progress = read_progress(newest)

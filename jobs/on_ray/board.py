@@ -73,15 +73,16 @@ class Board:
 
 
 class BoardHandler(logging.Handler):
-    """Logging handler that posts a worker's warnings to the board."""
+    """Logging handler that posts a worker's warnings, and its lines of progress, to the board."""
 
     def __init__(self, board: ActorHandle) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.INFO)
         self._board = board
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Post a warning if it comes from this project."""
-        if record.name.startswith(("jobs.", "mindeye_dist.")):
+        """Post a warning if it comes from this project, an info if it comes from the worker."""
+        own = record.name.startswith(("jobs.", "mindeye_dist."))
+        if (own and record.levelno >= logging.WARNING) or record.name == "jobs.worker":
             self._board.say.remote(self.format(record))
 
 

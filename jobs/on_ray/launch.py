@@ -144,6 +144,7 @@ def rank_zero_worker(
 ) -> None:
     """Run `worker` on rank 0: log to the board, track in MLflow, report to Prometheus."""
     logging.getLogger().addHandler(BoardHandler(board))
+    logging.getLogger("jobs.worker").setLevel(logging.INFO)
     try:
         with tracked(config, parent_run) as trackers:
             reports: list[Report] = [board.post.remote, TrainingMeters(), *trackers]

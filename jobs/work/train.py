@@ -1,13 +1,12 @@
 """Work of `jobs/train.py`."""
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch.distributed as dist
 
-from jobs.command import Printer, with_absolute_paths
+from jobs.command import Printer, say, with_absolute_paths
 from jobs.opening.demo_data import check_subject_data, simulate_demo
 from jobs.options.train import Train
 from jobs.recipes import recipe
@@ -51,7 +50,7 @@ def train_without_ray(runs: Sequence[ExperimentConfig], options: Train) -> None:
             if rank() == 0:
                 with tracked(config) as trackers:
                     worker(config, [Printer(), *trackers], notice=notice)
-                print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+                say(f"checkpoints: {config.run_dir}/checkpoints")
             else:
                 worker(config, notice=notice)
     if not alone:
@@ -61,6 +60,7 @@ def train_without_ray(runs: Sequence[ExperimentConfig], options: Train) -> None:
 def run(options: Train) -> None:
     """Check what can be checked at once, and train."""
     runs = [with_absolute_paths(options.config)]
+    say(f"checking the run folder {runs[0].run_dir} and the data {runs[0].data.url}")
     if options.with_lowlevel:
         runs.append(lowlevel_config(options.recipe, runs[0]))
     if options.config.data.url == DataConfig.url and not options.resume:
@@ -79,5 +79,6 @@ def run(options: Train) -> None:
     connect(runs[0])
     for config in runs:
         make_run_dir(config, overwrite=options.overwrite)
+        say(f"waiting for {config.compute.num_workers} worker(s) of Ray Train")
         launch(config)
-        print(f"checkpoints: {config.run_dir}/checkpoints", file=sys.stderr)
+        say(f"checkpoints: {config.run_dir}/checkpoints")
