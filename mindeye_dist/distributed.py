@@ -1,6 +1,6 @@
-"""This process among the workers, and the gather that makes a loss see the global batch.
+"""Distributed: rank and world size, and the gather with which a loss sees the global batch.
 
-Without a process group everything here is the identity of one worker. Every rank computes the same
+Without a process group every function acts as for one worker. Every rank computes the same
 loss on the same whole matrices, so the gradient of a gathered tensor needs no communication: each
 rank keeps its own rows, times the world size, because backends average gradients over ranks. A test
 pins that the loss and the gradients of any number of workers are those of one process on the joined
@@ -36,7 +36,7 @@ def barrier() -> None:
 
 
 def agree(message: str, group: dist.ProcessGroup | None = None) -> list[str]:
-    """Return every rank's message, on every rank; within a group of its own where one is given."""
+    """Return every rank's message on every rank; `group` replaces the default process group."""
     if not dist.is_initialized():
         return [message]
     messages: list[Any] = [None] * world_size()
@@ -45,16 +45,16 @@ def agree(message: str, group: dist.ProcessGroup | None = None) -> list[str]:
 
 
 def group_of_its_own() -> dist.ProcessGroup | None:
-    """Return a gloo group of all workers for a thread beside training; called on all ranks."""
+    """Return a new gloo group of all workers, for a thread beside training; called on all ranks."""
     if not dist.is_initialized():
         return None
     group = dist.new_group(backend="gloo")
-    assert isinstance(group, dist.ProcessGroup)  # and no mark of one that is not a member
+    assert isinstance(group, dist.ProcessGroup)  # every rank is a member
     return group
 
 
 def any_rank(said: bool, device: torch.device) -> bool:
-    """Return, on every rank, whether any of them says so."""
+    """Return on every rank whether `said` is true on any rank."""
     if world_size() == 1:
         return said
     most = torch.tensor(float(said), device=device)
@@ -70,7 +70,7 @@ def local_slice(count: int, rank: int, world_size: int) -> slice:
 
 
 def gather(rows: Shaped[Tensor, "batch ..."], count: int) -> Shaped[Tensor, "global_batch ..."]:
-    """Return all ranks' rows, `count` in all, in the global batch's order; gradient to ours."""
+    """Return the `count` rows of all ranks in the batch's order; gradients go to own rows."""
     if world_size() == 1:
         return rows
     return _Gather.apply(rows, count)
@@ -94,10 +94,11 @@ class _Gather(torch.autograd.Function):
 
 
 def leave() -> NoReturn:
-    """End this process, one of several, with success, once all have come here.
+    """End this process with success, once all processes have called this function.
 
-    At once: gloo's threads may let go of their last tensors while Python shuts down, and abort for
-    want of its lock (PyTorch's pull request 179291), by which a finished run would have failed.
+    The exit is immediate: gloo's threads may release their last tensors while Python shuts down and
+    then abort for lack of its lock (PyTorch's pull request 179291), which would fail a finished
+    run.
     """
     barrier()
     sys.stdout.flush()
@@ -109,7 +110,7 @@ def local_device(kind: str) -> torch.device:
     """Return this worker's device.
 
     Raises:
-        InputError: CUDA is asked for where there is none.
+        InputError: `kind` is "cuda" but torch sees no CUDA device.
     """
     if kind == "cpu":
         return torch.device("cpu")

@@ -111,7 +111,7 @@ def thumbnail(rgb: UInt8[np.ndarray, "height width 3"]) -> UInt8[np.ndarray, "16
 def copies_among(
     thumbnails: UInt8[np.ndarray, "held 16 16 3"], shown: UInt8[np.ndarray, "shown 16 16 3"]
 ) -> Bool[np.ndarray, " held"]:
-    """Return which of the held pictures are copies of one that was shown, by `COPY_TOLERANCE`."""
+    """Return a mask of the pictures that are copies of a shown one (`COPY_TOLERANCE`)."""
     held = thumbnails.reshape(len(thumbnails), -1).astype(np.float32)
     seen = shown.reshape(len(shown), -1).astype(np.float32)
     squares = (held**2).sum(1)[:, None] + (seen**2).sum(1) - 2 * held @ seen.T

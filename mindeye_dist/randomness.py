@@ -1,4 +1,4 @@
-"""Seeds as functions of what they are for.
+"""Seeds as functions of their purpose.
 
 Every random draw of a run is made by a generator whose seed is derived from the run's seed and the
 draw's place (step, position in the global batch), so that it does not depend on the number of

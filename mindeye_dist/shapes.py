@@ -1,13 +1,13 @@
-"""Shapes: what a model must know of its data to be built, kept in every checkpoint."""
+"""Shapes: facts of the data that determine a model's layers, kept in every checkpoint."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["clip_tokens", "latents", "feature_map"]
-"""What a target is: clip_tokens (tokens, dim), latents (channels, height, width) or a teacher's
+"""Kind of target: clip_tokens (tokens, dim), latents (channels, height, width) or a teacher's
 feature_map (tokens, dim)."""
-Recipe = Literal["release", "development", "lowlevel"]
-"""How pictures are augmented before they are encoded: see data/augment.py."""
+Augmentation = Literal["release", "development", "lowlevel"]
+"""Augmentation of pictures before they are encoded: see data/augment.py."""
 
 
 @dataclass(frozen=True)

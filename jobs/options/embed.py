@@ -7,7 +7,7 @@ import tyro
 
 from jobs.options.encoders import EncoderOptions
 from mindeye_dist.config import DataConfig
-from mindeye_dist.shapes import Recipe
+from mindeye_dist.shapes import Augmentation
 from mindeye_dist.strict import check
 
 
@@ -22,7 +22,7 @@ class Embed:
     it; by default the encoder's name, with the variants."""
     variants: int = 0
     """Number of augmented variants of each picture, besides the picture itself."""
-    augmentation: Recipe = "release"
+    augmentation: Augmentation = "release"
     """Augmentation of the variants: that of the published release, of the development script behind
     the published weights, or of the low-level teacher."""
     seed: int = 0

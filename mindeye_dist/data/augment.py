@@ -19,7 +19,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from mindeye_dist.randomness import numpy_generator
-from mindeye_dist.shapes import Recipe
+from mindeye_dist.shapes import Augmentation
 
 Picture = Float[Tensor, "3 _ _"]
 
@@ -40,14 +40,14 @@ class Step:
 
 
 def variant_generator(
-    seed: int, how: Recipe, picture_sha256: str, variant: int
+    seed: int, how: Augmentation, picture_sha256: str, variant: int
 ) -> np.random.Generator:
     """Return the generator that draws variant `variant` (from 1 on) of a picture."""
     return numpy_generator(seed, "augment", how, picture_sha256, variant)
 
 
 def augment(
-    picture: Float[Tensor, "3 height width"], how: Recipe, generator: np.random.Generator
+    picture: Float[Tensor, "3 height width"], how: Augmentation, generator: np.random.Generator
 ) -> Float[Tensor, "3 side side"]:
     """Return a random variant of a picture with values in [0, 1].
 
@@ -194,7 +194,7 @@ def _saturate(picture: Picture, factor: float) -> Picture:
 
 _published_jitter = partial(jitter, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
 
-RECIPES: Mapping[Recipe, tuple[Step, ...]] = {
+RECIPES: Mapping[Augmentation, tuple[Step, ...]] = {
     "release": (
         Step(0.3, partial(crop, side=CLIP_SIDE, smallest=0.6)),
         Step(1.0, partial(resize, side=CLIP_SIDE)),

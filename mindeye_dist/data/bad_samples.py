@@ -1,4 +1,4 @@
-"""Bad samples that training has met and passed over: which, why, and who took their place."""
+"""Bad samples that training has skipped, with the reason and the replacement of each."""
 
 from collections.abc import Mapping
 from threading import Lock
@@ -7,15 +7,14 @@ from mindeye_dist.errors import BadSampleError, DataError
 
 
 class BadSamples:
-    """The bad samples of one rank; batches that are read ahead may tell it of them at once.
+    """Bad samples of one rank, noted by the threads that read ahead.
 
     Args:
-        subject: whose samples they are.
-        limit: different ones that may be passed over.
+        subject: name of the subject.
+        limit: maximum number of different bad samples.
 
     Attributes:
-        replaced: by step and position in the global batch, the sample that ought to stand there and
-            the one that does.
+        replaced: the bad sample and its replacement, by step and position in the global batch.
     """
 
     def __init__(self, subject: str, limit: int) -> None:
@@ -25,10 +24,10 @@ class BadSamples:
         self._lock = Lock()
 
     def note(self, step: int, number: int, error: BadSampleError) -> None:
-        """Take down a bad sample that a step wanted.
+        """Note a bad sample of a step's batch.
 
         Raises:
-            DataError: it is one more than may be passed over; lists them all.
+            DataError: there are more bad samples than the limit; lists them all.
         """
         with self._lock:
             first, why = self._found.get(number, (step, str(error)))
@@ -37,15 +36,15 @@ class BadSamples:
         self.check(found)
 
     def up_to(self, step: int) -> dict[int, str]:
-        """Return the bad samples that steps up to this one wanted, and why they are bad."""
+        """Return the message of each bad sample of the batches up to a step, by sample number."""
         with self._lock:
             return {other: why for other, (first, why) in self._found.items() if first <= step}
 
     def check(self, found: Mapping[int, str]) -> None:
-        """See that there are no more bad samples than may be passed over.
+        """Check the number of bad samples.
 
         Raises:
-            DataError: there are; lists them all.
+            DataError: there are more than the limit; lists them all.
         """
         if len(found) > self._limit:
             listed = "; ".join(found[number] for number in sorted(found))

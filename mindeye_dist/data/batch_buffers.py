@@ -1,4 +1,4 @@
-"""Memory of batches that is written over: new memory costs more than what is copied into it."""
+"""Batch buffers: memory of batches that is used again, as allocation costs more than copying."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Buffers:
-    """Arrays of one batch by name; a batch that is filled again writes over the one before."""
+    """Arrays of one batch by name; filling an array again overwrites its previous batch."""
 
     def __init__(self) -> None:
         self._arrays: dict[str, np.ndarray] = {}
@@ -24,10 +24,10 @@ class Buffers:
         """Return a batch of rows, each written before the next is asked for.
 
         Args:
-            name: of the array.
-            shape: of the batch; a rank may have no row of a small one.
-            dtype: of the rows; where one is of another, the higher precision of both.
-            put: writes a row by its number into its place, or returns what is to be copied there.
+            name: name of the array.
+            shape: shape of the batch; a rank may have no row of a small batch.
+            dtype: dtype of the rows; a row of another dtype promotes the batch.
+            put: writes the row of a number in place, or returns the row to copy.
         """
         batch = self._arrays.get(name)
         if batch is None or batch.shape != shape or batch.dtype != dtype:

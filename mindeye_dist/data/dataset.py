@@ -1,4 +1,4 @@
-"""Dataset: random access to the samples of one subject's split, and to their targets."""
+"""Dataset: samples of one subject's split and their targets, by number."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -13,7 +13,7 @@ from mindeye_dist.config import DataConfig
 from mindeye_dist.data.batch_buffers import Buffers
 from mindeye_dist.data.manifest import Manifest
 from mindeye_dist.data.members import MemberPlace, read_into, read_members
-from mindeye_dist.data.memory_cache import ReadOnce
+from mindeye_dist.data.memory_cache import MemoryCache
 from mindeye_dist.data.repeats import put_single, single
 from mindeye_dist.data.shards import DISTINCT, VOXELS, Sample, decode_npy, read_index
 from mindeye_dist.data.target_encoder import TargetEncoder, Views, encode_views
@@ -34,15 +34,15 @@ class Dataset:
 
     Args:
         store: the shards.
-        manifest: what they hold.
+        manifest: the store's manifest.
         config: subject and size of the memory cache.
         split: "train", "val", "test", or several joined by "+".
-        sets: name in the manifest of the stored set of each kind of target; what is computed
-            instead is put into `sources`.
+        sets: name in the manifest of the stored set of each kind of target; computed targets are
+            added to `sources`.
 
     Raises:
         DataError: on construction, if subject, split or a set are not in the manifest or a set's
-            keys are not the samples'; on reading, if the bytes cannot be had.
+            keys are not the samples'; on reading, if the bytes cannot be read.
         BadSampleError: on reading, if a member is missing, corrupt, of another shape, not finite.
     """
 
@@ -70,7 +70,7 @@ class Dataset:
         }
         self._finite: set[str] = set()
         self._distinct: dict[int, int] = {}
-        self._kept = ReadOnce(int(config.cache_gib * 2**30))
+        self._kept = MemoryCache(int(config.cache_gib * 2**30))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -82,13 +82,13 @@ class Dataset:
     def each_voxels(self, indices: Sequence[int]) -> Iterator[Float[np.ndarray, "_ voxels"]]:
         """Yield them; from a folder each is read when it is asked for."""
         if self.store.is_local:
-            return map(self._read_here, indices)
+            return map(self._read_from_folder, indices)
         return iter(self._kept.get(indices, self._fetch))
 
     def targets(self, kind: str, requests: Sequence[Request]) -> list[Float[np.ndarray, "..."]]:
         """Return targets of a kind by sample and variant."""
         source = self.sources[kind]
-        if self._is_at_hand(source):
+        if self._is_page_cached(source):
             return source.read(requests)
         return self._kept.get(
             [(kind, *request) for request in requests],
@@ -133,15 +133,15 @@ class Dataset:
     ) -> Shaped[Tensor, "batch ..."]:
         source = self.sources[kind]
         shape = (len(requests), *source.shape)
-        if self._is_at_hand(source):
+        if self._is_page_cached(source):
             put = source.read_into
             return buffers.fill(name, shape, np.float16, lambda n, row: put(requests[n], row))
         rows = self.targets(kind, requests)
         dtype = rows[0].dtype if rows else np.float32
         return buffers.fill(name, shape, dtype, lambda n, _: rows[n])
 
-    def _is_at_hand(self, source: TargetSource) -> TypeGuard[StoredTargets]:
-        """Return whether the system keeps what was read lately, so that nothing else needs to."""
+    def _is_page_cached(self, source: TargetSource) -> TypeGuard[StoredTargets]:
+        """Return whether the operating system's page cache serves this source."""
         return self.store.is_local and isinstance(source, StoredTargets)
 
     def averages(self) -> Float[np.ndarray, "pictures voxels"]:
@@ -167,8 +167,8 @@ class Dataset:
             self.store, [(self.samples[i], picture_member(self.samples[i])) for i in indices]
         )
 
-    def _read_here(self, index: int) -> np.ndarray:
-        """Return what `_fetch` does, without the number of repeats where it was read before."""
+    def _read_from_folder(self, index: int) -> np.ndarray:
+        """Read a sample from a folder; its number of distinct repeats is cached."""
         sample, number = self.samples[index], self._distinct.get(index)
         if number:
             responses = np.empty(self.voxel_shape, np.float16)
@@ -196,7 +196,7 @@ class Dataset:
         number = decode_npy(distinct, counted)
         if number.size != 1 or not 1 <= number.item() <= len(responses):
             raise BadSampleError(f"{counted}: is {number}, expected 1..{len(responses)}")
-        # A copy that torch may write to; without, the cache would keep the other rows as well.
+        # A copy: torch may write to it, and a view would keep the other rows in the cache as well.
         return responses[: int(number.item())].copy()
 
 
@@ -206,7 +206,7 @@ def picture_member(sample: Sample) -> str:
 
 
 def computed_targets(dataset: Dataset, encoder: TargetEncoder, views: Views) -> ComputedTargets:
-    """Return targets that are computed as they are asked for: the same numbers as stored ones."""
+    """Return targets that are computed on request, equal to stored ones."""
 
     def encode(requests: Sequence[Request]) -> np.ndarray:
         numbers = list(dict.fromkeys(i for i, _ in requests))

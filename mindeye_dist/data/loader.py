@@ -3,8 +3,8 @@
 The samples of all epochs form one stream, each epoch a permutation of the split; optimizer step s
 takes samples s*B .. (s+1)*B of it, so a batch may span two epochs, every sample is seen once an
 epoch, and the position in the stream is the step and nothing else. Each rank reads its rows of the
-global batch. Only members in use are read, each is verified. What comes from a bucket or is
-computed stays in memory up to a limit; what lies in a folder the system itself keeps.
+global batch. Only members in use are read, each is verified. Samples from a bucket and computed
+targets stay in memory up to a limit; the operating system caches those in a folder.
 """
 
 from collections import deque
@@ -36,7 +36,7 @@ class TrainLoader:
     has to copy it; `Batch.to` does not copy float32 tensors that are on the device already.
 
     Attributes:
-        bad: what was passed over where bad samples are skipped.
+        bad: bad samples that were skipped.
     """
 
     def __init__(self, dataset: Dataset, config: DataConfig, training: TrainingConfig) -> None:
@@ -68,8 +68,8 @@ class TrainLoader:
         """Return a rank's part of a step's global batch, in new memory unless buffers are given.
 
         Raises:
-            BadSampleError: a sample is bad, and is to be raised.
-            DataError: more samples are bad than may be skipped, or the bytes cannot be had.
+            BadSampleError: a sample is bad, and `data.on_bad_sample` is `raise`.
+            DataError: there are more bad samples than may be skipped, or bytes cannot be read.
         """
         order = self.order(step)
         own = local_slice(len(order), rank, world_size)
@@ -82,8 +82,8 @@ class TrainLoader:
         good = [self._good(step, own.start + i, index) for i, index in enumerate(indices)]
         return self._read(step, own.start, good, buffers)
 
-    def stand_ins(self, step: int, position: int) -> Int[np.ndarray, " samples"]:
-        """Return who may take a sample's place in a batch: who is not in the batch comes first.
+    def replacements(self, step: int, position: int) -> Int[np.ndarray, " samples"]:
+        """Return replacements for a bad sample, those not in the batch first.
 
         A picture that is twice in a batch would be its own negative.
         """
@@ -94,11 +94,11 @@ class TrainLoader:
         return np.concatenate([drawn[~inside], drawn[inside]])
 
     def _good(self, step: int, position: int, index: int) -> int:
-        """Return a sample, or the first that can be read of those who may take its place.
+        """Return the sample, or its first replacement that can be read.
 
-        Whether it can is asked anew each time and place, so that the answer is a function of these.
+        Samples are read again at each step and position, so that the result depends on these alone.
         """
-        for candidate in chain([index], self.stand_ins(step, position).tolist()):
+        for candidate in chain([index], self.replacements(step, position).tolist()):
             try:
                 self._read(step, position, [candidate])
             except BadSampleError as error:
@@ -135,7 +135,7 @@ class TrainLoader:
         return (step * self.global_batch_size + position) // len(self.dataset) + index
 
     def _view(self, source: TargetSource, step: int, position: int) -> int:
-        """Return the variant of a target: one of the augmented ones where there are any."""
+        """Return the variant of a target: a random augmented one, or 0 if there is none."""
         if not self.config.augmented or source.variants == 0:
             return 0
         return 1 + int(numpy_generator(self.seed, "view", step, position).integers(source.variants))
@@ -144,8 +144,8 @@ class TrainLoader:
         """Yield the batches of steps first..last-1, read ahead by threads into the ring."""
         ahead = max(1, self.config.prefetch_batches)
         ring = [Buffers() for _ in range(ahead + 2)]
-        # A network is waited for by many threads; from a folder a second one takes a third more of
-        # the processor and brings little.
+        # Many threads wait for a network. From a folder, a second thread takes a third more CPU
+        # time and gains little.
         threads = 1 if self.dataset.store.is_local else ahead
         with ThreadPoolExecutor(max_workers=threads) as pool:
             pending: deque[Future[Batch]] = deque()

@@ -21,7 +21,7 @@ class Shard:
     """One tar file.
 
     Attributes:
-        path: relative to the manifest, as is that of its index.
+        path: path relative to the manifest; the index is relative, too.
         sha256: digest of the whole tar, "" where it was indexed without reading it all.
         index_sha256: digest of its index.
     """
@@ -89,7 +89,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a folder of shards holds."""
+    """Content of a store: subjects with their splits, shards and targets."""
 
     format: str
     licence: str

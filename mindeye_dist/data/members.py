@@ -1,6 +1,6 @@
-"""Members of samples: their bytes by index, each checked, from the store or this machine's disk.
+"""Members of samples, verified against the index, from the store or the disk cache.
 
-A member whose bytes are not those that were indexed is fetched once more before it is reported.
+A member that does not match its index is fetched a second time before it is reported.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from mindeye_dist.storage.store import Store
 
 
 def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[bytes]:
-    """Return members' bytes, each checked; a bad one is fetched once more before it is reported.
+    """Return the verified bytes of members.
 
-    The number of bytes is always checked, their checksum where the index knows it.
+    The size is always compared with the index, the checksum if the index has one.
 
     Raises:
-        BadSampleError: a member is missing or not what was indexed; names shard, key and offset.
-        DataError: the bytes cannot be had.
+        BadSampleError: a member is missing or does not match its index; names shard, key, offset.
+        DataError: the bytes cannot be read.
     """
     members = [sample.member(suffix) for sample, suffix in requests]
     kept = [_kept(store, member) for member in members]
@@ -43,10 +43,10 @@ def read_members(store: Store, requests: Sequence[tuple[Sample, str]]) -> list[b
 
 
 def read_into(store: Store, sample: Sample, suffix: str, row: Float[np.ndarray, "..."]) -> bool:
-    """Read the numbers of a .npy member of a folder straight into their place.
+    """Read the array of a .npy member in a folder into memory; return whether it succeeded.
 
-    Returns whether they are there: of the row's shape and precision, and what was indexed. If not,
-    the row holds anything, and `read_members` tells why.
+    Success means the row's shape and dtype, and the indexed bytes. Otherwise the row is undefined,
+    and `read_members` reports the reason.
 
     Raises:
         BadSampleError: the sample lacks the member.
@@ -66,7 +66,7 @@ def read_into(store: Store, sample: Sample, suffix: str, row: Float[np.ndarray, 
 
 @dataclass(frozen=True)
 class MemberPlace:
-    """Where a member lies, as text for messages: subject, shard, key, suffix and offset."""
+    """Place of a member, for messages: subject, shard, key, suffix and offset."""
 
     store: Store
     sample: Sample
@@ -74,7 +74,7 @@ class MemberPlace:
     subject: str = ""
 
     def __str__(self) -> str:
-        """Return the text; most places are never told."""
+        """Return the text, made only when a message needs it."""
         offset = self.sample.member(self.suffix).offset
         shard = self.store.locate(self.sample.shard)
         whose = f"{self.subject}: " if self.subject else ""
@@ -86,7 +86,7 @@ def _range(sample: Sample, member: Member) -> Range:
 
 
 def _kept(store: Store, member: Member) -> bytes | None:
-    """Return what the store's disk cache has of a member, if it is whole."""
+    """Return a member's bytes from the disk cache, None if it is not there or damaged."""
     if store.cache is None or not member.checksum:
         return None
     data = store.cache.get(member.checksum, member.size)
@@ -94,7 +94,7 @@ def _kept(store: Store, member: Member) -> bytes | None:
 
 
 def _checked(store: Store, sample: Sample, suffix: str, member: Member, part: bytes) -> bytes:
-    """Return a member's bytes as they were indexed, fetched once more where they are not."""
+    """Return a member's verified bytes, fetched a second time if they do not match the index."""
     if not _is_intact(part, member):
         store.counts.damaged += 1
         part = store.read_ranges([_range(sample, member)])[0]

@@ -1,7 +1,6 @@
-"""Arrays that are slow to get: each is fetched once by whoever asks first, and kept up to a limit.
+"""Memory cache: arrays that are slow to read, each fetched once and kept up to a limit.
 
-Batches are read ahead by many threads, which want the same samples where an epoch ends and the next
-begins.
+Batches are read ahead by many threads, which request the same samples at the border of two epochs.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -16,11 +15,11 @@ from mindeye_dist.errors import BadSampleError
 Key = TypeVar("Key", bound=Hashable)
 
 
-class ReadOnce:
-    """What is in memory or on its way there.
+class MemoryCache:
+    """Cache of arrays in memory, shared by threads; an array in flight is fetched once.
 
     Args:
-        max_bytes: that stay in memory; what does not fit is fetched again when it is asked for.
+        max_bytes: memory limit; arrays beyond it are fetched again at each request.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -31,10 +30,10 @@ class ReadOnce:
     def get(
         self, keys: Sequence[Key], fetch: Callable[[list[Key]], list[np.ndarray]]
     ) -> list[np.ndarray]:
-        """Return arrays by key; `fetch` is called with those that nobody has or waits for.
+        """Return arrays by key; `fetch` gets the keys that are neither cached nor in flight.
 
         Raises:
-            Exception: what `fetch` raised; those who wait for the same keys get it, too.
+            Exception: the exception of `fetch`, also for other threads that wait for these keys.
         """
         with self._lock:
             missing = [key for key in dict.fromkeys(keys) if key not in self._held]
@@ -54,7 +53,7 @@ class ReadOnce:
             if len(missing) == 1:
                 self._fail(missing, error)
                 raise
-            # One by one, so that those who wait for the others get them.
+            # One by one, so that threads that wait for the good ones get them.
             left = dict(missing)
             for key, future in missing.items():
                 del left[key]

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from mindeye_dist.randomness import numpy_generator
 
 COMBINED, AVERAGED = 0.5, 0.3
-"""Of `random_combine`: the shares of samples that are a combination of all rows, or their mean."""
+"""Shares of samples under `random_combine`: a combination of all repeats; their mean."""
 
 
 def chances(
     seed: int, step: int, count: int, num_repeats: int
 ) -> Float[np.ndarray, "batch chances"]:
-    """Return what `draw_repeat` takes for each place of a step's global batch, uniform in 0..1."""
+    """Draw uniform numbers in 0..1 for `draw_repeat`, a row for each position of a batch."""
     return numpy_generator(seed, "repeat", step).random((count, 1 + num_repeats))
 
 
@@ -23,7 +23,7 @@ def draw_repeat(
     turn: int,
     chance: Float[np.ndarray, " chances"],
 ) -> Float[np.ndarray, " voxels"]:
-    """Return one response, in the repeats' precision where it is one of them.
+    """Return one response made of a picture's repeats; a single repeat keeps its precision.
 
     `cycle` takes row `turn` modulo their number, `random` any row, `mean` their mean.
     `random_combine` is the published low-level recipe, drawn for each sample: with 50 % a random
@@ -47,5 +47,5 @@ def single(array: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
 
 
 def put_single(array: Float[np.ndarray, "*shape"], place: Float[np.ndarray, "*shape"]) -> None:
-    """Write what `single` returns into its place."""
+    """Write an array into another one in single precision."""
     torch.from_numpy(place).copy_(torch.from_numpy(array))

@@ -29,7 +29,7 @@ VOXELS = "nsdgeneral.npy"
 DISTINCT = "num_uniques.npy"
 PICTURES = ("jpg", "png")
 ABOUT_PICTURES = "truth/pictures.jsonl"
-"""What simulation writes about its pictures, beside the shards: a JSON line each."""
+"""File beside simulated shards with source, caption and factors of each picture, as JSON lines."""
 END_OF_TAR = 1024
 
 
@@ -223,7 +223,7 @@ def decode_npy(data: bytes, where: object) -> np.ndarray:
 
 
 def intact_shard(store: Store, path: str) -> Shard | None:
-    """Return the entry of a shard that is there, if its bytes are those that were indexed."""
+    """Return the manifest entry of an existing shard whose bytes match its index, else None."""
     if not store.exists(path):
         return None
     try:

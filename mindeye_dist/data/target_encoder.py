@@ -14,7 +14,7 @@ from mindeye_dist.data.manifest import Targets
 from mindeye_dist.data.targets import Request
 from mindeye_dist.errors import BadSampleError, DataError
 from mindeye_dist.pictures import decode
-from mindeye_dist.shapes import Kind, Recipe
+from mindeye_dist.shapes import Augmentation, Kind
 
 BATCH = 32
 """Pictures that are encoded at once."""
@@ -42,7 +42,7 @@ class Views:
     """Augmented variants of each picture: how many, by which recipe, from which seed."""
 
     count: int = 0
-    how: Recipe = "release"
+    how: Augmentation = "release"
     seed: int = 0
 
     def __str__(self) -> str:
@@ -114,7 +114,7 @@ def _half(target: np.ndarray, what: str) -> np.ndarray:
 
 
 def check_encoder(targets: Targets, encoder: TargetEncoder, name: str) -> None:
-    """See that a set of targets is by the very encoder that is in use.
+    """Check that a set of targets was made by this encoder.
 
     Raises:
         DataError: it is by another encoder, by other weights or preprocessing, or of another kind.

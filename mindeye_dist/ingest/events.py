@@ -1,4 +1,4 @@
-"""Events: a table of what was shown when -> trials, checked and sorted into splits."""
+"""Events: a table of presentations -> trials, checked and assigned to splits."""
 
 import csv
 import math
@@ -33,7 +33,7 @@ class Trial:
 
     @property
     def what(self) -> str:
-        """What makes trials repeats of each other: the picture, or nothing but the trial itself."""
+        """Key that trials of a picture share; the trial itself if it has no picture."""
         return f"picture {self.picture}" if self.picture else f"line {self.line}"
 
 

@@ -228,7 +228,7 @@ def build(kind: Kind, num_voxels: int, sizes: Sizes) -> nn.Module:
 
 
 def derived_values(kind: Kind, sizes: Sizes) -> dict[str, Float[np.ndarray, " entries"]]:
-    """Return what the published file stores and ours derives, by published key."""
+    """Return the values that published files store and this project derives, by published key."""
     if kind == "autoencoder":
         return {}
     prior = sizes.model.prior

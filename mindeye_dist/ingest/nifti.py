@@ -256,7 +256,7 @@ def zscore(
 def usable_voxels(
     sessions: Mapping[str, Float[np.ndarray, "trials voxels"]], drop: bool
 ) -> Bool[np.ndarray, " voxels"]:
-    """Return which voxels are numbers in every session.
+    """Return a mask of the voxels that are finite in every session.
 
     Raises:
         DataError: some are not, and are not to be dropped, or none are.

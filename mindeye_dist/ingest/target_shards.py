@@ -56,7 +56,7 @@ class Made:
 
 
 def source(picture_sha256: str, encoder: TargetEncoder, views: Views) -> str:
-    """Return what a picture's targets depend on, on one line."""
+    """Return a line that identifies picture, encoder and views of a target."""
     return f"picture {picture_sha256}, encoder {encoder.digest}, {views}\n"
 
 
@@ -67,7 +67,7 @@ def picture_digests(store: Store, samples: Sequence[Sample]) -> list[str]:
 
 
 def samples_per_shard(encoder: TargetEncoder, views: Views) -> int:
-    """Return how many samples a shard takes, at most as many as a published one."""
+    """Return the number of samples of a shard, at most that of a published shard."""
     size = 2 * prod(encoder.shape) * (1 + views.count)
     return max(1, min(SAMPLES_PER_SHARD, LARGEST_SHARD // size))
 
@@ -122,7 +122,7 @@ def shard_path(task: Task, encoder: TargetEncoder) -> str:
 def embed_shard(
     store: Store, encoder: TargetEncoder, task: Task, finished: Mapping[str, Shard]
 ) -> Made:
-    """Make a shard of targets, unless it is there: copy what is lent, encode the rest.
+    """Write a shard of targets unless it exists: copy lent targets, encode the others.
 
     Args:
         store: where samples are read and targets written.
@@ -164,7 +164,7 @@ def _suffixes(encoder: TargetEncoder, views: Views) -> list[str]:
 def _lent(
     store: Store, task: Task, finished: Mapping[str, Shard], suffixes: Sequence[str]
 ) -> dict[str, dict[str, bytes]]:
-    """Return the members of lent targets by their source; what is damaged is left out."""
+    """Return the members of lent targets by source, without damaged ones."""
     indexes = {
         path: {sample.key: sample for sample in read_index(store, finished[path])}
         for path in {path for path, _ in task.lent.values()}

@@ -1,8 +1,7 @@
-"""Members of remote shards on a disk of this machine, the least recently used deleted first.
+"""Disk cache: members of remote shards on the local disk, least recently used deleted first.
 
 Processes of a machine may share the folder. A file is named by its member's checksum and size, so
-that a shard which was written anew is not taken for the old one; what is read is checked as what
-comes over the network is.
+that a rewritten shard has other files. Cached bytes are verified like those from the network.
 """
 
 import contextlib
@@ -13,13 +12,13 @@ from threading import Lock, get_ident
 from mindeye_dist.errors import InputError
 
 ROOM_LEFT = 0.9
-"""What is deleted goes down to this share of the limit, so that it is not done for every file."""
+"""Share of the limit to which a deletion goes down, so that not every new file deletes."""
 COUNTED_AFTER = 1 / 64
-"""What a process writes, as a share of the limit, before it counts again what others wrote."""
+"""Share of the limit that a process writes before it counts the files of all processes again."""
 
 
 class DiskCache:
-    """A folder of members, at most so many bytes, and a 64th of them more for each process.
+    """A folder of at most `max_bytes` of members, plus a 64th of that for each process.
 
     Raises:
         InputError: on construction, if the folder cannot be made or read.
@@ -36,7 +35,7 @@ class DiskCache:
             raise InputError(f"data.disk_cache: {folder} cannot be used: {error}") from error
 
     def get(self, checksum: str, size: int) -> bytes | None:
-        """Return a member's bytes, unchecked; none where it is not there."""
+        """Return a member's bytes, not verified; None if it is not cached."""
         path = self._path(checksum, size)
         try:
             data = path.read_bytes()

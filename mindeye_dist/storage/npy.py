@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 
 NOT_NPY = (ValueError, EOFError, OSError, MemoryError, SyntaxError, TypeError, tokenize.TokenError)
-"""What NumPy's reader raises on bytes that are no plain array."""
+"""Exceptions that NumPy's reader raises on bytes that are not a plain array."""
 HEADER = re.compile(
     rb"\x93NUMPY\x01\x00.."
     rb"\{'descr': '([<>|](?:f[248]|[iu][1248]|b1))', 'fortran_order': False, "

@@ -1,4 +1,4 @@
-"""Files of this machine that are kept open: opening one takes as long as reading a small member."""
+"""Open files of a local folder: opening a file takes as long as reading a small member."""
 
 import os
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ MOST = 64
 
 
 class OpenFiles:
-    """Reads from files as they were when they were first opened; pickled, it has none open."""
+    """Reader of files as they were when first opened; a pickled copy starts with none open."""
 
     def __init__(self) -> None:
         self._open = lru_cache(maxsize=MOST)(_File)
@@ -18,21 +18,21 @@ class OpenFiles:
         return OpenFiles, ()
 
     def read_into(self, path: str, start: int, places: Sequence[Any]) -> int:
-        """Read a file from a byte on into memory; return how many bytes there are.
+        """Read a file from byte `start` on into memory; return the number of bytes read.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
-        file = self._open(path)  # held: nobody else may have it, and without it its number is void
+        file = self._open(path)  # keep a reference: without one, the descriptor is closed
         return os.preadv(file.number, places, start)
 
     def forget(self) -> None:
-        """Open all of them anew when they are read again."""
+        """Forget all files, so that the next read opens them anew."""
         self._open.cache_clear()
 
 
 class _File:
-    """An open file, closed when nobody holds it any more."""
+    """An open file, closed with its last reference."""
 
     def __init__(self, path: str) -> None:
         self.number = os.open(path, os.O_RDONLY)

@@ -1,9 +1,9 @@
-"""Byte ranges of objects over a network: near ones joined, read at once, hedged, tried again.
+"""Byte ranges of objects over a network: joined, read concurrently, hedged and retried.
 
-A read that takes far longer than its like is asked for once more, and whichever answers first
-counts (Dean & Barroso, The Tail at Scale, 2013); one that fails or comes short is tried again after
-a growing, jittered wait. Both are bounded and counted. fsspec's and boto's own repetitions are
-switched off, or they would multiply.
+A request that takes far longer than the median is sent a second time, and the first response counts
+(hedging: Dean & Barroso, The Tail at Scale, 2013). A request that fails or returns too few bytes is
+sent again after a growing, jittered delay. Both are bounded and counted. Retries of fsspec and boto
+are switched off, or they would multiply.
 """
 
 import asyncio
@@ -21,47 +21,49 @@ from botocore.parsers import ResponseParserError
 Range = tuple[str, int, int]
 """Path, first byte, and the byte after the last."""
 Fetch = Callable[..., Awaitable[bytes]]
-"""Of a path, from `start` to `end`."""
+"""Fetches the bytes of a path from `start` to `end`."""
 Answer = TypeVar("Answer")
 
 UNREADABLE = (OSError, BotoCoreError, ClientError, ResponseParserError, ConnectionFailure)
-"""What a file system raises where bytes cannot be had."""
+"""Exceptions that a file system raises if bytes cannot be read."""
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-"""Those of them that another try would not mend."""
+"""Exceptions that another attempt would not resolve."""
 TRIES, FIRST_WAIT, LONGEST_WAIT = 6, 0.05, 5.0
-"""Of a request: tries in all, the mean wait before the second, and the longest (seconds)."""
+"""Maximum attempts per request; mean delay before the second and longest delay, in seconds."""
 SHORT_TRIES = 3
-"""Of a request that is answered by too few bytes."""
+"""Maximum attempts of a request that returns too few bytes."""
 AT_ONCE = 32
-"""Requests on their way at once, of each reader, without those that hedge."""
+"""Maximum number of concurrent requests of a reader, not counting hedges."""
 GAP, LONGEST_JOINED = 1024, 8 * 2**20
-"""Bytes between two ranges that are read along, as tar headers are, and of a joined range."""
+"""Maximum gap between two ranges that are joined (tar headers are smaller), and maximum size of a
+joined range, in bytes."""
 HEDGE_AFTER, HEDGE_FLOOR, HEDGED_SHARE, ABREAST = 4.0, 0.3, 0.05, 3
-"""A second request goes out after so many medians, at least so many seconds, and a third after as
-long again; hedges are at most a share of all requests. How many of one range may be out at once."""
+"""Hedging: a duplicate request is sent after HEDGE_AFTER median latencies, at least HEDGE_FLOOR
+seconds, and another one after as long again. Duplicates are at most HEDGED_SHARE of all requests
+and ABREAST per range."""
 UNKNOWN_PATIENCE = 2.0
-"""Before the second request, while nothing is known of others (seconds)."""
+"""Delay before a hedge while too few latencies are known (seconds)."""
 ONCE = {
     "retries": {"total_max_attempts": 1},
     "connect_timeout": 5,
     "read_timeout": 20,
-    "max_pool_connections": 2 * AT_ONCE,  # with those that hedge
+    "max_pool_connections": 2 * AT_ONCE,  # hedges included
 }
-"""boto's settings for reading ranges: one try, and how long it may take (seconds)."""
+"""boto's settings for reading ranges: one attempt, and its timeouts in seconds."""
 TOO_SLOW = "RequestTimeout"
-"""What S3 calls an error of the sender's that another try may mend."""
+"""S3's code of a client error that another attempt may resolve."""
 
 
 @dataclass
 class Counts:
-    """What reading took.
+    """Counts of a store's requests.
 
     Attributes:
-        requests: sent in all.
-        retries: sent since the one before failed or came short.
-        damaged: members whose bytes were not those that were indexed, and were read again.
-        hedges: sent since the one before took long.
-        num_bytes: received.
+        requests: number of requests.
+        retries: number of requests sent again after a failure or too few bytes.
+        damaged: number of members that did not match their index and were read again.
+        hedges: number of duplicate requests sent because the first took long.
+        num_bytes: number of bytes received.
     """
 
     requests: int = 0
@@ -73,7 +75,7 @@ class Counts:
 
 @dataclass(slots=True)
 class Joined:
-    """A range that covers several; `members` are their places in what was asked for."""
+    """A range that covers the requested ranges `members`, by position in the request."""
 
     path: str
     start: int
@@ -82,7 +84,7 @@ class Joined:
 
 
 def join(ranges: Sequence[Range]) -> list[Joined]:
-    """Return ranges that cover the given ones, those of a path that lie near each other as one."""
+    """Return ranges that cover the given ones, with near ranges of a path joined."""
     if len(ranges) == 1:
         return [Joined(*ranges[0], [0])]
     joined: list[Joined] = []
@@ -103,7 +105,7 @@ def join(ranges: Sequence[Range]) -> list[Joined]:
 
 
 def is_final(error: BaseException) -> bool:
-    """Return whether another try would not help: nothing there, or not for us."""
+    """Return whether another attempt would fail too: no such object, or no permission."""
     answer = error if isinstance(error, ClientError) else error.__cause__
     if not isinstance(answer, ClientError):
         return isinstance(error, FINAL)
@@ -114,12 +116,12 @@ def is_final(error: BaseException) -> bool:
 
 
 def wait_before(attempt: int) -> float:
-    """Return how long to wait before try number `attempt` (from 1; seconds), jittered."""
+    """Return the jittered delay after attempt number `attempt`, from 1, in seconds."""
     return min(FIRST_WAIT * 2.0 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.5, 1.5)
 
 
 class Reader:
-    """Reads ranges through a coroutine that fetches one."""
+    """Reader of ranges through a coroutine that fetches one range."""
 
     def __init__(self, fetch: Fetch, counts: Counts) -> None:
         self._fetch, self._counts = fetch, counts
@@ -127,11 +129,14 @@ class Reader:
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def read(self, ranges: Sequence[Range]) -> list[bytes | BaseException]:
-        """Return the bytes of each range, or what kept them; short where the object is."""
+        """Return each range's bytes, or the exception that reading it raised.
+
+        A range past the object's end is shorter.
+        """
         joined = join(ranges)
 
-        # Whoever waits first is first, to its end: another try that stood in line anew would keep
-        # the batch that training is waiting for behind those after it.
+        # A request keeps its slot over all attempts: a retry that queued again would hold up the
+        # batch that training waits for behind later batches.
         async def one(part: Joined) -> bytes:
             async with self._room:
                 return await self._patiently(part)
@@ -198,10 +203,10 @@ class Reader:
 
 
 async def tried(action: Callable[[], Awaitable[Answer]], counts: Counts) -> Answer:
-    """Return what an action returns, tried again where it fails for a while.
+    """Return an action's result, with retries after temporary failures.
 
     Raises:
-        Exception: of `UNREADABLE`, what the last try failed with.
+        Exception: one of `UNREADABLE`, from the last attempt.
     """
     for attempt in range(1, TRIES):
         try:

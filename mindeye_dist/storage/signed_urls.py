@@ -1,7 +1,7 @@
-"""Ranges of S3 objects by URLs that hold for all reads of an object for a while.
+"""Presigned URLs: ranges of S3 objects through one URL for all reads of an object for a while.
 
-boto builds, signs and parses every request anew, which takes 3 ms of a core; of what is read from a
-shard only the range differs, and that is no part of a signature.
+boto builds, signs and parses each request, which takes 3 ms of a core. Reads of a shard differ only
+in their range, which is not part of a signature.
 """
 
 import re
@@ -14,11 +14,11 @@ from botocore.awsrequest import AWSRequest
 from mindeye_dist.storage.ranges import UNREADABLE, Counts
 
 LIFE, EXPIRES = 900.0, 1200
-"""How long a URL is used, and how long it holds (seconds)."""
+"""Time for which a URL is used, and time for which it is valid, in seconds."""
 REFUSED = 60.0
-"""How long an object whose URL was refused is read without (seconds)."""
+"""Time for which an object is read without a URL after a refusal, in seconds."""
 FAILURES = 3
-"""Of a server, before anything came by a URL, that count as its refusal."""
+"""Server errors, before a signed URL's first success, after which the URL counts as refused."""
 PARTIAL, MENDED_BY_WAITING, SERVER_ERROR = 206, (408, 429), 500
 
 
@@ -31,20 +31,20 @@ class _Signed:
     refused: bool = False
 
     def refuse(self) -> None:
-        """Have the object read in the ordinary way for a while."""
+        """Read the object without a URL for a while."""
         self.refused, self.until = True, time.monotonic() + REFUSED
 
 
 class SignedReads:
-    """Fetches ranges through a file system's own connections.
+    """Fetcher of ranges by presigned URLs, over a file system's own connections.
 
-    Where a URL is not answered by bytes, the object is asked for in the file system's ordinary way,
-    which knows newer credentials, other endpoints, and what to say. Only where a URL was answered
-    before is an error that waiting may mend left to who tries again.
+    If a URL does not return bytes, the object is read in the file system's ordinary way, which has
+    newer credentials, other endpoints and clear errors. After a URL has succeeded once, temporary
+    errors are left to the caller's retries.
 
     Args:
         files: an s3fs file system.
-        counts: takes the requests that are made in the ordinary way after one by a URL.
+        counts: counts the ordinary requests that follow a failed URL.
     """
 
     def __init__(self, files: Any, counts: Counts) -> None:
@@ -55,8 +55,8 @@ class SignedReads:
         """Return the bytes of an object from `start` to `end`.
 
         Raises:
-            Exception: one of `UNREADABLE`; none tells a URL's signature, which opens the object to
-                anybody.
+            Exception: one of `UNREADABLE`, without the URL's signature, with which anybody could
+                read the object.
         """
         signed = await self._sign(path)
         if not signed.refused:

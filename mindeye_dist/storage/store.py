@@ -1,8 +1,7 @@
 """Bytes by URL: local folders and s3:// prefixes through the same few calls.
 
-Everything is addressed by a path relative to the store's root. S3 credentials, region and endpoint
-come from where boto users keep them (environment, ~/.aws); nothing here knows them. What fails for
-a while is tried again (reading.py).
+Paths are relative to the store's root. S3 credentials, region and endpoint come from boto's usual
+places (environment, ~/.aws). Temporary failures are retried (ranges.py).
 """
 
 import io
@@ -24,11 +23,11 @@ from mindeye_dist.storage.signed_urls import SignedReads
 LONGEST_READ = 2**20
 LONGEST_AHEAD = 4096
 PIECE, PIECES = 8 * 2**20, 8
-"""Bytes of a large file that are fetched as one, and how many of these at once."""
+"""Size of a piece of a large file in bytes, and number of pieces fetched concurrently."""
 
 
-def why(error: BaseException) -> str:
-    """Return what an error says, where that is less than what it means also that."""
+def explain(error: BaseException) -> str:
+    """Return the error's message, with a hint where the message alone is cryptic."""
     if isinstance(error, FileNotFoundError) and "/" in str(error) and " " not in str(error):
         return "there is no such object"
     if isinstance(error, PermissionError) and error.errno is None:
@@ -40,14 +39,14 @@ class Store:
     """A folder or bucket prefix.
 
     Args:
-        url: of the folder or prefix.
-        cache: keeps members of a remote store on this machine.
+        url: folder or s3:// prefix.
+        cache: disk cache for members of a remote store.
 
     Attributes:
-        counts: what reading took so far.
+        counts: counts of the requests so far.
 
     Raises:
-        DataError: from every method, naming the URL, when the bytes cannot be had.
+        DataError: from every method, naming the URL, if bytes cannot be read or written.
     """
 
     def __init__(self, url: str, cache: DiskCache | None = None) -> None:
@@ -90,14 +89,14 @@ class Store:
         try:
             data: bytes = self._do("cat_file", path)
         except UNREADABLE as error:
-            raise DataError(f"{self.locate(path)}: cannot be read: {why(error)}") from error
+            raise DataError(f"{self.locate(path)}: cannot be read: {explain(error)}") from error
         return data
 
     def read_ranges(self, ranges: Sequence[Range]) -> list[bytes]:
         """Return several byte ranges, fetched at the same time where the store is remote."""
         full = [(f"{self._root}/{path}", start, end) for path, start, end in ranges]
         if not isinstance(self._files, AsyncFileSystem):
-            return self._read_here(full)
+            return self._read_from_folder(full)
         parts: list[bytes | BaseException] = sync(self._files.loop, self._reader.read, full)
         whole: list[bytes] = []
         for (path, start, _), part in zip(ranges, parts, strict=True):
@@ -109,7 +108,7 @@ class Store:
             whole.append(part)
         return whole
 
-    def _read_here(self, ranges: Sequence[Range]) -> list[bytes]:
+    def _read_from_folder(self, ranges: Sequence[Range]) -> list[bytes]:
         parts = [b""] * len(ranges)
         for joined in join(ranges):
             try:
@@ -143,15 +142,15 @@ class Store:
         """
         try:
             return self._open_files.read_into(f"{self._root}/{path}", start, places)
-        except OSError:  # whoever reads it another way is told
+        except OSError:  # the caller reads it in another way, which reports the error
             return 0
 
     def forget_files(self) -> None:
-        """Look at the files of a folder anew when they are read again."""
+        """Close the open files of a folder, so that the next read opens them anew."""
         self._open_files.forget()
 
     def _do(self, action: str, path: str, *more: Any, **how: Any) -> Any:
-        """Return what an action of the file system returns, tried again where it is remote."""
+        """Return the result of an action of the file system, with retries if it is remote."""
         full = f"{self._root}/{path}"
         if not isinstance(self._files, AsyncFileSystem):
             return getattr(self._files, action)(full, *more, **how)
@@ -173,24 +172,24 @@ class Store:
         return size
 
     def names(self, folder: str) -> list[str]:
-        """Return the names in a folder, sorted; none where there is no such folder."""
+        """Return the sorted names in a folder; an empty list if there is no such folder."""
         try:
             paths = self._do("ls", folder, detail=False, refresh=True)
-        except FileNotFoundError:  # a folder of S3 is there as long as something is in it
+        except FileNotFoundError:  # a folder of S3 exists only while it has content
             return []
         except UNREADABLE as error:
             raise DataError(f"{self.locate(folder)}: cannot be listed: {error}") from error
         return sorted(path.rsplit("/", 1)[-1] for path in paths)
 
     def open(self, path: str) -> "RangeFile":
-        """Return a file to read here and there, of which only what is read is fetched."""
+        """Return a file for random access, of which only the bytes read are fetched."""
         return RangeFile(self, path)
 
     def copy(self, path: str, target: Path) -> None:
-        """Copy a whole file to this machine, without holding it in memory.
+        """Copy a file to the local disk, piece by piece.
 
         Raises:
-            OSError: it cannot be written here.
+            OSError: the local file cannot be written.
         """
         size = self.size(path)
         with target.open("wb") as file:
@@ -203,7 +202,7 @@ class Store:
                 raise DataError(f"{self.locate(path)}: {got}")
 
     def delete(self, path: str) -> None:
-        """Delete a file where there is one."""
+        """Delete a file if it exists."""
         try:
             if self._do("exists", path):
                 self._do("rm_file", path)
@@ -211,7 +210,7 @@ class Store:
             raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
 
     def delete_folder(self, path: str) -> None:
-        """Delete a folder with all that is in it, where there is one."""
+        """Delete a folder and its content if it exists."""
         try:
             if self._do("exists", path):
                 self._do("rm", path, recursive=True)
@@ -219,7 +218,7 @@ class Store:
             raise DataError(f"{self.locate(path)}: cannot be deleted: {error}") from error
 
     def upload(self, source: Path, path: str) -> None:
-        """Write a whole file from one of this machine, of which few parts are held in memory."""
+        """Copy a local file to the store, a few pieces in memory at a time."""
         target = f"{self._root}/{path}"
         try:
             if self.is_local:
@@ -232,7 +231,7 @@ class Store:
             raise DataError(f"{self.locate(path)}: cannot be written: {error}") from error
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a whole file; a local one appears at once or not at all."""
+        """Write a file; a local file appears whole or not at all."""
         target = f"{self._root}/{path}"
         try:
             if not self.is_local:
@@ -248,13 +247,13 @@ class Store:
 
 
 class RangeFile(io.RawIOBase):
-    """A file of a store for `tarfile` to read headers from: only what is read is fetched.
+    """A file of a store from which `tarfile` reads headers: only the bytes read are fetched.
 
-    What `tarfile` reads between two jumps is a header, of one block or, extended, of three; the
-    next one will be as long and is fetched at once.
+    Between two seeks, `tarfile` reads a header of one block, or of three if it is extended. The
+    next header is assumed to be as long and is fetched in one request.
 
     Raises:
-        DataError: from construction and reads, when the bytes cannot be had.
+        DataError: from construction and reads, if the bytes cannot be read.
     """
 
     def __init__(self, store: Store, path: str) -> None:

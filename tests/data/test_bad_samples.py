@@ -52,7 +52,7 @@ def by_hand(folder, bad, **changes):
         numbers = order(step)
         for position, number in enumerate(numbers.tolist()):
             if number in bad:
-                others = loader.stand_ins(step, position).tolist()
+                others = loader.replacements(step, position).tolist()
                 numbers[position] = next(other for other in others if other not in bad)
         return numbers
 
@@ -191,12 +191,12 @@ def test_who_stands_in_is_not_in_the_batch(tiny_shards):
     loader = open_loader(tiny_shards)
     for step in STEPS:
         inside = set(loader.order(step).tolist())
-        drawn = loader.stand_ins(step, 3).tolist()
+        drawn = loader.replacements(step, 3).tolist()
         assert sorted(drawn) == list(range(23))
         assert set(drawn[-len(inside) :]) == inside
-    assert loader.stand_ins(1, 2).tolist() != loader.stand_ins(1, 3).tolist()
+    assert loader.replacements(1, 2).tolist() != loader.replacements(1, 3).tolist()
     again = open_loader(tiny_shards)
-    np.testing.assert_array_equal(loader.stand_ins(5, 0), again.stand_ins(5, 0))
+    np.testing.assert_array_equal(loader.replacements(5, 0), again.replacements(5, 0))
 
 
 def test_read_ahead_replaces_alike(tiny_shards, own_shards):

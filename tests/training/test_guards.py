@@ -354,7 +354,7 @@ def test_a_run_that_passes_over_bad_samples(tiny_shards, tiny_config, tmp_path, 
         whole.order = lambda step: order(self, step)
         numbers = whole.order(step)
         for position in np.flatnonzero(np.isin(numbers, (4, 9))).tolist():
-            drawn = whole.stand_ins(step, position).tolist()
+            drawn = whole.replacements(step, position).tolist()
             numbers[position] = next(number for number in drawn if number not in (4, 9))
         return numbers
 
