@@ -18,12 +18,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from rich.console import Console
 from rich.table import Table
 
-from jobs.tracking import mlflow_delivery
+from jobs.tracking import session
 from jobs.tracking.session import tracked
 from jobs.worker import worker
 from mindeye_dist.config import ExperimentConfig
@@ -40,7 +41,7 @@ WAYS = ("off", "off again", "nobody listens", "never answers")
 def main(out: Path) -> None:
     """Run the rounds, print the ratios and add them to those there."""
     logging.disable(logging.WARNING)  # each run would say that MLflow is down
-    mlflow_delivery.FLUSH_SECONDS = 1.0  # what the end waits is not a step's time
+    session.FLUSH_SECONDS = 1.0  # what the end waits is not a step's time
     with tempfile.TemporaryDirectory() as folder:
         write_tiny_subject(f"{folder}/shards", NUM_VOXELS, {"train": SAMPLES, "val": 7, "test": 1})
         config = bench_run(Path(folder))
@@ -77,16 +78,16 @@ def bench_run(folder: Path) -> ExperimentConfig:
 def step_time(config: ExperimentConfig, way: str) -> tuple[float, float]:
     """Train; return the seconds of a step, after the first few, and the tracking thread's share."""
     computed = [0.0]
-    deliver = mlflow_delivery.Tracker._deliver
+    deliver = session.Tracker._deliver
 
-    def counted(tracker: mlflow_delivery.Tracker, ended: bool) -> None:
+    def counted(tracker: session.Tracker, *given: Any) -> None:
         try:
-            deliver(tracker, ended)
+            deliver(tracker, *given)
         finally:
             computed.append(time.thread_time())
 
     begun = time.perf_counter()
-    with address(way) as mlflow, mock.patch.object(mlflow_delivery.Tracker, "_deliver", counted):
+    with address(way) as mlflow, mock.patch.object(session.Tracker, "_deliver", counted):
         config = override(config, {"tracking.mlflow": mlflow})
         with tracked(config) as reports:
             worker(config, reports)

@@ -10,11 +10,7 @@ import hashlib
 import logging
 import math
 import os
-import random
-import threading
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +21,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.tracking.record import RUNNING, Tracking, tracking_uri, write_tracking
+from jobs.tracking.record import RUNNING, Tracking, tracking_uri
 from mindeye_dist.config import ExperimentConfig
 from mindeye_dist.errors import DataError
 from mindeye_dist.runs.folder import TRACKED_RUN
@@ -33,14 +29,6 @@ from mindeye_dist.runs.journal import read_journal_from, write_atomically
 from mindeye_dist.strict import paths
 
 log = logging.getLogger(__name__)
-FLUSH_SECONDS = 20.0
-"""Maximum wait for MLflow at the end of a run."""
-CLOSING_TRIES = 3
-"""Maximum number of attempts at the end of a run."""
-GATHER_SECONDS = 1.0
-"""Pause between two successful deliveries."""
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
-"""Delay after a first failure, and the longest delay, in seconds."""
 CALL_SECONDS = "15"
 """Timeout of a request to a tracking server."""
 ROWS = 50
@@ -209,89 +197,6 @@ class Delivery:
             there[key] = {metric.step for metric in history if metric.step >= first}
         self._there = there
         self._last = max((max(steps) for steps in there.values() if steps), default=-1)
-
-
-class Tracker:
-    """Report that has a thread send the run's journal to MLflow, with retries.
-
-    Training never waits, except for a bounded time at the end. Metrics that are not sent by then
-    stay in the journal, for jobs/track.py.
-    """
-
-    def __init__(self, tracking: Tracking, uri: str) -> None:
-        self._tracking = tracking
-        self._uri = uri
-        self._delivery = Delivery(tracking, uri)
-        self._written = threading.Event()
-        self._ended = threading.Event()
-        self._done = False
-        self._failing = False
-        self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
-        self._thread.start()
-
-    def __call__(self, metrics: dict[str, Any]) -> None:
-        """Note that the journal has a new row."""
-        self._written.set()
-
-    def close(self, status: str) -> None:
-        """Send the rest of the journal and the final status, for a bounded time."""
-        self._tracking = replace(self._tracking, status=status, ended=time.time())
-        try:
-            write_tracking(self._tracking)
-        except DataError as error:  # the disk is full, which the run reports itself
-            log.warning("mlflow: %s", error)
-        self._ended.set()
-        self._thread.join(FLUSH_SECONDS)
-        if not self._done:
-            log.warning(
-                "mlflow: %s did not take all metrics; the journal has them: "
-                "python jobs/track.py --run-dir %s",
-                self._uri,
-                self._tracking.config.run_dir,
-            )
-
-    def _run(self) -> None:
-        try:
-            self._keep_delivering()
-        finally:
-            self._delivery.close()
-
-    def _keep_delivering(self) -> None:
-        wait, tries = FIRST_WAIT, 0
-        while not self._done and tries < CLOSING_TRIES:
-            ended = self._ended.is_set()  # read first: all rows written before are then sent
-            pause = GATHER_SECONDS
-            try:
-                self._deliver(ended)
-                self._say(None)
-                wait = FIRST_WAIT
-            except DELIVERY_ERRORS as error:
-                self._say(error)
-                pause = wait * random.uniform(
-                    0.5, 1.0
-                )  # runs that share a server do not retry together
-                wait = min(2 * wait, LONGEST_WAIT)
-                tries += ended
-            if not ended:
-                self._ended.wait(pause)
-            elif not self._done:
-                time.sleep(FIRST_WAIT)
-
-    def _deliver(self, ended: bool) -> None:
-        self._delivery.open()
-        if self._written.is_set() or ended:  # before the first row, the journal may still be cut
-            self._delivery.send()
-        if ended:
-            self._delivery.end(self._tracking.status, self._tracking.ended)
-            self._done = True
-
-    def _say(self, error: Exception | None) -> None:
-        """Log a change between failing and working, once each time."""
-        if error and not self._failing:
-            log.warning("mlflow: %s: %s; metrics stay in the journal", self._uri, error)
-        if self._failing and not error:
-            log.warning("mlflow: %s: takes metrics again", self._uri)
-        self._failing = error is not None
 
 
 def parts(values: Sequence[Any], most: int) -> list[Sequence[Any]]:

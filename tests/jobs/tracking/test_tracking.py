@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from jobs import track
 from jobs.command import metrics_line, seconds_left
-from jobs.tracking import mlflow_delivery
+from jobs.tracking import session
 from jobs.tracking.mlflow_delivery import Delivery
 from jobs.tracking.record import RUNNING, TRACKING, begin, read_tracking, tracking_uri
 from jobs.tracking.session import tracked
@@ -54,9 +54,9 @@ def databases(made_database, tmp_path):
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
     """Try again soon; the environment, which a tracker changes, is as it was afterwards."""
-    monkeypatch.setattr(mlflow_delivery, "FIRST_WAIT", 0.1)
-    monkeypatch.setattr(mlflow_delivery, "LONGEST_WAIT", 0.5)
-    monkeypatch.setattr(mlflow_delivery, "GATHER_SECONDS", 0.1)
+    monkeypatch.setattr(session, "FIRST_WAIT", 0.1)
+    monkeypatch.setattr(session, "LONGEST_WAIT", 0.5)
+    monkeypatch.setattr(session, "GATHER_SECONDS", 0.1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
 
@@ -316,7 +316,7 @@ def finish_beside_a_silent_server(run_dir, port):
     """Run in a process of its own: a run of one row, which ends in a bounded time."""
     from mindeye_dist.config import ExperimentConfig
 
-    mlflow_delivery.FLUSH_SECONDS = 1.0
+    session.FLUSH_SECONDS = 1.0
     url = f"http://127.0.0.1:{port}"
     train(override(ExperimentConfig(run_dir=run_dir), {"tracking.mlflow": url}), [1], 1)
     sys.stdout.write("ended\n")
