@@ -1,4 +1,4 @@
-"""Options of `jobs/track.py`."""
+"""Options of late tracking: the run, and the tracking server."""
 
 from dataclasses import dataclass, field
 
@@ -14,7 +14,7 @@ class Server:
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """Send MLflow what it missed of a run."""
+    """Send MLflow the metrics of a run that it does not have."""
 
     run_dir: str = "runs/demo"
     """Folder of the run, or of a trial."""

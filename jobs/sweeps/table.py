@@ -21,7 +21,7 @@ ROWS = 8
 CELL, FIXED_WIDTH = 8, 44
 """Width of a setting's value, and of all columns before the settings, in characters."""
 PLAIN_SECONDS = 30.0
-"""Time between two lines where there is no terminal."""
+"""Time between two lines without a terminal, in seconds."""
 STATES = {"RUNNING": "running", "TERMINATED": "ended", "ERROR": "failed", "PENDING": "waiting"}
 
 

@@ -1,4 +1,8 @@
-"""Work of `jobs/embed.py`."""
+"""Embedding: pictures of a store's shards -> a set of targets, on Ray Data.
+
+Targets are kept in shards named by keys and sources: an interrupted job continues with the missing
+shards, and a picture that several subjects saw is encoded once. The manifest is written last.
+"""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -115,7 +119,7 @@ def embed(options: Embed) -> Manifest:
 
 
 def embed_workers(options: Embed) -> Workers:
-    """Return who computes."""
+    """Return the workers that the options ask for."""
     return Workers(
         count=options.workers,
         gpu=options.model.device == "cuda",

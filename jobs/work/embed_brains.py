@@ -1,4 +1,4 @@
-"""Work of `jobs/embed_brains.py`."""
+"""Embedding of brains: voxels of a split -> the projector's embeddings, as shards of `.npy`."""
 
 import json
 import sys
@@ -115,7 +115,7 @@ def embed_brains(options: EmbedBrains) -> dict[str, Any]:
 
 
 def embedding_settings(options: EmbedBrains, predictor: Predictor) -> EmbeddedWith:
-    """Return what embeddings by this checkpoint and these options depend on."""
+    """Return the provenance of embeddings by this checkpoint and these options."""
     return EmbeddedWith(
         split=options.split,
         repeats=options.repeats,

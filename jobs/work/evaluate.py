@@ -1,4 +1,4 @@
-"""Work of `jobs/evaluate.py`."""
+"""Evaluation of a checkpoint: scores, drawn pictures and their controls -> report and page."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -121,7 +121,7 @@ def evaluate_checkpoint(
 def open_highlevel_reconstructor(
     options: Evaluate, predictor: Predictor, store: Store
 ) -> Reconstructor | None:
-    """Return what draws pictures from a checkpoint's tokens and noise, if a generator takes them.
+    """Return the reconstructor of a checkpoint, if a generator takes its tokens.
 
     One that was not asked for is left out where it does not fit, and that is said.
     """

@@ -1,4 +1,4 @@
-"""Work of `jobs/import_published.py`."""
+"""Import of a released `.pth`: its weights, settings and shapes -> a checkpoint."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,7 @@ def published_config(options: ImportPublished, imported: Imported) -> Experiment
 def published_shapes(
     options: ImportPublished, imported: Imported, config: ExperimentConfig, subject: Subject | None
 ) -> Shapes:
-    """Return what the model must know of its data; digests of targets not at hand are empty.
+    """Return the shapes of the model's data; digests of targets that are not at hand are empty.
 
     Raises:
         CheckpointError: the manifest's targets have another shape than the weights'.

@@ -1,4 +1,4 @@
-"""Work of `jobs/import_versatile.py`."""
+"""Import of Versatile Diffusion: `.bin` weights -> safetensors, checked by loading them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Work of `jobs/pool.py`."""
+"""Pools: pictures -> a pool on disk; test brains -> their nearest pictures in a pool."""
 
 import io
 import json
@@ -66,7 +66,7 @@ def build_from_options(options: Build) -> int:
 
 
 def picture_side(options: Build) -> int:
-    """Return how wide a pool's pictures may be (pixels)."""
+    """Return the width of a pool's pictures, in pixels."""
     if options.max_side or not options.data_url:
         return options.max_side or MAX_SIDE
     store, samples = split_samples(options)

@@ -1,4 +1,4 @@
-"""Work of `jobs/reconstruct.py`."""
+"""Reconstruction of a split: voxels -> candidates and chosen pictures, as shards, on Ray Data."""
 
 import sys
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class ShardReconstructor:
 
 
 def reconstruct(options: Reconstruct) -> ReconstructionRecord:
-    """Make and write the reconstructions of a split, and return which shards they are in.
+    """Write the reconstructions of a split; return the record with their shards.
 
     Raises:
         CheckpointError: the run has no good checkpoint.
@@ -107,7 +107,7 @@ def on_cpu(options: Reconstruct) -> Reconstruct:
 
 
 def reconstruction_settings(options: Reconstruct, reconstructor: Reconstructor) -> Provenance:
-    """Return what pictures by these models and options depend on."""
+    """Return the provenance of pictures by these models and options."""
     return reconstruction_provenance(reconstructor, options.split, options.repeats, options.device)
 
 

@@ -1,4 +1,4 @@
-"""Work of `jobs/shards.py`."""
+"""Shards of others: manifest and indexes for published shards; NIfTI volumes -> shards."""
 
 import re
 import sys
@@ -70,7 +70,7 @@ def index_shards(options: Index) -> Manifest:
 def scan_shards(
     store: Store, found: dict[str, dict[str, list[str]]], options: Index
 ) -> dict[str, dict[str, list[ScannedShard]]]:
-    """Read the headers of many shards at the same time; by subject and split, as they are found."""
+    """Read the headers of many shards concurrently, grouped by subject and split."""
     paths = [path for splits in found.values() for shards in splits.values() for path in shards]
     with ThreadPoolExecutor(max_workers=options.threads) as pool:
         futures = [pool.submit(scan_shard, store, path, options.checksums) for path in paths]

@@ -1,4 +1,4 @@
-"""Work of `jobs/simulate.py`."""
+"""Simulation of subjects: pictures -> targets, brains, shards and the truth."""
 
 import sys
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Work of `jobs/size.py`."""
+"""Sizes of a run: parameters of each part, and memory on each GPU by ZeRO stage."""
 
 import torch
 from rich.box import SIMPLE

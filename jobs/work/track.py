@@ -1,4 +1,4 @@
-"""Work of `jobs/track.py`."""
+"""Late tracking: the journal of a run -> MLflow, without the metrics that MLflow has."""
 
 import sys
 from dataclasses import replace
@@ -21,10 +21,10 @@ from mindeye_dist.strict import check, override
 
 
 def track(options: Track) -> str:
-    """Send what MLflow misses, and return what was done.
+    """Send the metrics that MLflow does not have; return a line for the terminal.
 
     Raises:
-        InputError: there is no such run, it is not known where to, or MLflow does not take it.
+        InputError: there is no such run, no tracking server is known, or MLflow fails.
     """
     tracking, home = known_run(options), options.tracking.mlflow
     uri = tracking_uri(override(tracking.config, {"tracking.mlflow": home} if home else {}))
@@ -47,7 +47,7 @@ def track(options: Track) -> str:
 
 
 def known_run(options: Track) -> Tracking:
-    """Return what MLflow is to know of the run; one that was killed did not say how it ended.
+    """Return the run's record for MLflow; that of a killed run gets a final status.
 
     Raises:
         InputError: there is no journal, or nothing that tells the run's settings.

@@ -1,4 +1,4 @@
-"""Work of `jobs/train.py`."""
+"""Training of one or both pipelines: checks first, then workers on Ray or in this process."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Work of `jobs/train_generator.py`."""
+"""Training of the project's own generator: pictures and clip_tokens -> autoencoder and generator."""
 
 import sys
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ def generator_trainer(  # noqa: PLR0913 - the parts of a training, each made els
     pictures: PicturesInMemory,
     network: PictureTransformer,
 ) -> PictureTrainer[PictureTransformer]:
-    """Return what trains the generator, from where it was stopped."""
+    """Return the generator's trainer, resumed where it stopped."""
     mean, deviation = channel_moments(pictures.latents)
     network.latent_mean.copy_(mean)
     network.latent_sd.copy_(deviation)
@@ -187,7 +187,7 @@ def train_to_end(trainer: PictureTrainer[Any]) -> Iterator[int]:
 
 
 def training_facts(source: PictureSource, trainer: PictureTrainer[Any]) -> dict[str, Any]:
-    """Return what a file says of how it came to be."""
+    """Return the facts about training that a generator's file holds."""
     return {
         "pictures": f"{source.count} {source.about}",
         "pictures_digest": source.digest,
@@ -204,7 +204,7 @@ def write_generator(
     codec: LatentCodec,
     source: PictureSource,
 ) -> None:
-    """Write the generator as far as it is trained, and a sheet of what it draws."""
+    """Write the generator as trained so far, and a sheet of its pictures."""
     about = training_facts(source, trainer) | {"imperfection": asdict(options.imperfection)}
     # A copy, since a generator takes its network to its own device for good.
     average = deepcopy(trainer.average)
