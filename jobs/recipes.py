@@ -6,21 +6,23 @@ from dataclasses import replace
 from functools import partial
 
 from mindeye_dist.config import (
-    BackboneConfig,
     CheckpointConfig,
     ComputeConfig,
     ComputedConfig,
     DataConfig,
     ExperimentConfig,
     LossConfig,
-    LowLevelConfig,
-    ModelConfig,
     OptimizerConfig,
-    PriorConfig,
-    ProjectorConfig,
     TrainingConfig,
 )
 from mindeye_dist.errors import InputError
+from mindeye_dist.model_config import (
+    BackboneConfig,
+    LowLevelConfig,
+    ModelConfig,
+    PriorConfig,
+    ProjectorConfig,
+)
 from mindeye_dist.strict import paths
 
 

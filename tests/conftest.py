@@ -15,19 +15,16 @@ from s3fs import S3FileSystem
 
 from jobs import recipes
 from jobs.worker import worker
-from mindeye_dist.config import (
-    BackboneConfig,
-    DataConfig,
-    ExperimentConfig,
-    LowLevelConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PriorConfig,
-    ProjectorConfig,
-    TrainingConfig,
-)
+from mindeye_dist.config import DataConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
 from mindeye_dist.data.manifest import FORMAT, Manifest, Subject, Targets, write_manifest
 from mindeye_dist.data.writer import write_shards
+from mindeye_dist.model_config import (
+    BackboneConfig,
+    LowLevelConfig,
+    ModelConfig,
+    PriorConfig,
+    ProjectorConfig,
+)
 from mindeye_dist.storage import npy
 from mindeye_dist.storage.store import Store
 from mindeye_dist.training.preemption import sigterm_notice

@@ -17,13 +17,7 @@ from jobs.worker import worker
 from mindeye_dist.data.manifest import read_manifest
 from mindeye_dist.decoding.predictor import Predictor
 from mindeye_dist.errors import CheckpointError, InputError
-from mindeye_dist.runs.checkpoints import (
-    CONFIG,
-    MANIFEST,
-    Checkpoints,
-    file_digest,
-    read_config,
-)
+from mindeye_dist.runs.checkpoints import CONFIG, MANIFEST, Checkpoints, file_digest, read_config
 from mindeye_dist.runs.config_changes import CHANGES
 from mindeye_dist.storage.store import Store
 from mindeye_dist.strict import Change, from_stored, to_stored

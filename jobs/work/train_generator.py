@@ -1,4 +1,4 @@
-"""Training of the project's own generator: pictures and clip_tokens -> autoencoder and generator."""
+"""Training of the project's own generator: pictures and clip_tokens -> codec and generator."""
 
 import sys
 from collections.abc import Iterator

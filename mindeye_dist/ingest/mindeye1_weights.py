@@ -20,13 +20,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mindeye_dist.config import (
-    BackboneConfig,
-    LowLevelConfig,
-    ModelConfig,
-    PriorConfig,
-    ProjectorConfig,
-)
 from mindeye_dist.errors import CheckpointError, InputError
 from mindeye_dist.ingest.mindeye1_names import (
     Kind,
@@ -34,6 +27,13 @@ from mindeye_dist.ingest.mindeye1_names import (
     kind_of,
     our_name,
     published_name,
+)
+from mindeye_dist.model_config import (
+    BackboneConfig,
+    LowLevelConfig,
+    ModelConfig,
+    PriorConfig,
+    ProjectorConfig,
 )
 from mindeye_dist.models.diffusion import cosine_schedule
 from mindeye_dist.models.lowlevel import LowLevel

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mindeye_dist.config import BackboneConfig
+from mindeye_dist.model_config import BackboneConfig
 
 
 class Backbone(nn.Module):

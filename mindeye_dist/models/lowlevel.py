@@ -13,8 +13,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mindeye_dist.config import LowLevelConfig
 from mindeye_dist.errors import InputError
+from mindeye_dist.model_config import LowLevelConfig
 
 NORM_GROUPS = 32
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mindeye_dist.config import ModelConfig, PriorConfig
 from mindeye_dist.errors import InputError
+from mindeye_dist.model_config import ModelConfig, PriorConfig
 from mindeye_dist.models.backbone import Backbone
 from mindeye_dist.models.diffusion import add_noise
 from mindeye_dist.models.prior import Prior

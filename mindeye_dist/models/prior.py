@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mindeye_dist.config import PriorConfig
+from mindeye_dist.model_config import PriorConfig
 from mindeye_dist.models.diffusion import NoiseSchedule, cosine_schedule
 
 COSINE_LOGIT_SCALE = 16.0

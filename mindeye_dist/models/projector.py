@@ -6,7 +6,7 @@ The same small MLP for every token (MindEye, section 3.1). Its output is what re
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mindeye_dist.config import ProjectorConfig
+from mindeye_dist.model_config import ProjectorConfig
 
 
 class Projector(nn.Module):

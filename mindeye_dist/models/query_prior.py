@@ -13,7 +13,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from mindeye_dist.config import PriorConfig
+from mindeye_dist.model_config import PriorConfig
 from mindeye_dist.models.diffusion import NoiseSchedule, cosine_schedule
 from mindeye_dist.models.prior import BIAS_BUCKETS, GainNorm, Layer, relative_buckets
 

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mindeye_dist.batch import Batch
-from mindeye_dist.config import LossConfig, PriorConfig
+from mindeye_dist.config import LossConfig
+from mindeye_dist.model_config import PriorConfig
 from mindeye_dist.models.mindeye import PriorDraw
 from mindeye_dist.randomness import numpy_generator, torch_generator
 

@@ -6,11 +6,7 @@ import torch
 from mindeye_dist.frozen.codecs import LatentCodec
 from mindeye_dist.frozen.config import AutoencoderConfig
 from mindeye_dist.frozen.open_codec import open_codec
-from mindeye_dist.frozen.small_autoencoder import (
-    Autoencoder,
-    SmallAutoencoder,
-    reconstruction_loss,
-)
+from mindeye_dist.frozen.small_autoencoder import Autoencoder, SmallAutoencoder, reconstruction_loss
 
 CONFIG = AutoencoderConfig(channels=3, widths=(4, 6))
 

@@ -6,12 +6,7 @@ from torch.nn import functional
 
 from mindeye_dist.frozen.codecs import PixelCodec
 from mindeye_dist.generators.config import GeneratorConfig, Imperfection
-from mindeye_dist.generators.small import (
-    SmallGenerator,
-    codec_of,
-    generator_loss,
-    sampler,
-)
+from mindeye_dist.generators.small import SmallGenerator, codec_of, generator_loss, sampler
 from mindeye_dist.generators.small_network import PictureTransformer
 from mindeye_dist.shapes import TargetShape
 

@@ -10,13 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mindeye_dist.config import (
-    BackboneConfig,
-    LowLevelConfig,
-    ModelConfig,
-    PriorConfig,
-    ProjectorConfig,
-)
 from mindeye_dist.errors import CheckpointError
 from mindeye_dist.ingest.mindeye1_names import our_name
 from mindeye_dist.ingest.mindeye1_weights import (
@@ -29,6 +22,13 @@ from mindeye_dist.ingest.mindeye1_weights import (
     read_state_dict,
     schedule_tables,
     write_checkpoint,
+)
+from mindeye_dist.model_config import (
+    BackboneConfig,
+    LowLevelConfig,
+    ModelConfig,
+    PriorConfig,
+    ProjectorConfig,
 )
 from mindeye_dist.runs.checkpoints import verify
 from tests.reference.test_models import fill

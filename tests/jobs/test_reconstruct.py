@@ -16,11 +16,7 @@ import pytest
 import webdataset
 
 from jobs import evaluate, reconstruct
-from jobs.opening.reconstruction import (
-    CheckpointPaths,
-    find_checkpoint_paths,
-    open_reconstructor,
-)
+from jobs.opening.reconstruction import CheckpointPaths, find_checkpoint_paths, open_reconstructor
 from jobs.opening.splits import out_folder
 from jobs.options.evaluate import Evaluate
 from jobs.options.generators import GeneratorOptions

@@ -23,10 +23,7 @@ from mindeye_dist.errors import DataError
 from mindeye_dist.frozen.config import AutoencoderConfig
 from mindeye_dist.frozen.efficientnet import EfficientNetLite0, efficientnet_lite0_weights
 from mindeye_dist.frozen.projection import SCENES_ENCODER, ProjectedEncoder
-from mindeye_dist.frozen.small_autoencoder import (
-    SCENES_AUTOENCODER,
-    SmallAutoencoder,
-)
+from mindeye_dist.frozen.small_autoencoder import SCENES_AUTOENCODER, SmallAutoencoder
 from mindeye_dist.generators.config import GeneratorConfig, PictureTraining
 from mindeye_dist.generators.small import SCENES_GENERATOR
 from mindeye_dist.generators.small_training import PictureTrainer

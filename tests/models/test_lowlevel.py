@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mindeye_dist.config import LowLevelConfig
+from mindeye_dist.model_config import LowLevelConfig
 from mindeye_dist.models.lowlevel import LowLevel
 
 SMALL = LowLevelConfig(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mindeye_dist.config import PriorConfig
+from mindeye_dist.model_config import PriorConfig
 from mindeye_dist.models.prior import Prior, sinusoidal_embedding
 
 

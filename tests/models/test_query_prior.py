@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mindeye_dist.config import ModelConfig, PriorConfig
+from mindeye_dist.model_config import ModelConfig, PriorConfig
 from mindeye_dist.models.mindeye import MindEye
 from mindeye_dist.models.query_prior import QueryPrior
 

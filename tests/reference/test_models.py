@@ -5,8 +5,8 @@ import zlib
 import numpy as np
 import torch
 
-from mindeye_dist.config import BackboneConfig, PriorConfig, ProjectorConfig
 from mindeye_dist.ingest.mindeye1_names import our_name
+from mindeye_dist.model_config import BackboneConfig, PriorConfig, ProjectorConfig
 from mindeye_dist.models.backbone import Backbone
 from mindeye_dist.models.diffusion import add_noise, cosine_schedule, sample_ddpm
 from mindeye_dist.models.prior import Prior

@@ -8,13 +8,7 @@ from sklearn.linear_model import LinearRegression
 
 from mindeye_dist.frozen.projection import project
 from mindeye_dist.simulation.scenes import PLACES
-from tools.scene_projection import (
-    NAMES,
-    PRESENCE,
-    fit_scene_projection,
-    presence,
-    scene_labels,
-)
+from tools.scene_projection import NAMES, PRESENCE, fit_scene_projection, presence, scene_labels
 
 CONTRASTS, CHANNELS, SIDE = 54, 90, 3
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mindeye_dist.config import BackboneConfig, ModelConfig, PriorConfig, ProjectorConfig
+from mindeye_dist.model_config import BackboneConfig, ModelConfig, PriorConfig, ProjectorConfig
 from mindeye_dist.models.mindeye import MindEye, PriorDraw
 from mindeye_dist.training.sizing import (
     AUTOCAST,

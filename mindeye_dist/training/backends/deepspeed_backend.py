@@ -13,12 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mindeye_dist.config import (
-    ComputeConfig,
-    ExperimentConfig,
-    OptimizerConfig,
-    TrainingConfig,
-)
+from mindeye_dist.config import ComputeConfig, ExperimentConfig, OptimizerConfig, TrainingConfig
 from mindeye_dist.distributed import local_device, rank, world_size
 from mindeye_dist.errors import InputError
 from mindeye_dist.runs.checkpoints import MOMENTS
