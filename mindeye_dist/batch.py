@@ -37,7 +37,7 @@ class Batch:
     global_size: int
 
     def part(self, begin: int, end: int) -> "Batch":
-        """Return samples begin..end of this rank's part, as a batch at its own place."""
+        """Return samples begin..end of this rank's part, as a batch with its own start."""
         return replace(
             self,
             voxels=self.voxels[begin:end],
