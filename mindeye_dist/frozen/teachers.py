@@ -8,7 +8,6 @@ uses a ConvNeXt-XL trained by VICRegL (Bardes et al. 2022) on 512-pixel pictures
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from einops import rearrange
@@ -16,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mindeye_dist.frozen.codecs import Images, load_strictly, resize
-from mindeye_dist.frozen.encoders import ImageEncoder, digest_of
+from mindeye_dist.frozen.encoders import digest_of
 
 STRIDE = 32
 """Pixels of a picture, each way, that make one token."""
@@ -26,14 +25,6 @@ PUBLISHED_STD = (0.228, 0.224, 0.225)
 """Standard deviation by which the published training divides; its .228 is a slip for .229."""
 
 Tokens = Float[Tensor, "batch tokens dim"]
-
-
-@runtime_checkable
-class Teacher(ImageEncoder, Protocol):
-    """An image encoder whose tokens are a square map, row by row, without a summary token."""
-
-    side_of_map: int
-    """Rows and columns of the map; num_tokens is its square."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +70,7 @@ class ConvNextMap(nn.Module):
 
 
 class ConvNextTeacher:
-    """ConvNeXt-XL with its map projector as a `Teacher`: 512 pixels -> 256 tokens of 512.
+    """ConvNeXt-XL with its map projector, an `ImageEncoder` of a map: 512 pixels -> 256 tokens of 512.
 
     The weights are a safetensors file of a `ConvNextMap`'s state dict: `trunk.` and the keys of
     timm's ConvNeXt without its head, and `projector.0`, `.1`, `.3`, `.4`, `.6`. The published

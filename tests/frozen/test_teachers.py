@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from mindeye_dist.frozen.codecs import resize
-from mindeye_dist.frozen.teachers import ConvNextMap, ConvNextSize, ConvNextTeacher, Teacher
+from mindeye_dist.frozen.encoders import ImageEncoder
+from mindeye_dist.frozen.teachers import ConvNextMap, ConvNextSize, ConvNextTeacher
 
 SMALL = ConvNextSize(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32), width=12)
 
@@ -67,7 +68,7 @@ def test_convnext_teacher_is_the_architecture_written_out(tmp_path, published_st
     mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
     std = torch.tensor([red, 0.224, 0.225])[:, None, None]
     expected = written_out(state, (resize(pictures, 96) - mean) / std)
-    assert isinstance(teacher, Teacher)
+    assert isinstance(teacher, ImageEncoder)
     assert tuple(expected.shape) == (2, teacher.num_tokens, teacher.dim) == (2, 9, 12)
     torch.testing.assert_close(teacher(pictures), expected, atol=1e-4, rtol=1e-4)
 
