@@ -70,7 +70,7 @@ class ConvNextMap(nn.Module):
 
 
 class ConvNextTeacher:
-    """ConvNeXt-XL with its map projector, an `ImageEncoder` of a map: 512 pixels -> 256 tokens of 512.
+    """ConvNeXt-XL with its map projector, an `ImageEncoder`: 512 pixels -> 256 tokens of 512.
 
     The weights are a safetensors file of a `ConvNextMap`'s state dict: `trunk.` and the keys of
     timm's ConvNeXt without its head, and `projector.0`, `.1`, `.3`, `.4`, `.6`. The published

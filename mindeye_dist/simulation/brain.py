@@ -301,22 +301,3 @@ class OptimalDecoder:
                 f"expected (brains, {num_voxels})"
             )
         return (voxels.astype(np.float32) @ self._readout).astype(float)
-
-
-def estimate_ncsnr(
-    voxels: Float[np.ndarray, "pictures repeats voxels"],
-) -> Float[np.ndarray, " voxels"]:
-    """Estimate each voxel's ncsnr from z-scored repeats, as NSD does.
-
-    The noise variance is the mean over pictures of the variance across repeats (ddof 1); the signal
-    variance is what is left of 1.
-    """
-    num_pictures, num_repeats, num_voxels = voxels.shape
-    if num_repeats < 2:
-        raise InputError(f"got {num_repeats} repeat, expected at least 2")
-    noise = np.zeros(num_voxels)
-    for start in range(0, num_pictures, 256):
-        block = voxels[start : start + 256].astype(np.float32)
-        noise += block.var(axis=1, ddof=1).sum(axis=0)
-    noise /= num_pictures
-    return np.sqrt(np.maximum(0, 1 - noise) / noise)
