@@ -65,6 +65,8 @@ class Tracker:
         self._ended = threading.Event()
         self._done = False
         self._failing = False
+        if tracking.parent:  # Tune may stop a trial at any moment: its MLflow run comes first
+            import jobs.tracking.mlflow_delivery  # noqa: F401
         self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -91,7 +93,8 @@ class Tracker:
             )
 
     def _run(self) -> None:
-        self._written.wait()  # importing MLflow takes seconds, which the start of training needs
+        if not self._tracking.parent:
+            self._written.wait()  # importing MLflow takes seconds that the start of training needs
         from jobs.tracking.mlflow_delivery import DELIVERY_ERRORS, Delivery
 
         delivery = Delivery(self._tracking, self._uri)
@@ -124,7 +127,8 @@ class Tracker:
 
     def _deliver(self, delivery: "Delivery", ended: bool) -> None:
         delivery.open()
-        delivery.send()
+        if self._written.is_set():  # before the first row, the journal may still be cut
+            delivery.send()
         if ended:
             delivery.end(self._tracking.status, self._tracking.ended)
             self._done = True
