@@ -1,8 +1,8 @@
 """Embed: pictures of the shards -> targets by a frozen model, on Ray Data.
 
 `python jobs/embed.py --data-url URL --encoder clip-vit-l-14 --variants 4` writes one set of targets
-for all subjects and enters it into the manifest, last. What an interrupted run has finished is
-kept, a picture that several subjects saw is encoded once, one that was changed is encoded again.
+for all subjects, and enters it into the manifest last. An interrupted job continues when started
+again.
 """
 
 import sys
@@ -19,7 +19,7 @@ def parse(arguments: list[str]) -> Embed:
 
 
 def main(arguments: list[str]) -> None:
-    """Embed."""
+    """Compute targets."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.embed import run  # after parsing: this import takes seconds

@@ -1,8 +1,7 @@
 """Embed brains: `python jobs/embed_brains.py --run-dir runs/demo`, on Ray Data.
 
 Voxels of a split -> the projector's embeddings, as shards of `KEY.embedding.npy` in a folder or on
-S3, by the Predictor that is evaluated and served. (`jobs/embed.py` embeds pictures.) Started again,
-a killed run makes the missing shards alone.
+S3. (`jobs/embed.py` embeds pictures.) Started again, a killed job makes only the missing shards.
 """
 
 import sys
@@ -19,7 +18,7 @@ def parse(arguments: list[str]) -> EmbedBrains:
 
 
 def main(arguments: list[str]) -> None:
-    """Embed."""
+    """Embed the brains of a split."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.embed_brains import run  # after parsing: this import takes seconds

@@ -1,9 +1,8 @@
 """Evaluate a run: `python jobs/evaluate.py [--run-dir runs/demo]` -> report.json, report.html.
 
-Retrieval on the test split, beside chance, ridge, shuffled brains and, for a simulated subject, the
-ceiling; with a low-level run beside it, its blurry pictures too. A low-level checkpoint by itself
-has those alone. With a generator that takes the checkpoint's tokens, pictures are drawn and scored
-beside their controls.
+Scores retrieval on the test split beside chance, ridge, shuffled brains and, for a simulated
+subject, the ceiling; the low-level pictures, if there is a low-level run; and pictures drawn by a
+generator that takes the checkpoint's tokens, beside their controls.
 """
 
 import sys
@@ -20,7 +19,7 @@ def parse(arguments: list[str]) -> Evaluate:
 
 
 def main(arguments: list[str]) -> None:
-    """Evaluate, write the report and print its essence."""
+    """Evaluate a checkpoint, write the report and print its main scores."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.evaluate import run  # after parsing: this import takes seconds

@@ -2,7 +2,7 @@
 
 Takes a `.pth` that Scotti et al. released (257x768, 1x768 or autoencoder) and writes a checkpoint
 that `Predictor` and `jobs/evaluate.py --checkpoint F` read. The file must hold exactly the
-published keys and shapes for the subject. What is read of it is printed, and what is not.
+published keys and shapes for the subject; the output accounts for every tensor.
 """
 
 import sys
@@ -19,7 +19,7 @@ def parse(arguments: list[str]) -> ImportPublished:
 
 
 def main(arguments: list[str]) -> None:
-    """Import the file and say what became of each part of it."""
+    """Import the file and print how each part of it was used."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.import_published import run  # after parsing: this import takes seconds

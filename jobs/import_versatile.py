@@ -1,4 +1,4 @@
-"""Versatile Diffusion's published `.bin` weights -> safetensors, which is all that is read of it.
+"""Convert Versatile Diffusion's published `.bin` weights to safetensors, the only format read here.
 
 `python jobs/import_versatile.py FOLDER_OR_HUB_NAME --out FOLDER`, once; FOLDER is then the weights
 of the generator versatile-diffusion. Only the image UNet, the autoencoder and the scheduler's
@@ -19,7 +19,7 @@ def parse(arguments: list[str]) -> ImportVersatile:
 
 
 def main(arguments: list[str]) -> None:
-    """Convert, and see that the result can be read."""
+    """Convert the pipeline, and check that the result can be read."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.import_versatile import run  # after parsing: this import takes seconds

@@ -2,8 +2,8 @@
 
 `python jobs/pool.py build --images FOLDER_OR_TAR --out pools/photos --encoder clip-vit-l-14` once,
 then `python jobs/pool.py search --pool pools/photos --run-dir RUN --out FOLDER` for any run on the
-same clip_tokens. Pictures that the brain saw are no answer unless `--include-seen` says so;
-copies, also resized or recompressed, are recognised, other crops are not.
+same clip_tokens. Pictures that the brain saw are excluded unless `--include-seen` is given, with
+their resized or recompressed copies; other crops of them are not recognised.
 """
 
 import logging
@@ -19,7 +19,7 @@ from jobs.options.pool import Build, Search
 
 def parse(arguments: list[str]) -> Build | Search:
     """Return the options of a command line."""
-    logging.getLogger("faiss").setLevel(logging.WARNING)  # it tells what it was compiled for
+    logging.getLogger("faiss").setLevel(logging.WARNING)  # its first message lists compile options
     return tyro.cli(
         Annotated[Build, subcommand("build")] | Annotated[Search, subcommand("search")],
         args=arguments,
@@ -29,7 +29,7 @@ def parse(arguments: list[str]) -> Build | Search:
 
 
 def main(arguments: list[str]) -> None:
-    """Build or search."""
+    """Build or search a pool."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.pool import run  # after parsing: this import takes seconds

@@ -1,4 +1,4 @@
-"""Whole runs, by name: functions that return an ExperimentConfig."""
+"""Recipes: configs of whole runs by name, for `--recipe`."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def demo() -> ExperimentConfig:
             # 40 steps are drawn 2.5 times as fast as the published 100.
             prior=PriorConfig(depth=1, heads=4, head_dim=32, feedforward_factor=2, timesteps=40),
         ),
-        # Large steps: the prior is slow to find in the condition what it can use.
+        # Large steps: the prior is slow to learn to use its condition.
         optimizer=OptimizerConfig(max_lr=4e-3),
         training=TrainingConfig(epochs=32, global_batch_size=32, validate_every_epochs=4),
         checkpoint=CheckpointConfig(every_steps=300),
@@ -117,7 +117,7 @@ def mindeye1_lowlevel(subject: str) -> ExperimentConfig:
 
 
 PUBLISHED_SUBJECTS = ("subj01", "subj02", "subj05", "subj07")
-"""The subjects of NSD that saw all their sessions, whom the paper decodes."""
+"""NSD subjects that completed all sessions; the paper decodes these."""
 
 RECIPES: dict[str, Callable[[], ExperimentConfig]] = {
     "demo": demo,
@@ -132,7 +132,7 @@ def recipe(name: str) -> ExperimentConfig:
     """Return a recipe's config.
 
     Raises:
-        InputError: there is no such recipe; the message lists those there are.
+        InputError: there is no such recipe; the message lists all.
     """
     if name not in RECIPES:
         raise InputError(f"--recipe: got {name!r}, expected one of {', '.join(RECIPES)}")
@@ -140,7 +140,7 @@ def recipe(name: str) -> ExperimentConfig:
 
 
 def recipe_flag(arguments: Sequence[str], default: str) -> str:
-    """Return what --recipe says, before the other flags, whose defaults depend on it, are read."""
+    """Return the value of --recipe, read before the other flags, whose defaults depend on it."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default=default)
     name: str = parser.parse_known_args(arguments)[0].recipe

@@ -1,8 +1,8 @@
-"""Reconstruct what was seen: `python jobs/reconstruct.py --run-dir runs/demo`, on Ray Data.
+"""Reconstruct pictures from voxels: `python jobs/reconstruct.py --run-dir runs/demo`, on Ray Data.
 
 Voxels of a split -> candidates -> the best by the projector's output, as shards of pictures with
-their candidates and scores in a folder or on S3. The pictures do not depend on batches or workers.
-What a killed run has finished is kept: started again, it makes the missing shards alone.
+their candidates and scores in a folder or on S3. Started again, a killed job makes only the missing
+shards.
 """
 
 import sys
@@ -19,7 +19,7 @@ def parse(arguments: list[str]) -> Reconstruct:
 
 
 def main(arguments: list[str]) -> None:
-    """Reconstruct."""
+    """Reconstruct a split."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.reconstruct import run  # after parsing: this import takes seconds

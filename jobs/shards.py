@@ -1,4 +1,4 @@
-"""Shards: index existing ones where they lie, or convert fMRI volumes to new ones.
+"""Make shards: index published ones in place, or convert fMRI volumes to new ones.
 
 `python jobs/shards.py index URL` makes `manifest.json` and an index of every tar for shards in the
 published layout, reading tar headers only. `python jobs/shards.py convert` makes shards of 4-D
@@ -26,7 +26,7 @@ def parse(arguments: list[str]) -> Index | Convert:
 
 
 def main(arguments: list[str]) -> None:
-    """Index or convert."""
+    """Index or convert shards."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.shards import run  # after parsing: this import takes seconds

@@ -2,7 +2,7 @@
 
 `python jobs/simulate.py` makes the demo's subject from the project's own rendered scenes;
 `--images` takes a folder or tar of pictures instead, `--preset nsd-subj01` the size and noise of a
-subject of NSD. No brain is harmed: the voxels are simulated, and the manifest says so.
+subject of NSD. All voxels are simulated, and the manifest says so.
 """
 
 import sys
@@ -19,7 +19,7 @@ def parse(arguments: list[str]) -> Simulate:
 
 
 def main(arguments: list[str]) -> None:
-    """Simulate."""
+    """Simulate subjects."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.simulate import run  # after parsing: this import takes seconds

@@ -1,6 +1,6 @@
 """Train on a Ray cluster: `python jobs/train.py [--recipe NAME] [--data.url URL] ...`.
 
-With no argument it is the demo: it simulates a subject first where there is none. Every
+Without arguments it trains the demo, and simulates its subject first if there is no data. Every
 setting of mindeye_dist/config.py is a flag.
 """
 

@@ -1,9 +1,9 @@
 """Train the project's own generator: pictures, clip_tokens -> RUN_DIR/generator.safetensors.
 
-With no argument it makes the one for rendered scenes that comes with the project, and the
-autoencoder whose latents it draws, RUN_DIR/autoencoder.safetensors. `--data-url` takes the training
+Without arguments it trains the generator of rendered scenes that is shipped with the project, and
+the autoencoder of its latents, RUN_DIR/autoencoder.safetensors. `--data-url` takes the training
 pictures of shards and their stored tokens, `--images` any folder or tar. One process, one device;
-killed and started again it goes on.
+a killed training continues when started again.
 """
 
 import sys
@@ -20,7 +20,7 @@ def parse(arguments: list[str]) -> TrainGenerator:
 
 
 def main(arguments: list[str]) -> None:
-    """Train."""
+    """Train a generator."""
     with clear_errors():
         options = parse(arguments)
         from jobs.work.train_generator import run  # after parsing: this import takes seconds

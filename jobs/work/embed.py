@@ -1,7 +1,8 @@
-"""Embedding: pictures of a store's shards -> a set of targets, on Ray Data.
+"""Compute the targets of all pictures of a data set, on Ray Data, and enter them into the manifest.
 
-Targets are kept in shards named by keys and sources: an interrupted job continues with the missing
-shards, and a picture that several subjects saw is encoded once. The manifest is written last.
+In: shards, a frozen encoder. Out: shards of targets, then the manifest. A picture seen by several
+subjects is encoded once. After an interruption, finished shards are reused; a picture that changed
+is encoded again.
 """
 
 import sys
@@ -45,18 +46,18 @@ class TargetPart:
 
 
 class PictureHasher:
-    """Station that hashes the pictures of a part."""
+    """Task of a parallel map: hash the pictures of a part."""
 
     def __init__(self, url: str, parts: Sequence[TargetPart]) -> None:
         self._store, self._parts = Store(url), parts
 
     def __call__(self, number: int) -> dict[str, Any]:
-        """Return the sha256 of every picture."""
+        """Return the SHA-256 of each picture of a part."""
         return {"pictures": picture_digests(self._store, self._parts[number].samples)}
 
 
 class TargetEmbedder:
-    """Station that makes a shard of targets; it holds the model."""
+    """Task of a parallel map: make a shard of targets. It holds the encoder."""
 
     def __init__(
         self, options: Embed, digest: str, tasks: Sequence[Task], finished: Mapping[str, Shard]
@@ -71,17 +72,17 @@ class TargetEmbedder:
         self._tasks, self._finished = tasks, finished
 
     def __call__(self, number: int) -> dict[str, Any]:
-        """Return the shard's entry and the number of pictures that were encoded."""
+        """Return the shard's entry and the number of encoded pictures."""
         made = embed_shard(self._store, self._encoder, self._tasks[number], self._finished)
         return asdict(made)
 
 
 def embed(options: Embed) -> Manifest:
-    """Compute and write a set of targets, and return the manifest that has it.
+    """Compute and write a set of targets, and return the new manifest.
 
     Raises:
-        DataError: shards cannot be read, or there is a set of the same name by other weights.
-        InputError: the model's weights are not there or do not fit.
+        DataError: shards cannot be read, or other weights made the set of the same name.
+        InputError: the encoder's weights are missing or do not fit.
     """
     store = Store(options.data_url)
     manifest = read_manifest(store)
@@ -128,7 +129,7 @@ def embed_workers(options: Embed) -> Workers:
 
 
 def set_name(options: Embed) -> str:
-    """Return the name of a set that has none: the model's, with its variants."""
+    """Return the default name of a set: the encoder's, with the variants."""
     variants = f"-{options.augmentation}{options.variants}" if options.variants else ""
     return f"{options.model.encoder}{'-final' if options.model.final else ''}{variants}"
 
@@ -136,10 +137,10 @@ def set_name(options: Embed) -> str:
 def reusable_sets(
     manifest: Manifest, name: str, encoder: TargetEncoder, *, overwrite: bool
 ) -> list[Targets]:
-    """Return the sets of that name by the same model, whose targets can be kept.
+    """Return the sets of that name made by the same encoder, whose targets can be reused.
 
     Raises:
-        DataError: there is one by another, and it is not to be replaced.
+        DataError: another encoder made a set of that name, and `overwrite` is off.
     """
     same = []
     for subject, about in manifest.subjects.items():
@@ -151,7 +152,7 @@ def reusable_sets(
         except DataError as error:
             if not overwrite:
                 raise DataError(
-                    f"{subject}: {error}; --name gives another name, --overwrite replaces it"
+                    f"{subject}: {error}; give another --name, or replace it by --overwrite"
                 ) from error
     return same
 
@@ -159,7 +160,7 @@ def reusable_sets(
 def target_parts(
     store: Store, manifest: Manifest, name: str, encoder: TargetEncoder, views: Views
 ) -> Iterator[TargetPart]:
-    """Yield the parts of all subjects, in the order of the manifest."""
+    """Yield the parts of all subjects and splits, in the order of the manifest."""
     size = samples_per_shard(encoder, views)
     for subject, about in manifest.subjects.items():
         for split, shards in about.splits.items():
@@ -171,7 +172,7 @@ def target_parts(
 
 
 def split_views(views: Views, split: str) -> Views:
-    """Return the variants that a split gets."""
+    """Return the augmented variants of a split: none for test."""
     return views if split in AUGMENTED_SPLITS else replace(views, count=0)
 
 
@@ -182,7 +183,7 @@ def make_shards(
     tasks: Sequence[Task],
     old: Sequence[Targets],
 ) -> list[Made]:
-    """Make the shards of all tasks, those of a level together, and return them in order."""
+    """Make the shards of all tasks, level by level, and return them in the order of tasks."""
     known: dict[str, tuple[str, str]] = {}
     finished: dict[str, Shard] = {}
     for targets in old:
@@ -206,7 +207,7 @@ def make_shards(
 def manifest_entries(
     parts: Sequence[TargetPart], shards: Iterable[Shard], encoder: TargetEncoder, variants: int
 ) -> dict[str, Targets]:
-    """Return the entry of the set for each subject."""
+    """Return the set's entry in the manifest for each subject."""
     splits: dict[str, dict[str, tuple[Shard, ...]]] = {}
     for part, shard in zip(parts, shards, strict=True):
         own = splits.setdefault(part.subject, {})
@@ -227,9 +228,9 @@ def manifest_entries(
 def merge_targets(
     before: Manifest, current: Manifest, name: str, new: Mapping[str, Targets]
 ) -> Manifest:
-    """Return the current manifest with a set of targets more, made for the subjects before.
+    """Add a set of targets, made for the manifest `before`, to the current manifest.
 
-    A subject that is new by now, or has other shards, is left as it is, and named.
+    A subject that was added or changed meanwhile is left as it is, with a message.
     """
     subjects = dict(current.subjects)
     for subject, about in current.subjects.items():
@@ -237,7 +238,7 @@ def merge_targets(
             subjects[subject] = replace(about, targets={**about.targets, name: new[subject]})
         else:
             print(
-                f"{subject}: its samples came into the manifest meanwhile, without targets "
+                f"{subject}: was added to the manifest or changed meanwhile, and has no targets "
                 f"{name!r}; run again to make them",
                 file=sys.stderr,
             )
@@ -245,7 +246,7 @@ def merge_targets(
 
 
 def run(options: Embed) -> None:
-    """Embed."""
+    """Compute the targets on the workers that the options ask for."""
     options = replace(options, data_url=absolute_path(options.data_url))
     connect(embed_workers(options))
     embed(options)

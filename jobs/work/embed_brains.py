@@ -1,4 +1,9 @@
-"""Embedding of brains: voxels of a split -> the projector's embeddings, as shards of `.npy`."""
+"""Embed the voxels of a split with a checkpoint, on Ray Data.
+
+In: voxels of a split. Out: shards of KEY.embedding.npy, float32 of unit norm (tokens, dim), by the
+same `Predictor` as in evaluation and service, then embeddings.json. (`jobs/embed.py` embeds
+pictures.) Started again, a killed job makes only the missing shards.
+"""
 
 import json
 import sys
@@ -28,18 +33,16 @@ from mindeye_dist.storage import npy
 from mindeye_dist.storage.store import Store
 
 RECORD = "embeddings.json"
-
-
 MEMBER = "embedding.npy"
 
 
 @dataclass(frozen=True)
 class EmbeddedWith:
-    """What the embeddings of a set depend on, but for the voxels.
+    """Provenance of a set of embeddings, without the voxels.
 
     Attributes:
-        checkpoint: digest of its manifest.
-        encoder: digest of the encoder with whose clip_tokens they can be compared.
+        checkpoint: digest of the checkpoint's manifest.
+        encoder: digest of the encoder of the clip_tokens that the embeddings compare with.
     """
 
     split: str
@@ -50,7 +53,7 @@ class EmbeddedWith:
 
 
 class BrainEmbedder:
-    """Station that makes a shard of embeddings, unless it is there; it holds the model."""
+    """Task of a parallel map: make a missing shard of embeddings. It holds the model."""
 
     def __init__(
         self,
@@ -59,20 +62,20 @@ class BrainEmbedder:
         embedded_with: EmbeddedWith,
         parts: Sequence[SplitPart],
     ) -> None:
-        if not path.exists():  # a copy, which is not on this node
+        if not path.exists():  # a fetched copy, on another node's disk
             path, _ = chosen_checkpoint(options)
         self._predictor = Predictor(path, options.device)
         if (own := embedding_settings(options, self._predictor)) != embedded_with:
             raise InputError(
-                f"this worker would embed with {own}, expected {embedded_with}, as where the job "
-                "was started"
+                f"this worker would embed with {own}, expected {embedded_with}, as on the node "
+                "that started the job"
             )
         self._options, self._parts, self._out = options, parts, Store(options.out)
         store = data_store(options, self._predictor)
         self._dataset = open_voxel_split(options, store, self._predictor)
 
     def __call__(self, number: int) -> dict[str, Any]:
-        """Return the shard's entry and the number of brains that were embedded for it."""
+        """Return the shard's entry and the number of brains embedded for it."""
         part = self._parts[number]
         if there := intact_shard(self._out, part.path):
             return {"shard": asdict(there), "made": 0}
@@ -88,11 +91,11 @@ class BrainEmbedder:
 
 
 def embed_brains(options: EmbedBrains) -> dict[str, Any]:
-    """Embed the brains of a split, and return the record of the set, which is written last.
+    """Embed the brains of a split, and write and return the record of the set.
 
     Raises:
         CheckpointError: the run has no good checkpoint.
-        DataError: it is of the low-level pipeline, or shards cannot be read or written.
+        DataError: the checkpoint is low-level, or shards cannot be read or written.
     """
     path, _ = chosen_checkpoint(options)
     predictor = Predictor(path)
@@ -126,7 +129,7 @@ def embedding_settings(options: EmbedBrains, predictor: Predictor) -> EmbeddedWi
 
 
 def run(options: EmbedBrains) -> None:
-    """Embed."""
+    """Embed the brains of a split on the workers that the options ask for."""
     out = out_folder(options.out, "embeddings", *chosen_checkpoint(options))
     options = replace(options, out=out)
     connect(split_workers(options, options.device))

@@ -1,4 +1,9 @@
-"""Evaluation of a checkpoint: scores, drawn pictures and their controls -> report and page."""
+"""Evaluate a checkpoint on the test split: report.json, report.html and a summary on stdout.
+
+Retrieval beside chance, ridge, shuffled brains and, for a simulated subject, the ceiling; the
+low-level pictures of the run beside it; pictures drawn by a generator that takes the checkpoint's
+tokens, beside their controls. A low-level checkpoint has only its low-level pictures.
+"""
 
 import sys
 from dataclasses import dataclass, replace
@@ -54,10 +59,10 @@ class LowLevelParts:
 
 
 def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> Path:
-    """Return where the report goes.
+    """Return the folder of the report.
 
     Raises:
-        InputError: that would be inside the checkpoint, which strangers make invalid, or a URL.
+        InputError: --out is a URL, or inside the checkpoint, which other files would make invalid.
     """
     if not options.out and options.checkpoint.startswith(SCHEME):
         name = options.checkpoint.removeprefix(SCHEME).replace("@", "-").replace("/", "-")
@@ -73,7 +78,7 @@ def report_folder(options: Evaluate, checkpoint: Path, run_dir: Path | None) -> 
 def evaluate_checkpoint(
     options: Evaluate, predictor: Predictor, store: Store, run_dir: Path | None
 ) -> Evaluation:
-    """Return the evaluation of a checkpoint of either pipeline, with what belongs to it."""
+    """Evaluate a checkpoint of either pipeline, with its low-level run and pictures."""
     manifest = read_manifest(store)
     chosen = {"num_examples": options.num_examples, "seed": options.seed}
     if predictor.config.pipeline == "lowlevel":
@@ -84,7 +89,7 @@ def evaluate_checkpoint(
             )
         own = lowlevel_parts(options, predictor, store, manifest)
         return evaluate_lowlevel_alone(own.predictor, own.codec, own.data, **chosen)
-    # Both are opened before either is evaluated: what is wrong is said at once.
+    # Both are opened before either is evaluated, so that errors come at once.
     data = open_data(predictor, store, manifest, options.device)
     check_data(predictor, data)
     reconstructor = open_highlevel_reconstructor(options, predictor, store)
@@ -169,14 +174,14 @@ def open_stored(
 def lowlevel_parts(
     options: Evaluate, predictor: Predictor, store: Store, manifest: Manifest
 ) -> LowLevelParts:
-    """Return a low-level checkpoint with its codec and data, which fit it."""
+    """Return a low-level checkpoint with its codec and data, checked to fit."""
     data = open_data(predictor, store, manifest, options.device)
     check_data(predictor, data)
     return LowLevelParts(predictor, open_latent_codec(options, predictor), data)
 
 
 def print_scores(evaluation: Evaluation) -> None:
-    """Print the essence of an evaluation, a line for each row of its tables."""
+    """Print the main scores of an evaluation, one line for each row of its tables."""
     for name, row in evaluation.report.get("retrieval", {}).items():
         if isinstance(row, dict):
             print(
@@ -205,7 +210,7 @@ def print_scores(evaluation: Evaluation) -> None:
 
 
 def run(options: Evaluate) -> None:
-    """Evaluate, write the report and print its essence."""
+    """Evaluate, write the report and print its main scores."""
     path, run_dir = chosen_checkpoint(options)
     out = report_folder(options, path, run_dir)
     predictor = Predictor(path, options.device)

@@ -1,4 +1,8 @@
-"""Import of a released `.pth`: its weights, settings and shapes -> a checkpoint."""
+"""Import weights that Scotti et al. released (257x768, 1x768 or autoencoder) as a checkpoint.
+
+In: a published `.pth` with exactly the published keys and shapes. Out: a checkpoint that
+`Predictor` and `jobs/evaluate.py` read, and lines that account for each tensor of the file.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +22,16 @@ from mindeye_dist.strict import override
 
 
 def find_subject(options: ImportPublished) -> Subject | None:
-    """Return the manifest's subject, None where an NSD subject is named instead.
+    """Return the manifest's subject, or None if --voxels-of names a subject of NSD.
 
     Raises:
-        InputError: neither or both are given, or there is no such NSD subject.
+        InputError: neither or both are given, or NSD has no such subject.
     """
     if bool(options.data_url) == bool(options.voxels_of):
-        raise InputError("expected one of --data-url and --voxels-of")
+        raise InputError(
+            f"--data-url: got {options.data_url!r} and --voxels-of {options.voxels_of!r}, expected "
+            "exactly one of them"
+        )
     if options.data_url:
         return read_manifest(Store(absolute_path(options.data_url))).subject(options.subject)
     if options.voxels_of not in NSD_VOXELS:
@@ -41,7 +48,7 @@ def published_config(options: ImportPublished, imported: Imported) -> Experiment
         changes["data.url"] = absolute_path(options.data_url)
     if imported.kind == "1x768":
         changes |= {
-            "data.targets": "clip-vit-l-14-final",  # no augmented variants, as that run was
+            "data.targets": "clip-vit-l-14-final",  # that run had no augmented variants
             "loss.prior_weight": 0.03,
             "training.epochs": 300,
         }
@@ -76,7 +83,7 @@ def published_shapes(
 
 
 def summary_lines(file: Path, imported: Imported, shapes: Shapes) -> list[str]:
-    """Return lines that account for everything in the file."""
+    """Return lines that account for each tensor in the file."""
     count = sum(weight.numel() for weight in imported.weights.values())
     lines = [
         f"{file.name}: {imported.kind}, {imported.num_voxels} voxels, "
@@ -93,7 +100,7 @@ def summary_lines(file: Path, imported: Imported, shapes: Shapes) -> list[str]:
 
 
 def run(options: ImportPublished) -> None:
-    """Import the file and say what became of each part of it."""
+    """Import the file and print how each part of it was used."""
     subject = find_subject(options)
     num_voxels = subject.num_voxels if subject else NSD_VOXELS[options.voxels_of]
     imported = import_published(options.file, num_voxels, any_size=options.any_size)

@@ -1,4 +1,7 @@
-"""Import of Versatile Diffusion: `.bin` weights -> safetensors, checked by loading them."""
+"""Convert Versatile Diffusion's published `.bin` weights to safetensors, the only format read here.
+
+Writes the image UNet, the autoencoder and the scheduler's settings.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from mindeye_dist.generators.versatile import VersatileDiffusion, convert
 
 
 def run(options: ImportVersatile) -> None:
-    """Convert, and see that the result can be read."""
+    """Convert the pipeline, and check that the result can be read."""
     folder = Path(absolute_path(options.out))
     convert(options.source, folder)
     generator = VersatileDiffusion(folder)

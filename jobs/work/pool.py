@@ -1,4 +1,9 @@
-"""Pools: pictures -> a pool on disk; test brains -> their nearest pictures in a pool."""
+"""Build a pool of pictures, and search it with the embeddings of a run's test brains.
+
+In: pictures and an encoder of clip_tokens; or a pool and a checkpoint on the same clip_tokens.
+Out: an index on disk; or matches.jsonl and sheet.png. Pictures that the brain saw are excluded by
+default, with their resized or recompressed copies; other crops of them are not recognised.
+"""
 
 import io
 import json
@@ -28,15 +33,14 @@ from mindeye_dist.randomness import numpy_generator
 from mindeye_dist.storage.store import Store
 
 READ_AT_ONCE, SEARCHED_AT_ONCE = 32, 16
-
-
+"""Pictures read, and brains searched for, in one batch."""
 CELL, CAPTION, GAP = 160, 14, 4
-"""Of the sheet (pixels): width of a picture, height of its caption, space between."""
+"""Width of a picture on the sheet, height of its caption, space between, in pixels."""
 
 
 @dataclass(frozen=True)
 class PoolMatches:
-    """Numbers of the pictures found for each brain, best first, and their cosines."""
+    """Numbers and cosines of the pictures found for each brain, best first, (brains, k)."""
 
     numbers: np.ndarray
     cosines: np.ndarray
@@ -46,8 +50,8 @@ def build_from_options(options: Build) -> int:
     """Build a pool and return the number of its pictures.
 
     Raises:
-        DataError: there is a pool already, no picture, or one that cannot be read.
-        InputError: the encoder makes no clip_tokens, or its weights are not there.
+        DataError: the pool exists already, there is no picture, or one cannot be read.
+        InputError: the encoder makes no clip_tokens, or its weights are missing.
     """
     if "://" in options.out:
         raise InputError(f"--out: got {options.out}, expected a folder on this machine")
@@ -75,14 +79,14 @@ def picture_side(options: Build) -> int:
 
 
 def file_pictures(options: Build) -> Iterator[tuple[str, bytes]]:
-    """Yield name and bytes of the pictures of a folder or tar."""
+    """Yield name and bytes of each picture of a folder or tar."""
     with PictureFiles(Path(options.images)) as files:
         for name in watched(files.names, "encoding pictures"):
             yield name, files.read(name)
 
 
 def shard_pictures(options: Build) -> Iterator[tuple[str, bytes]]:
-    """Yield key and bytes of the pictures of a subject's split."""
+    """Yield key and bytes of each picture of a subject's split."""
     store, samples = split_samples(options)
     for start in watched(range(0, len(samples), READ_AT_ONCE), "encoding batches"):
         some = samples[start : start + READ_AT_ONCE]
@@ -94,7 +98,7 @@ def split_samples(options: Build) -> tuple[Store, list[Sample]]:
     """Return the shards' store, and the samples of a subject's split.
 
     Raises:
-        DataError: there are none.
+        DataError: the subject has no such split.
     """
     store = Store(options.data_url)
     splits = read_manifest(store).subject(options.subject).splits
@@ -108,8 +112,8 @@ def search_pool(options: Search) -> Path:
 
     Raises:
         CheckpointError: the run has no good checkpoint.
-        DataError: pool or shards are damaged, or not by the encoder of the checkpoint.
-        InputError: it is a low-level checkpoint, or more is asked for than there is.
+        DataError: pool or shards are damaged, or made by another encoder than the checkpoint's.
+        InputError: the checkpoint is low-level, or the pool has fewer than `k` pictures.
     """
     path, _ = chosen_checkpoint(options)
     predictor = Predictor(path, options.device)
@@ -130,9 +134,9 @@ def search_pool(options: Search) -> Path:
 
 
 def seen_pictures(pool: Pool, test: Dataset, options: Search) -> list[int]:
-    """Return the numbers of pictures that are no answer, and say how many test pictures there are.
+    """Return the numbers of the pool's copies of test pictures, which a search must not return.
 
-    A pool that holds what was seen would let a search pass for a perfect reconstruction.
+    Finding the picture that was seen would pass for a perfect reconstruction.
     """
     copies = pool.copies_of(test.pictures(range(len(test))))
     how = "included, by --include-seen" if options.include_seen else "excluded"
@@ -143,7 +147,7 @@ def seen_pictures(pool: Pool, test: Dataset, options: Search) -> list[int]:
 def search_brains(
     pool: Pool, brains: np.ndarray, excluded: Sequence[int], options: Search
 ) -> PoolMatches:
-    """Return the matches of brains (brains, features)."""
+    """Search the pool with embeddings of brains (brains, features)."""
     limits = (options.k, options.candidates, options.nprobe, excluded)
     parts = [
         pool.search(brains[start : start + SEARCHED_AT_ONCE], *limits)
@@ -166,7 +170,7 @@ def match_lines(pool: Pool, test: Dataset, matches: PoolMatches) -> Iterator[str
 
 
 def match_sheet(pool: Pool, test: Dataset, matches: PoolMatches, options: Search) -> bytes:
-    """Return a page of examples as PNG, a row each: what was seen, then what was found."""
+    """Return a PNG of examples, one row each: the picture seen, then those found."""
     order = numpy_generator(options.seed, "pool examples").permutation(len(test))
     shown = order[: options.num_examples].tolist()
     width, height = CELL + GAP, CELL + CAPTION + GAP
@@ -190,7 +194,7 @@ def match_sheet(pool: Pool, test: Dataset, matches: PoolMatches, options: Search
 
 
 def run(options: Build | Search) -> None:
-    """Build or search."""
+    """Build or search a pool."""
     options = replace(options, out=absolute_path(options.out))
     if isinstance(options, Build):
         images, url = (absolute_path(p) if p else "" for p in (options.images, options.data_url))

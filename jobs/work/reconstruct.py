@@ -1,4 +1,9 @@
-"""Reconstruction of a split: voxels -> candidates and chosen pictures, as shards, on Ray Data."""
+"""Reconstruct the pictures that brains of a split saw, on Ray Data.
+
+In: voxels of a split. Out: shards of pictures with all candidates and scores; the chosen candidate
+is the best by the projector's output. Pictures do not depend on batches or workers. Started again,
+a killed job makes only the missing shards.
+"""
 
 import sys
 from collections.abc import Sequence
@@ -33,7 +38,7 @@ from mindeye_dist.storage.store import Store
 
 
 class ShardReconstructor:
-    """Station that makes a shard of reconstructions, unless it is there; it holds the models."""
+    """Task of a parallel map: make a missing shard of reconstructions. It holds the models."""
 
     def __init__(
         self,
@@ -44,7 +49,7 @@ class ShardReconstructor:
     ) -> None:
         self._options, self._made_with, self._parts = options, made_with, parts
         self._out = Store(options.out)
-        if not Path(found.checkpoint).exists():  # a copy, which is not on this node
+        if not Path(found.checkpoint).exists():  # a fetched copy, on another node's disk
             found = find_checkpoint_paths(on_cpu(options))
         self._reconstructor = open_reconstructor(options, found)
         own = reconstruction_settings(options, self._reconstructor)
@@ -57,7 +62,7 @@ class ShardReconstructor:
         self._dataset = open_voxel_split(options, data_store(options, predictor), predictor)
 
     def __call__(self, number: int) -> dict[str, Any]:
-        """Return the shard's entry and the number of pictures that were drawn for it."""
+        """Return the shard's entry and the number of pictures drawn for it."""
         part = self._parts[number]
         if there := intact_shard(self._out, part.path):
             return {"shard": asdict(there), "made": 0}
@@ -73,8 +78,8 @@ def reconstruct(options: Reconstruct) -> ReconstructionRecord:
 
     Raises:
         CheckpointError: the run has no good checkpoint.
-        DataError: what was given does not fit together, or shards cannot be read or written.
-        InputError: weights are not there or do not fit.
+        DataError: checkpoints and data do not fit together, or shards cannot be read or written.
+        InputError: weights are missing or do not fit.
     """
     here = on_cpu(options)
     found = find_checkpoint_paths(here)
@@ -102,7 +107,7 @@ def reconstruct(options: Reconstruct) -> ReconstructionRecord:
 
 
 def on_cpu(options: Reconstruct) -> Reconstruct:
-    """Return the options for a node that may have no GPU, as a cluster's head."""
+    """Return the options for a node without GPU, such as a cluster's head."""
     return replace(options, device="cpu", draw=replace(options.draw, device="cpu"))
 
 
@@ -112,7 +117,7 @@ def reconstruction_settings(options: Reconstruct, reconstructor: Reconstructor) 
 
 
 def run(options: Reconstruct) -> None:
-    """Reconstruct."""
+    """Reconstruct a split on the workers that the options ask for."""
     out = out_folder(options.out, "reconstructions", *chosen_checkpoint(options))
     options = replace(options, out=out)
     connect(split_workers(options, options.device))

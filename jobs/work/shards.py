@@ -1,4 +1,9 @@
-"""Shards of others: manifest and indexes for published shards; NIfTI volumes -> shards."""
+"""Make shards: index published ones in place, or convert fMRI volumes to new ones.
+
+In: tars of the published layout, whose headers are read; or 4-D NIfTI files (time series, or one
+volume of betas per trial), a mask and a table of events. Out: an index of each tar, and last the
+manifest.
+"""
 
 import re
 import sys
@@ -42,10 +47,10 @@ from mindeye_dist.storage.store import Store
 
 
 def index_shards(options: Index) -> Manifest:
-    """Index shards; nothing is written before all of them have been found good.
+    """Index shards; nothing is written before all have been checked.
 
     Raises:
-        DataError: there are no shards, one is not whole, or they do not agree with each other.
+        DataError: there are no shards, one is damaged, or they contradict each other.
     """
     store = Store(options.url)
     found = find_shards(store)
@@ -91,8 +96,8 @@ def convert_volumes(options: Convert) -> Manifest:
     """Convert volumes to shards of one subject, the manifest last.
 
     Raises:
-        DataError: volumes, mask and events do not fit together, a voxel has no deviation, a
-            picture is missing, or shards would take the place of what is there.
+        DataError: volumes, mask and events do not fit together, a voxel is constant, a picture is
+            missing, or existing shards would be overwritten.
     """
     store = Store(options.out)
     check_destination(store, options)
@@ -125,10 +130,10 @@ def convert_volumes(options: Convert) -> Manifest:
 
 
 def check_destination(store: Store, options: Convert) -> bool:
-    """Return whether the manifest has the subject, whose shards must stay as long as it does.
+    """Return whether the manifest has the subject, whose shards must then stay in place.
 
     Raises:
-        DataError: it has the subject, which is not to be replaced, or it has not, and there are
+        DataError: it has the subject and --overwrite is off, or it lacks the subject and there are
             shards of that name.
     """
     manifest = manifest_to_extend(store, [options.subject], options.overwrite, options.licence)
@@ -145,10 +150,10 @@ def check_destination(store: Store, options: Convert) -> bool:
 
 
 def read_responses(options: Convert, trials: list[Trial]) -> np.ndarray:
-    """Return the z-scored responses (trials, voxels), of the voxels that are used.
+    """Return the z-scored responses of the usable voxels, (trials, voxels).
 
     Raises:
-        DataError: a session has no file, or what is read does not fit the trials.
+        DataError: a session has no file, or the volumes do not fit the trials.
     """
     how = Response(
         delay=options.delay,
@@ -178,10 +183,10 @@ def read_responses(options: Convert, trials: list[Trial]) -> np.ndarray:
 
 
 def session_files(options: Convert, trials: list[Trial]) -> dict[str, Path]:
-    """Return the file of each session: the only one, or the session-th.
+    """Return the file of each session: the only file, or the one whose number is the session.
 
     Raises:
-        DataError: there are several files and a session is none of their numbers.
+        DataError: there are several files, and a session is not the number of one.
     """
     files: dict[str, Path] = {}
     for trial in trials:
@@ -191,16 +196,16 @@ def session_files(options: Convert, trials: list[Trial]) -> dict[str, Path]:
         else:
             raise DataError(
                 f"{options.events}: line {trial.line}: session is {trial.session!r}, expected a "
-                f"number from 1 to {len(options.nifti)}, as there are files"
+                f"number from 1 to {len(options.nifti)}, the number of files"
             )
     return files
 
 
 def read_pictures(options: Convert, trials: list[Trial]) -> dict[str, bytes]:
-    """Return the squares of all pictures as JPEG, by name; none without a folder of them.
+    """Return all pictures cut square as JPEG, by name; none without --pictures.
 
     Raises:
-        DataError: a picture is missing or unreadable; names the table's line.
+        DataError: a picture is missing or unreadable; the message names the table's line.
     """
     if options.pictures is None:
         return {}
@@ -217,10 +222,10 @@ def read_pictures(options: Convert, trials: list[Trial]) -> dict[str, bytes]:
 
 
 def manifest_to_extend(store: Store, names: list[str], overwrite: bool, licence: str) -> Manifest:
-    """Return the manifest to add subjects to: the one there, or an empty one.
+    """Return the manifest to add subjects to: the existing one, or an empty one.
 
     Raises:
-        DataError: it has one of the subjects already.
+        DataError: the manifest has one of the subjects, and `overwrite` is off.
     """
     if not store.exists(MANIFEST):
         return Manifest(format=FORMAT, licence=licence, subjects={})
@@ -237,10 +242,10 @@ def manifest_to_extend(store: Store, names: list[str], overwrite: bool, licence:
 def add_subjects(
     store: Store, subjects: dict[str, Subject], overwrite: bool, licence: str
 ) -> Manifest:
-    """Write the manifest, as it is by now, with more subjects or other ones, and return it.
+    """Read the manifest again, add or replace subjects, and write and return it.
 
     Raises:
-        DataError: it has come to have one of them, which is not to be replaced.
+        DataError: one of the subjects was added meanwhile, and `overwrite` is off.
     """
     manifest = manifest_to_extend(store, list(subjects), overwrite, licence)
     manifest = replace(manifest, subjects={**manifest.subjects, **subjects})
@@ -249,7 +254,7 @@ def add_subjects(
 
 
 def run(options: Index | Convert) -> None:
-    """Index or convert."""
+    """Index or convert, and print the subjects of the manifest."""
     if isinstance(options, Index):
         options = replace(options, url=absolute_path(options.url))
         manifest, url = index_shards(options), options.url

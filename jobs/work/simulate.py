@@ -1,4 +1,7 @@
-"""Simulation of subjects: pictures -> targets, brains, shards and the truth."""
+"""Simulate subjects: from pictures to targets, voxels, shards and the manifest with the truth.
+
+All voxels are simulated, and the manifest says so.
+"""
 
 import sys
 from dataclasses import replace
@@ -11,11 +14,11 @@ from mindeye_dist.storage.store import Store
 
 
 def simulate(options: Simulate) -> Manifest:
-    """Simulate and write everything."""
+    """Simulate the data set and write its shards, targets and manifest."""
     return write_subjects(Store(options.out), options, overwrite=options.overwrite, watch=watched)
 
 
 def run(options: Simulate) -> None:
-    """Simulate."""
+    """Simulate the data set at the absolute path of --out."""
     simulate(replace(options, out=absolute_path(options.out)))
     print(f"wrote {absolute_path(options.out)}", file=sys.stderr)

@@ -1,4 +1,9 @@
-"""Training of the project's own generator: pictures and clip_tokens -> codec and generator."""
+"""Train the project's small image generator, and the autoencoder whose latents it draws.
+
+In: pictures and their clip_tokens, prepared in memory. Out: generator.safetensors,
+autoencoder.safetensors and a sheet of samples in the run folder. One process, one device; a killed
+training continues when started again.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -41,7 +46,7 @@ from mindeye_dist.generators.small_training import PictureTrainer
 from mindeye_dist.strict import check
 
 SHEET_PICTURES = 12
-"""Pictures of the sheet that shows how far the training is."""
+"""Number of pictures on the sheet of samples."""
 
 
 def train_generator(options: TrainGenerator) -> Path:
@@ -49,7 +54,7 @@ def train_generator(options: TrainGenerator) -> Path:
 
     Raises:
         DataError: pictures cannot be read.
-        InputError: options do not fit each other.
+        InputError: options contradict each other.
     """
     check(options.side >= 1, "side", options.side, "at least 1")
     folder = Path(options.run_dir)
@@ -60,7 +65,7 @@ def train_generator(options: TrainGenerator) -> Path:
         check(codec.side == options.side, "side", options.side, f"{codec.name}'s {codec.side}")
     shape = codec.shape if codec else latent_shape(options.autoencoder, options.side)
     torch.manual_seed(options.training.seed)
-    # Before anything that takes long, since it says whether the options fit each other.
+    # Before anything slow, since the constructor checks that the options fit each other.
     network = PictureTransformer(options.network, shape, token_shape(source.targets))
     if codec is None or isinstance(codec, SmallAutoencoder):
         pixels = PixelCodec(codec.side if codec else options.side)
@@ -78,7 +83,7 @@ def train_generator(options: TrainGenerator) -> Path:
 
 
 def named_codec(options: TrainGenerator) -> LatentCodec | None:
-    """Return the codec that the options name, none where an autoencoder is to be trained."""
+    """Return the codec that the options name; None if an autoencoder is to be trained."""
     if options.codec == "small-autoencoder":
         if not options.codec_weights:
             return None
@@ -136,7 +141,7 @@ def generator_trainer(  # noqa: PLR0913 - the parts of a training, each made els
 def train_autoencoder(
     options: TrainGenerator, folder: Path, source: PictureSource, pictures: PicturesInMemory
 ) -> SmallAutoencoder:
-    """Return an autoencoder that was trained on the pictures."""
+    """Train an autoencoder on the pictures, and return it."""
     settings = options.autoencoder_training
     torch.manual_seed(settings.seed)
 
@@ -160,7 +165,7 @@ def train_autoencoder(
     )
     trainer.load()
     for _ in train_to_end(trainer):
-        pass  # its state is kept by the trainer; half trained it is of no use
+        pass  # the trainer saves its state; a half-trained autoencoder is of no use
     return SmallAutoencoder(
         deepcopy(trainer.average),
         options.autoencoder,
@@ -171,7 +176,7 @@ def train_autoencoder(
 
 
 def train_to_end(trainer: PictureTrainer[Any]) -> Iterator[int]:
-    """Train to the end, and yield the step now and then, and at the end."""
+    """Train to the end; yield the step after every `save_every_steps`, and at the end."""
     every, what = trainer.settings.save_every_steps, trainer.name
     losses: list[float] = []
     remaining = trainer.total_steps - trainer.step
@@ -206,7 +211,7 @@ def write_generator(
 ) -> None:
     """Write the generator as trained so far, and a sheet of its pictures."""
     about = training_facts(source, trainer) | {"imperfection": asdict(options.imperfection)}
-    # A copy, since a generator takes its network to its own device for good.
+    # A copy, since a generator moves its network to its own device.
     average = deepcopy(trainer.average)
     generator = SmallGenerator(
         average, options.network, codec, source.targets, about=about, device=options.device
@@ -218,7 +223,7 @@ def write_generator(
 def write_sheet(
     path: Path, source: PictureSource, codec: LatentCodec, generator: SmallGenerator
 ) -> None:
-    """Draw pictures: as they are, through the codec, and by the generator from their tokens."""
+    """Write rows of pictures: originals, through the codec, drawn from their tokens."""
     numbers = range(min(SHEET_PICTURES, source.count))
     files = source.read(numbers)
     images = picture_tensor(files)
@@ -234,5 +239,5 @@ def write_sheet(
 
 
 def run(options: TrainGenerator) -> None:
-    """Train."""
+    """Train, and print the path of the generator's file."""
     print(train_generator(replace(options, run_dir=local_path(options.run_dir, "run_dir"))))

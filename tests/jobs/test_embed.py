@@ -195,7 +195,7 @@ def test_subjects_that_come_or_change_meanwhile(shards, monkeypatch, capsys):
     assert sorted(merged.subjects) == ["subj01", "subj02", "subj03"]
     said = capsys.readouterr().err
     for name in ("subj02", "subj03"):
-        assert f"{name}: its samples came into the manifest meanwhile, without targets" in said
+        assert f"{name}: was added to the manifest or changed meanwhile, and has no targets" in said
     encoder, merged = run(monkeypatch, shards)
     assert encoder.count == 0
     assert all("colours" in about.targets for about in merged.subjects.values())
@@ -264,7 +264,7 @@ def test_pixels_by_command_line(shards, capsys, monkeypatch):
     with pytest.raises(SystemExit) as stopped:
         embed.main([*arguments[:4], "--side", "4", "--without-ray"])
     assert "targets 'pixels': got latents by pixels" in str(stopped.value.code)
-    assert "--name gives another name" in str(stopped.value.code)
+    assert "give another --name" in str(stopped.value.code)
 
 
 def test_the_simulators_sets_can_be_made_again(shards, tmp_path):

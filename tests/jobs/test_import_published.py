@@ -136,8 +136,8 @@ def test_targets_of_another_shape(tiny_shards, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "expected one of --data-url and --voxels-of"),
-        (["--voxels-of", "subj01", "--data-url", "x"], "expected one of"),
+        ([], "expected exactly one of them"),
+        (["--voxels-of", "subj01", "--data-url", "x"], "expected exactly one of"),
         (["--voxels-of", "subj99"], "--voxels-of: got 'subj99'"),
         (["--voxels-of", "subj01"], "does not fit the model"),
         (["--voxels-of", "subj01", "--any-size"], "of 12682 voxels like subj07 of NSD"),
