@@ -2,7 +2,7 @@
 
 `python jobs/shards.py index URL` makes `manifest.json` and an index of every tar for shards in the
 published layout, reading tar headers only. `python jobs/shards.py convert` makes shards of 4-D
-NIfTI files (time series, or betas of one volume a trial), a mask and a table of events.
+NIfTI files (time series, or GLM responses, a volume a trial), a mask and a table of events.
 """
 
 import sys

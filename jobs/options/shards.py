@@ -51,9 +51,9 @@ class Convert:
     tr: float = 0.0
     """Time between volumes, in seconds, for a table with onsets."""
     delay: int = 0
-    """Number of volumes from a trial's first volume to its response; 0 for betas."""
+    """Number of volumes from a trial's first volume to its response; 0 for GLM responses."""
     window: int = 1
-    """Number of volumes averaged to a response; 1 for betas."""
+    """Number of volumes averaged to a response; 1 for GLM responses."""
     detrend: bool = False
     """Subtract each run's linear trend, for time series. In a run with several splits, the trend is
     fitted to the volumes outside the windows of val and test."""

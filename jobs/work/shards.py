@@ -1,7 +1,7 @@
 """Make shards: index published ones in place, or convert fMRI volumes to new ones.
 
-In: tars of the published layout, whose headers are read; or 4-D NIfTI files (time series, or one
-volume of betas per trial), a mask and a table of events. Out: an index of each tar, and last the
+In: tars of the published layout, whose headers are read; or 4-D NIfTI files (time series, or a
+volume of GLM responses per trial), a mask and a table of events. Out: an index of each tar, and last the
 manifest.
 """
 
