@@ -1,8 +1,8 @@
 """Make shards: index published ones in place, or convert fMRI volumes to new ones.
 
 In: tars of the published layout, whose headers are read; or 4-D NIfTI files (time series, or a
-volume of GLM responses per trial), a mask and a table of events. Out: an index of each tar, and last the
-manifest.
+volume of GLM responses per trial), a mask and a table of events. Out: an index of each tar, and the
+manifest last.
 """
 
 import re
