@@ -47,8 +47,9 @@ def clear_errors() -> Iterator[None]:
 
 
 def say(message: str) -> None:
-    """Print a line on the terminal that says what is being done or waited for."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a line about the current work on the terminal; under torchrun, on rank 0 alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stderr, flush=True)
 
 
 def with_absolute_paths(config: ExperimentConfig) -> ExperimentConfig:

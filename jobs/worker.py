@@ -118,7 +118,7 @@ def build_objective(config: ExperimentConfig, model: MindEye | LowLevel) -> Obje
 def build_backend(config: ExperimentConfig, model: nn.Module) -> Backend:
     """Return the backend `compute.backend`: that of training/backends/NAME_backend.py."""
     if rank() == 0:
-        log.info("building the model; backend %s", config.compute.backend)
+        log.info("the model is built; starting its backend, %s", config.compute.backend)
     module = import_module(f"mindeye_dist.training.backends.{config.compute.backend}_backend")
     backend: Backend = module.build(model, config)
     return backend
