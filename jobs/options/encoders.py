@@ -31,7 +31,7 @@ class EncoderOptions:
     final: bool = False
     """CLIP: only the image embedding, 1 x 768."""
     subfolder: str = ""
-    """autoencoder-kl: subfolder of --weights (`vae` in a whole pipeline)."""
+    """autoencoder-kl: subfolder of the weights (`vae` in a whole pipeline)."""
     published_std: bool = False
     """convnext: divide red by the published .228, for parity, instead of ImageNet's .229."""
     antialias: bool = False

@@ -21,7 +21,7 @@ class GeneratorOptions:
     """small: weights of the codec of its latents, if the codec has any: a folder, a VAE's name on
     the hub, or an autoencoder's file; by default the autoencoder beside the generator's file."""
     codec_subfolder: str = ""
-    """small: subfolder of --codec with the VAE (`vae` in a whole pipeline)."""
+    """small: subfolder of --draw.codec with the VAE (`vae` in a whole pipeline)."""
     steps: int = 0
     """Number of the sampler's steps; 0 for the generator's own (published: 20)."""
     guidance: float = 0.0
@@ -33,7 +33,7 @@ class GeneratorOptions:
     dtype: Precision = "fp32"
     """Precision of versatile-diffusion's and stable-unclip's weights."""
     device: str = "cpu"
-    """Device of the generator: cpu or cuda."""
+    """Leave as it is: jobs compute on their own --device."""
 
     def __post_init__(self) -> None:
         of = self.generator

@@ -53,7 +53,8 @@ class Search(CheckpointOptions):
     k: int = 5
     """Number of pictures to find for each brain."""
     candidates: int = 300
-    """Number of pictures ranked by all tokens; the size of the pool makes the search exact."""
+    """Number of pictures from the index that are ranked again by all tokens; the size of the pool
+    makes the search exact."""
     nprobe: int = 16
     """Number of lists of a large pool's index (FAISS IVF) to search."""
     include_seen: bool = False

@@ -39,7 +39,9 @@ def check_run_dir(config: ExperimentConfig, *, resume: bool, overwrite: bool) ->
     if resume:
         newest = checkpoints.newest()
         if newest is None and not copied:
-            raise InputError(f"--resume: no good checkpoint in {checkpoints.folder}")
+            raise InputError(
+                f"--resume: no good checkpoint in {checkpoints.folder}; start without --resume"
+            )
         if newest is not None:
             check_same_settings(newest, config)
         return
